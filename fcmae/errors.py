@@ -1,0 +1,31 @@
+"""Every error that a user's input can cause; the console turns each into one sentence.
+
+A message says where, what was given, what is expected and what to do.
+"""
+
+from sparse.errors import BackendUnavailableError, UnsupportedModelError
+
+__all__ = [
+    "BackendUnavailableError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "NonFiniteLossError",
+    "UnsupportedModelError",
+]
+
+
+class ConfigError(ValueError):
+    """A setting or argument is wrong; raised before any work starts."""
+
+
+class DataError(RuntimeError):
+    """The user's images or labels cannot be used as they are."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint or weights file is damaged or does not fit; lists every entry concerned."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is NaN or infinite; all processes stop together."""
