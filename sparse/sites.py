@@ -1,0 +1,92 @@
+"""Geometry of visible patches: which cells of a feature map are active, at every stage.
+
+Visibility is an argument, never read from feature values, and every shape is explicit.
+"""
+
+# N images, K visible patches per image, R x Q patch grid (rows x columns), m patch side in cells
+# of the stage at hand, H = R * m and W = Q * m cells, C channels
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VisiblePatches:
+    """Where the visible patches of a batch lie on the patch grid.
+
+    Attributes:
+        image: [N, 1] index of the image, to broadcast against row and column.
+        row: [N, K] patch row of each visible patch.
+        column: [N, K] patch column of each visible patch.
+        rows: patch rows of the grid, R.
+        columns: patch columns of the grid, Q.
+    """
+
+    image: Tensor
+    row: Tensor
+    column: Tensor
+    rows: int
+    columns: int
+
+    @classmethod
+    def from_indices(cls, visible: Tensor, rows: int, columns: int) -> VisiblePatches:
+        """Read row-major patch indices, LongTensor [N, K].
+
+        Raises:
+            ValueError: not int64 [N, K], no patch, or (checked on the CPU, where it needs no
+                synchronisation) an index outside the grid or twice in one image.
+        """
+        if visible.dim() != 2 or visible.dtype != torch.int64 or visible.shape[1] == 0:
+            raise ValueError(
+                f"visible: got {visible.dtype} of shape {list(visible.shape)}, expected a "
+                "LongTensor [N, K] of patch indices with K >= 1; "
+                "fcmae.masking.draw_visible makes one."
+            )
+        if visible.device.type == "cpu" and not torch.compiler.is_compiling():
+            ordered = visible.sort(dim=1).values
+            if int(ordered[:, 0].min()) < 0 or int(ordered[:, -1].max()) >= rows * columns:
+                raise ValueError(
+                    f"visible: indices run from {int(ordered.min())} to {int(ordered.max())}, "
+                    f"expected 0 to {rows * columns - 1} on a grid of {rows} x {columns} patches."
+                )
+            if bool((ordered.diff(dim=1) == 0).any()):
+                raise ValueError(
+                    "visible: a patch index stands twice in one image; "
+                    "expected K different patches per image."
+                )
+        image = torch.arange(visible.shape[0], device=visible.device).unsqueeze(1)
+        return cls(image, visible // columns, visible % columns, rows, columns)
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return self.row.shape[0]
+
+    def gather(self, maps_NHWC: Tensor) -> Tensor:
+        """Cut the visible patches out of feature maps: [N, H, W, C] -> [N, K, m, m, C]."""
+        return self._patches_first(maps_NHWC)[self.image, self.row, :, self.column]
+
+    def scatter(self, blocks: Tensor) -> Tensor:
+        """Put visible patches onto maps of zeros: [N, K, m, m, C] -> [N, H, W, C]."""
+        side, channels = blocks.shape[2], blocks.shape[4]
+        maps_NHWC = blocks.new_zeros(
+            self.num_images, self.rows * side, self.columns * side, channels
+        )
+        self._patches_first(maps_NHWC)[self.image, self.row, :, self.column] = blocks
+        return maps_NHWC
+
+    def is_active(self, side: int) -> Tensor:
+        """Return bool [N, H, W]: True at the cells of visible patches, `side` cells each."""
+        is_visible = torch.zeros(
+            self.num_images, self.rows, self.columns, dtype=torch.bool, device=self.row.device
+        )
+        is_visible[self.image, self.row, self.column] = True
+        return is_visible.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+
+    def _patches_first(self, maps_NHWC: Tensor) -> Tensor:
+        """View maps as [N, R, m, Q, m, C], to be indexed by patch row and column."""
+        return maps_NHWC.unflatten(2, (self.columns, -1)).unflatten(1, (self.rows, -1))
