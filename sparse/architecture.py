@@ -97,7 +97,11 @@ def _check_block(name: str, block: ConvNeXtBlock) -> None:
     size = convolution.kernel_size[0]
     if convolution.dilation != (1, 1) or convolution.stride != (1, 1):
         raise _unsupported(f"{name}.conv_dw", "it is dilated or strided", "stride-1")
-    if size % 2 == 0 or convolution.kernel_size[1] != size or convolution.padding != (size // 2,) * 2:
+    if (
+        size % 2 == 0
+        or convolution.kernel_size[1] != size
+        or convolution.padding != (size // 2,) * 2
+    ):
         raise _unsupported(
             f"{name}.conv_dw", f"its kernel is {convolution.kernel_size}", "centred odd square"
         )

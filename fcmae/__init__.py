@@ -1,0 +1,44 @@
+"""FCMAE: self-supervised pretraining of ConvNets on people's own images.
+
+Fully convolutional masked autoencoder of ConvNeXt V2 (arXiv 2301.00808).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fcmae.errors import (
+    BackendUnavailableError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NonFiniteLossError,
+    UnsupportedModelError,
+)
+
+if TYPE_CHECKING:
+    from fcmae.model import FCMAE, FCMAEOutput
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FCMAE",
+    "BackendUnavailableError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "FCMAEOutput",
+    "NonFiniteLossError",
+    "UnsupportedModelError",
+]
+
+_LAZY = {"FCMAE": "fcmae.model", "FCMAEOutput": "fcmae.model"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and timm on first use, so that `fcmae --help` answers at once."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fcmae' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

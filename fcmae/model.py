@@ -1,0 +1,209 @@
+"""FCMAE: the fully convolutional masked autoencoder (ConvNeXt V2, arXiv 2301.00808)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from timm.models.convnext import ConvNeXt
+from torch import Tensor, nn
+
+from fcmae.backbones import create_backbone
+from fcmae.decoder import Decoder
+from fcmae.errors import ConfigError
+from fcmae.loss import normalize_patches, patch_statistics, reconstruction_loss
+from fcmae.masking import draw_visible, effective_mask_ratio, is_masked_from_visible
+from fcmae.patches import patchify, unpatchify
+from sparse import SparseConvNeXt
+from sparse.encoder import Backend, GrnScope
+
+
+@dataclass(frozen=True)
+class FCMAEOutput:
+    """What a forward pass returns.
+
+    Attributes:
+        loss: scalar, mean over hidden patches; float32 at least.
+        prediction: [N, L, P * P * C], ordered (row, column, channel); in units of the targets,
+            that is standardised per patch when `normalize_targets`. Arbitrary at visible patches.
+        is_masked: bool [N, L], True where a patch is hidden.
+        visible: LongTensor [N, K], indices of the visible patches.
+    """
+
+    loss: Tensor
+    prediction: Tensor
+    is_masked: Tensor
+    visible: Tensor
+
+
+class FCMAE(nn.Module):
+    """Reconstructs hidden patches from what a sparse encoder sees of the visible ones.
+
+    Attributes:
+        encoder: the dense timm model, which owns the encoder's parameters; what is exported.
+        decoder: the light decoder.
+        grid: patch rows and columns.
+        num_patches: patches per image, L.
+        effective_mask_ratio: share of patches that is hidden in fact.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        image_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        patch_size: int = 32,
+        mask_ratio: float = 0.6,
+        decoder_dim: int = 512,
+        decoder_depth: int = 1,
+        normalize_targets: bool = True,
+        backend: Backend = "native",
+        grn_scope: GrnScope = "image",
+        stem_stride: int = 4,
+        drop_path: float = 0.0,
+    ) -> None:
+        """Create an untrained model, drawing weights from torch's global generator.
+
+        Args:
+            name: timm name of the encoder, such as convnextv2_atto.
+            image_size: pixels, one number or (height, width).
+            in_chans: image channels.
+            patch_size: side of a patch in pixels, a multiple of the encoder's total stride.
+            mask_ratio: share of patches to hide; the number of visible ones is rounded down.
+            decoder_dim: width of the decoder.
+            decoder_depth: number of its blocks.
+            normalize_targets: standardise each target patch by its own mean and deviation.
+            backend: how the sparse encoder computes; see SparseConvNeXt.
+            grn_scope: `image`, as in the paper, or `batch`, as in the released code.
+            stem_stride: pixels per cell of the stem.
+            drop_path: stochastic depth rate of the encoder's last block.
+
+        Raises:
+            ConfigError: sizes or ratio that do not fit each other, unknown name.
+            UnsupportedModelError: the encoder cannot run sparsely.
+        """
+        super().__init__()
+        self.encoder: ConvNeXt = create_backbone(
+            name, in_chans=in_chans, stem_stride=stem_stride, drop_path=drop_path
+        )
+        # timm's final norm comes after pooling and is no part of FCMAE: it stays at its start.
+        self.encoder.head.requires_grad_(False)
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.in_chans = in_chans
+        self.patch_size = patch_size
+        self.mask_ratio = mask_ratio
+        self.normalize_targets = normalize_targets
+        try:
+            sparse_encoder = SparseConvNeXt(
+                self.encoder, backend=backend, grn_scope=grn_scope, patch_size=patch_size
+            )
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from error
+        # Held in a tuple so that torch does not register it: its parameters are the encoder's, and
+        # a checkpoint carries each of them once.
+        self._sparse_encoder = (sparse_encoder,)
+        self.grid = _patch_grid(self.image_size, patch_size)
+        self.num_patches = self.grid[0] * self.grid[1]
+        self.effective_mask_ratio = effective_mask_ratio(self.num_patches, mask_ratio)
+        architecture = sparse_encoder.architecture
+        if decoder_dim < 1 or decoder_depth < 0:
+            raise ConfigError(
+                f"model.decoder_dim, model.decoder_depth: got {decoder_dim} and {decoder_depth}, "
+                "expected a width of 1 or more and a depth of 0 or more."
+            )
+        self.decoder = Decoder(
+            architecture.dims[-1],
+            decoder_dim,
+            decoder_depth,
+            architecture.total_stride,
+            in_chans,
+        )
+
+    @property
+    def sparse_encoder(self) -> SparseConvNeXt:
+        """The encoder as it is run in pretraining, on visible patches only."""
+        return self._sparse_encoder[0]
+
+    def forward(
+        self,
+        images: Tensor,
+        visible: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> FCMAEOutput:
+        """Encode visible patches, predict all of them, score the hidden ones.
+
+        Args:
+            images: [N, C, H, W] of the model's image size, normalised.
+            visible: LongTensor [N, K] of row-major patch indices; None draws them.
+            generator: source of the draw; None means torch's global generator.
+
+        Raises:
+            ValueError: images of another size, or `visible` that does not fit them.
+        """
+        if tuple(images.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"images: got {list(images.shape)}, expected "
+                f"[N, {self.in_chans}, {self.image_size[0]}, {self.image_size[1]}]; "
+                "resize the images or create the model with their image_size."
+            )
+        if visible is None:
+            visible = draw_visible(len(images), self.num_patches, self.mask_ratio, generator)
+        visible = visible.to(images.device)
+        features = self.sparse_encoder(images, visible)  # [N, K, m, m, D]
+        is_masked = is_masked_from_visible(visible, self.num_patches)
+        prediction = self._decode(features, visible, is_masked)
+        target = patchify(images, self.patch_size)
+        if self.normalize_targets:
+            target = normalize_patches(target)
+        loss = reconstruction_loss(prediction, target, is_masked)
+        return FCMAEOutput(loss, prediction, is_masked, visible)
+
+    def _decode(self, features: Tensor, visible: Tensor, is_masked: Tensor) -> Tensor:
+        """Predict every patch: features [N, K, m, m, D] -> [N, L, P * P * C]."""
+        rows, columns = self.grid
+        side = features.shape[2]
+        blocks = features.new_zeros(len(features), self.num_patches, *features.shape[2:])
+        index = visible.view(*visible.shape, 1, 1, 1).expand_as(features)
+        blocks = blocks.scatter(1, index, features)  # [N, L, m, m, D]
+        maps = blocks.unflatten(1, (rows, columns)).permute(0, 5, 1, 3, 2, 4)
+        maps = maps.flatten(4).flatten(2, 3)  # [N, D, R * m, Q * m]
+        is_masked_cell = is_masked.view(-1, 1, rows, columns)
+        is_masked_cell = is_masked_cell.repeat_interleave(side, 2).repeat_interleave(side, 3)
+        cells = self.decoder(maps, is_masked_cell)  # [N, R * m, Q * m, S * S * C]
+        if side == 1:
+            return cells.flatten(1, 2)
+        grid = (rows * side, columns * side)
+        pixels = unpatchify(cells.flatten(1, 2), self.patch_size // side, grid)
+        return patchify(pixels, self.patch_size)
+
+    @torch.no_grad()
+    def reconstruct(self, out: FCMAEOutput, images: Tensor) -> Tensor:
+        """Paste the predictions over the hidden patches of `images`: [N, C, H, W], same scale.
+
+        With normalised targets each prediction is scaled by its true patch's own mean and
+        deviation, which the model never sees: brightness and contrast of hidden patches are given.
+        """
+        patches = patchify(images, self.patch_size)
+        prediction = out.prediction.to(patches.dtype)
+        if self.normalize_targets:
+            mean, deviation = patch_statistics(patches)
+            prediction = prediction * deviation + mean
+        patches = torch.where(out.is_masked.unsqueeze(-1), prediction, patches)
+        return unpatchify(patches, self.patch_size, self.grid)
+
+
+def _patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Return patch rows and columns, or raise ConfigError unless whole patches tile the image."""
+    for side in image_size:
+        rest = side % patch_size
+        if side < patch_size or rest:
+            smaller = max(side - rest, patch_size)
+            larger = side - rest + patch_size
+            sizes = f"{smaller} or {larger}" if smaller != larger else f"{larger}"
+            raise ConfigError(
+                f"data.image_size: {side} px is not a multiple of mask.patch_size "
+                f"({patch_size} px); {rest} px per side would belong to no patch. Use {sizes}."
+            )
+    return image_size[0] // patch_size, image_size[1] // patch_size
