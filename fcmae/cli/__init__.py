@@ -1,0 +1,91 @@
+"""The console command `fcmae`: one module per subcommand, errors as one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from importlib import import_module
+
+# Imported only when asked for: torch takes seconds to load.
+COMMANDS = {
+    "pretrain": "fcmae.cli.pretrain",
+    "finetune": "fcmae.cli.finetune",
+    "export": "fcmae.cli.export",
+    "reconstruct": "fcmae.cli.reconstruct",
+    "embed": "fcmae.cli.embed",
+    "probe": "fcmae.cli.probe",
+}
+
+DONE = 0
+FAILED = 1  # a check or a training failed
+MISTAKE = 2  # of the user's: nothing was started
+INTERRUPTED = 75  # by a signal, with a checkpoint written: start the same command again
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `fcmae COMMAND ...` and return its exit status; see the constants above."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return DONE if arguments else MISTAKE
+    if arguments[0] == "--version":
+        from fcmae import __version__
+
+        print(f"fcmae {__version__}")
+        return DONE
+    if arguments[0] not in COMMANDS:
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Expected one of {', '.join(COMMANDS)}."
+        return _complain(f"unknown command {arguments[0]!r}. {hint}")
+    return run_command(arguments[0], arguments[1:])
+
+
+def run_command(name: str, arguments: list[str]) -> int:
+    """Run one subcommand, turning the project's errors into one sentence on stderr."""
+    from fcmae.errors import (
+        BackendUnavailableError,
+        CheckpointError,
+        ConfigError,
+        DataError,
+        NonFiniteLossError,
+        UnsupportedModelError,
+    )
+
+    try:
+        status = import_module(COMMANDS[name]).run(arguments)
+    except NonFiniteLossError as error:
+        return _complain(str(error), FAILED)
+    except (
+        BackendUnavailableError,
+        CheckpointError,
+        ConfigError,
+        DataError,
+        UnsupportedModelError,
+    ) as error:
+        return _complain(str(error))
+    return DONE if status is None else status
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {_summary(name)}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "usage: fcmae COMMAND [--config FILE] [--section.setting VALUE ...]",
+            "",
+            "Self-supervised pretraining of ConvNets on your own images (FCMAE, ConvNeXt V2).",
+            "",
+            *lines,
+            "",
+            "fcmae COMMAND --help lists the settings of a command.",
+        ]
+    )
+
+
+def _summary(name: str) -> str:
+    return str(import_module(COMMANDS[name]).SUMMARY)
+
+
+def _complain(message: str, status: int = MISTAKE) -> int:
+    print(f"fcmae: error: {message}", file=sys.stderr)
+    return status

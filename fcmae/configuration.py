@@ -1,0 +1,167 @@
+"""Reads settings: YAML files and dotted overrides into frozen dataclasses, strictly.
+
+Unknown names, wrong types and values out of range become one ConfigError each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from fcmae.errors import ConfigError
+
+Config = TypeVar("Config")
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def parse(config_class: type[Config], arguments: list[str], *, prog: str) -> Config:
+    """Return the settings that `arguments` spell: `--config FILE`, `--section.name VALUE`.
+
+    Later arguments win over earlier ones. `--help` and `--print_config` print and exit.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown name (with near names), a wrong type,
+            a missing setting, or a value that the dataclass refuses.
+    """
+    _check_arguments(config_class, arguments)
+    parser = ArgumentParser(prog=prog, description=config_class.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings.")
+    parser.add_class_arguments(config_class)
+    try:
+        parsed = parser.instantiate_classes(parser.parse_args(arguments))
+    except ArgumentError as error:
+        raise ConfigError(_one_sentence(config_class, str(error))) from error
+    return config_class(**{name: parsed[name] for name in _sections(config_class)})
+
+
+def load(config_class: type[Config], path: Path | str) -> Config:
+    """Return the settings that a YAML file holds; raises ConfigError as `parse` does."""
+    return parse(config_class, ["--config", str(path)], prog="fcmae")
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Return nested dicts and lists of plain values, as YAML and checkpoints hold them."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_plain(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def to_yaml(config: Any) -> str:
+    """Return YAML that `load` turns into an equal config."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return {"section.name": (old, new)} of the settings in which two plain configs differ."""
+    names = [(section, name) for section in new for name in new[section]]
+    pairs = {
+        f"{section}.{name}": (old.get(section, {}).get(name), new[section][name])
+        for section, name in names
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _sections(config_class: type) -> dict[str, set[str]]:
+    """Return {section: names of its settings}."""
+    hints = typing.get_type_hints(config_class)
+    return {
+        field.name: {inner.name for inner in dataclasses.fields(hints[field.name])}
+        for field in dataclasses.fields(config_class)
+    }
+
+
+def _check_arguments(config_class: type, arguments: list[str]) -> None:
+    """Check the spelling of every setting before jsonargparse sees it: it knows no near names."""
+    sections = _sections(config_class)
+    known = {f"{section}.{name}" for section, names in sections.items() for name in names}
+    options = known | {"config", "help", "print_config"}
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, _, value = argument[2:].partition("=")
+            if name.rstrip("+") not in options:
+                raise _unknown("command line", name, known)
+            if name == "config":
+                following = arguments[position + 1 : position + 2]
+                for path in [value] if value else following:
+                    _check_file(path, sections)
+
+
+def _check_file(path: str, sections: dict[str, set[str]]) -> None:
+    known = {f"{section}.{name}" for section, names in sections.items() for name in names}
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"--config: {path!r} cannot be read ({error.strerror}); expected a YAML file of "
+            "settings, such as configs/quickstart.yaml."
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        first = " ".join(str(error).split())
+        raise ConfigError(f"--config: {path!r} is not valid YAML: {first}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config: {path!r} holds no settings; expected sections such as data:.")
+    for section, settings in content.items():
+        if section not in sections:
+            raise _unknown(path, str(section), known | set(sections))
+        if not isinstance(settings, dict):
+            raise ConfigError(
+                f"{path}: {section}: got {settings!r}, expected settings such as "
+                f"{section}.{sorted(sections[section])[0]}."
+            )
+        for name in settings:
+            if name not in sections[section]:
+                raise _unknown(path, f"{section}.{name}", known)
+
+
+def _unknown(where: str, name: str, known: set[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+    if not near:  # perhaps the section is wrong, or missing
+        leaf = name.rpartition(".")[2]
+        near = [option for option in sorted(known) if option.rpartition(".")[2] == leaf][:3]
+    hint = f"Did you mean {' or '.join(near)}?" if near else "--help lists all settings."
+    return ConfigError(f"{where}: unknown setting {name!r}. {hint}")
+
+
+def _one_sentence(config_class: type, message: str) -> str:
+    """Turn jsonargparse's message into: setting, value given, what is expected."""
+    missing = re.search(r"arguments? (?:is|are) required: (.*)", message)
+    if missing:
+        return f"{missing[1]}: not given, expected on the command line or in the --config file."
+    key = re.search(r'key "([\w.]+)"', message)
+    value = re.search(r"(?:Got value|Given value): (.*)\s*$", message)
+    if key and "." in key[1] and value:
+        section, _, name = key[1].partition(".")
+        hints = typing.get_type_hints(typing.get_type_hints(config_class)[section])
+        return f"{key[1]}: got {value[1]!r}, expected {_type_name(hints[name])}."
+    return " ".join(message.split())
+
+
+def _type_name(hint: Any) -> str:
+    """Say a type in the words of a user."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if hint in words:
+        return words[hint]
+    if hint is type(None):
+        return "null"
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, inner))
+    if origin is list:
+        return f"a list, each {_type_name(inner[0])}"
+    if origin is tuple:
+        return f"a list of {len(inner)}, each {_type_name(inner[0])}"
+    return " or ".join(map(_type_name, inner)) if inner else str(hint)
