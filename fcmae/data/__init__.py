@@ -1,0 +1,35 @@
+"""Images in: finding, ordering, decoding, augmenting and loading them."""
+
+from fcmae.data.augmentation import EvaluationTransform, PretrainAugmentation, default_mean_std
+from fcmae.data.dataset import EvaluationDataset, PretrainDataset, collate
+from fcmae.data.decoding import UndecodableImageError, decode_image, to_float
+from fcmae.data.files import PICTURE_EXTENSIONS, ImageList, find_images
+from fcmae.data.loading import Loader, make_loader
+from fcmae.data.order import MicroBatches, SampleStream, in_order
+from fcmae.data.randomness import sample_seed, seeded
+from fcmae.data.sources import open_images, open_train_and_validation, split
+
+__all__ = [
+    "PICTURE_EXTENSIONS",
+    "EvaluationDataset",
+    "EvaluationTransform",
+    "ImageList",
+    "Loader",
+    "MicroBatches",
+    "PretrainAugmentation",
+    "PretrainDataset",
+    "SampleStream",
+    "UndecodableImageError",
+    "collate",
+    "decode_image",
+    "default_mean_std",
+    "find_images",
+    "in_order",
+    "make_loader",
+    "open_images",
+    "open_train_and_validation",
+    "sample_seed",
+    "seeded",
+    "split",
+    "to_float",
+]

@@ -1,0 +1,171 @@
+"""Samples by key: everything about one depends on (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from fcmae.data.augmentation import EvaluationTransform, PretrainAugmentation
+from fcmae.data.decoding import UndecodableImageError, decode_image
+from fcmae.data.files import ImageList, Problem
+from fcmae.data.randomness import sample_seed, seeded
+from fcmae.errors import DataError
+from fcmae.masking import draw_visible
+
+MAX_STAND_INS = 10
+
+ValueRange = tuple[float, float]
+
+
+class PretrainDataset(Dataset[dict[str, Any]]):
+    """Images for pretraining with the patches that stay visible, by key (epoch, index).
+
+    A sample is a dict of
+        image: float32 [C, H, W], cropped, flipped and normalised;
+        visible: LongTensor [K], ascending patch indices;
+        label: int, -1 without labels; path: str, the file that was read; index: int, as asked for;
+        skipped: list of (path, reason), the files that could not be decoded on the way.
+
+    An undecodable file is replaced by another image of the set, chosen by (seed, epoch, index),
+    with the crop and the mask that the sample would have had anyway.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        augmentation: PretrainAugmentation,
+        *,
+        seed: int,
+        in_chans: int,
+        num_patches: int,
+        mask_ratio: float,
+        value_range: ValueRange | None = None,
+    ) -> None:
+        self.images = images
+        self.augmentation = augmentation
+        self.seed = seed
+        self.in_chans = in_chans
+        self.num_patches = num_patches
+        self.mask_ratio = mask_ratio
+        self.value_range = value_range
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def path_of(self, key: tuple[int, int]) -> str:
+        """Return the path of the image that `key` asks for."""
+        return self.images.paths[key[1]]
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """Return the sample of `key` = (epoch, index).
+
+        Raises:
+            DataError: the file and all its stand-ins cannot be decoded.
+        """
+        epoch, index = key
+        image, source, skipped = self._decode(epoch, index)
+        with seeded(sample_seed(self.seed, "augment", epoch, index)):
+            image = self.augmentation(image)
+        rng = torch.Generator().manual_seed(sample_seed(self.seed, "mask", epoch, index))
+        return {
+            "image": image,
+            "visible": draw_visible(1, self.num_patches, self.mask_ratio, rng)[0],
+            "label": _label(self.images, source),
+            "path": self.images.paths[source],
+            "index": index,
+            "skipped": skipped,
+        }
+
+    def _decode(self, epoch: int, index: int) -> tuple[Tensor, int, list[Problem]]:
+        """Return the image, the index it came from, and the files that failed before."""
+        skipped: list[Problem] = []
+        source = index
+        for attempt in range(MAX_STAND_INS + 1):
+            path = self.images.paths[source]
+            try:
+                image = decode_image(path, self.in_chans, self.value_range)
+                return image, source, skipped
+            except UndecodableImageError as error:
+                skipped.append((error.path, error.reason))
+            chosen = sample_seed(self.seed, "stand-in", epoch, index, attempt)
+            source = chosen % len(self.images)
+        path, reason = skipped[0]
+        raise DataError(
+            f"data.path: {len(skipped)} images in a row cannot be decoded; the first is {path!r}: "
+            f"{reason}. Remove or repair the files."
+        )
+
+
+class EvaluationDataset(Dataset[dict[str, Any]]):
+    """Every image once, without randomness, by index, for features and scores.
+
+    A sample is a dict of image [C, H, W] as the transform returns it, label (int, -1 without
+    labels), path, index, skipped as above, and is_usable: False for a file that cannot be
+    decoded, whose image is all zeros and which `collate` leaves out.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        transform: EvaluationTransform | Callable[[Tensor], Tensor],
+        *,
+        in_chans: int,
+        value_range: ValueRange | None = None,
+    ) -> None:
+        self.images = images
+        self.transform = transform
+        self.in_chans = in_chans
+        self.value_range = value_range
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def path_of(self, key: int) -> str:
+        """Return the path of image `key`."""
+        return self.images.paths[key]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.images.paths[index]
+        skipped: list[Problem] = []
+        try:
+            image = decode_image(path, self.in_chans, self.value_range)
+        except UndecodableImageError as error:
+            skipped.append((error.path, error.reason))
+            image = torch.zeros(self.in_chans, 32, 32, dtype=torch.uint8)  # any size will do
+        return {
+            "image": self.transform(image),
+            "label": _label(self.images, index),
+            "path": path,
+            "index": index,
+            "skipped": skipped,
+            "is_usable": not skipped,
+        }
+
+
+def _label(images: ImageList, index: int) -> int:
+    return -1 if images.labels is None else images.labels[index]
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Make one batch of N samples, leaving out those that are not usable (N may become 0).
+
+    Returns a dict of image [N, C, H, W], label and index LongTensor [N], path list of N, visible
+    LongTensor [N, K] for pretraining, and skipped: the (path, reason) of all samples.
+    """
+    usable = [sample for sample in samples if sample.get("is_usable", True)]
+    batch: dict[str, Any] = {
+        "label": torch.tensor([sample["label"] for sample in usable], dtype=torch.long),
+        "index": torch.tensor([sample["index"] for sample in usable], dtype=torch.long),
+        "path": [sample["path"] for sample in usable],
+        "skipped": [problem for sample in samples for problem in sample["skipped"]],
+    }
+    for name in ("image", "visible"):
+        if name in samples[0]:
+            tensors = [sample[name] for sample in usable]
+            # default_collate stacks straight into shared memory in a worker
+            batch[name] = default_collate(tensors) if tensors else samples[0][name][None][:0]
+    return batch

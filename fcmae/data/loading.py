@@ -1,0 +1,227 @@
+"""Batches from worker processes, in order, with faults of a worker told in one sentence.
+
+Workers are forked on Linux: they start at once and share the list of paths; they run one torch
+thread and never touch CUDA, so nothing that fork breaks is used in them.
+"""
+
+from __future__ import annotations
+
+import collections
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fcmae.data.dataset import EvaluationDataset, PretrainDataset, collate
+from fcmae.errors import DataError
+
+POLL_SECONDS = 5.0  # how often a waiting loader looks whether its workers live
+
+
+def make_loader(
+    dataset: PretrainDataset | EvaluationDataset,
+    batches: Iterable[Sequence[Any]],
+    workers: int,
+    *,
+    timeout_seconds: float = 300.0,
+    prefetch: int = 2,
+    pin_memory: bool = False,
+) -> Loader:
+    """Return an iterable over the batches of `dataset` whose keys `batches` lists.
+
+    Args:
+        dataset: gives the samples.
+        batches: keys of each batch, such as `MicroBatches` or `in_order`.
+        workers: processes that read; 0 reads in this one.
+        timeout_seconds: how long to wait for one batch of a worker.
+        prefetch: batches that each worker prepares ahead.
+        pin_memory: page-locked tensors, for CUDA.
+
+    Iterating yields what `collate` returns, in the order of `batches`, the same for any number of
+    workers, and leaves all global generators alone. It raises DataError when a sample cannot be
+    made, when a worker dies, or when none has answered for `timeout_seconds`.
+    """
+    return Loader(dataset, batches, workers, timeout_seconds, prefetch, pin_memory)
+
+
+class _BatchReader(Dataset[Any]):
+    """Whole batches by list of keys; a DataError comes back as a value.
+
+    Raised in a worker it would arrive with the worker's traceback as its message.
+    """
+
+    def __init__(self, dataset: PretrainDataset | EvaluationDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, keys: Sequence[Any]) -> dict[str, Any] | str:
+        try:
+            return collate([self.dataset[key] for key in keys])
+        except DataError as error:
+            return str(error)
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+class Loader:
+    """See `make_loader`. Each iteration starts its own workers and ends them."""
+
+    def __init__(
+        self,
+        dataset: PretrainDataset | EvaluationDataset,
+        batches: Iterable[Sequence[Any]],
+        workers: int,
+        timeout_seconds: float,
+        prefetch: int,
+        pin_memory: bool,
+    ) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.workers = workers
+        self.timeout_seconds = timeout_seconds
+        self.prefetch = prefetch
+        self.pin_memory = pin_memory
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        reader = _BatchReader(self.dataset)
+        found = map(reader.__getitem__, self.batches) if self.workers == 0 else self._read(reader)
+        for batch in found:
+            if isinstance(batch, str):
+                raise DataError(batch)
+            yield batch
+
+    def _read(self, reader: _BatchReader) -> Iterator[dict[str, Any] | str]:
+        """Yield what the workers read; end them in any case."""
+        awaited: collections.deque[Sequence[Any]] = collections.deque()
+
+        def keys() -> Iterator[Sequence[Any]]:
+            for batch in self.batches:
+                awaited.append(batch)
+                yield batch
+
+        loader: DataLoader[Any] = DataLoader(
+            reader,
+            batch_size=None,  # keys() lists whole batches
+            sampler=keys(),
+            num_workers=self.workers,
+            collate_fn=_same,
+            timeout=min(POLL_SECONDS, self.timeout_seconds),
+            prefetch_factor=self.prefetch,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_start_worker,
+            multiprocessing_context="fork" if sys.platform == "linux" else None,
+            generator=torch.Generator(),  # else the loader draws from the global one
+        )
+        others = set(multiprocessing.active_children())
+        iterator = _start(loader)
+        processes = [p for p in multiprocessing.active_children() if p not in others]
+        processes.sort(key=lambda process: process.pid or 0)
+        try:
+            started = time.monotonic()
+            while True:
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    self._explain(error, processes, awaited[0] if awaited else (), started)
+                    continue
+                awaited.popleft()
+                yield batch
+                started = time.monotonic()
+        except DataError:
+            for process in processes:  # a stuck one would not end when asked
+                process.kill()
+            raise
+        finally:
+            del iterator
+
+    def _explain(
+        self,
+        error: RuntimeError,
+        processes: list[Any],
+        keys: Sequence[Any],
+        started: float,
+    ) -> None:
+        """Raise DataError for a dead worker or a late batch; return to wait on; else re-raise."""
+        paths = [repr(self.dataset.path_of(key)) for key in keys]
+        batch = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        for number, process in enumerate(processes):
+            if process.exitcode is not None:
+                raise DataError(
+                    f"data.workers: worker {number} of {len(processes)} (process {process.pid}) "
+                    f"{_death(process.exitcode)} The next batch was {batch}."
+                ) from error
+        if "DataLoader timed out" not in str(error):
+            raise error
+        if time.monotonic() - started >= self.timeout_seconds:
+            raise DataError(
+                f"data.workers: no batch for {self.timeout_seconds:g} s, a reader is stuck; the "
+                f"batch that is late holds {batch}. Look whether their disk or network answers."
+            ) from error
+
+
+def _start(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the workers and leave this process's handling of signals as it was.
+
+    torch's handler of SIGCHLD would raise from whatever line runs when a worker dies; the polling
+    loader sees it too, and raises where batches are fetched.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGCHLD) if is_main and hasattr(signal, "SIGCHLD") else None
+    try:
+        with warnings.catch_warnings():
+            # Newer Pythons warn of fork beside threads; see the top of this file.
+            warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # fewer cores
+            return iter(loader)
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
+
+
+def _start_worker(worker: int) -> None:
+    """Let signals that ask the run to stop pass by: the main process decides what they mean.
+
+    Terminals and schedulers send them to every process. SIGTERM is honoured from the parent
+    alone, which sends it to end its workers.
+    """
+    torch.set_num_threads(1)
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def _death(exitcode: int) -> str:
+    """Say how a process ended and what is most likely behind it."""
+    if exitcode >= 0:
+        return f"ended with status {exitcode}."
+    name = signal.Signals(-exitcode).name
+    hint = {
+        "SIGKILL": " Most often the system lacked memory: use fewer data.workers.",
+        "SIGBUS": " Most often /dev/shm is full: use fewer data.workers or smaller batches, or "
+        "give the container more (docker run --shm-size).",
+        "SIGSEGV": " A decoder crashed on one of the files.",
+    }.get(name, "")
+    return f"was killed by {name}.{hint}"

@@ -1,0 +1,40 @@
+"""Randomness derived from what a sample is, never from a worker, a rank or a restart."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+
+def sample_seed(seed: int, *key: int | str) -> int:
+    """Return a 63-bit seed that depends on `seed` and every part of `key`, in order.
+
+    The same on every machine and in every version: a hash of their text, in which 1 and "1"
+    differ and no two keys run together.
+    """
+    parts = [part if isinstance(part, str) else int(part) for part in (seed, *key)]
+    digest = hashlib.blake2b(ascii(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@contextlib.contextmanager
+def seeded(value: int) -> Iterator[None]:
+    """Seed the global generators of `random`, numpy and torch's CPU inside, restore them after.
+
+    Transforms of torchvision and timm draw from these. CUDA's generators are left alone.
+    """
+    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.seed(value)
+        np.random.seed(value % 2**32)
+        torch.default_generator.manual_seed(value)  # torch.manual_seed would reseed CUDA too
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+        torch.set_rng_state(cpu)
