@@ -246,7 +246,7 @@ def check_data_sizes(
     """Raise ConfigError unless sizes and channel statistics are possible."""
     height, width = image_height_width(image_size)
     require(
-        1 <= min(height, width) and max(height, width) <= 16384,
+        min(height, width) >= 1 and max(height, width) <= 16384,
         "data.image_size",
         [height, width],
         "1 to 16384 px per side",

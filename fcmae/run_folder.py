@@ -1,0 +1,117 @@
+"""The folder of one run: its files' names, its settings, and the one process that may write."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from fcmae.checkpoints import CheckpointStore
+from fcmae.configuration import differences, to_plain, to_yaml
+from fcmae.durable import write_text
+from fcmae.errors import ConfigError
+
+
+class RunFolder:
+    """Names the files of a run.
+
+    config.yaml metrics.jsonl images.txt skipped_files.txt loss_curve.png
+    tensorboard/ checkpoints/ reconstructions/ export/
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.images = self.path / "images.txt"
+        self.skipped_files = self.path / "skipped_files.txt"
+        self.loss_curve = self.path / "loss_curve.png"
+        self.checkpoints = self.path / "checkpoints"
+        self.reconstructions = self.path / "reconstructions"
+        self.export = self.path / "export"
+        self._lock: IO[str] | None = None
+
+    def open(self, config: Any, *, may_change: Iterable[str] = ()) -> None:
+        """Create the folder and its config.yaml, or check that it holds the run of `config`.
+
+        Args:
+            config: the settings, a dataclass of sections.
+            may_change: settings, as "section.name", in which a continued run may differ.
+
+        Raises:
+            ConfigError: the folder holds something else, a run with other settings, or cannot be
+                written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            if self.config.exists():
+                self._check_settings(config, frozenset(may_change))
+            elif any(path.name != "lock" for path in self.path.iterdir()):
+                raise ConfigError(
+                    f"run.dir: {self.path} is not empty and holds no run; "
+                    "choose a new folder, or one that a run made."
+                )
+            write_text(self.config, to_yaml(config))
+        except OSError as error:
+            raise ConfigError(
+                f"run.dir: {self.path} cannot be written ({error.strerror}); choose a folder that "
+                "you may write."
+            ) from error
+
+    def close(self) -> None:
+        """Let another process write."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        """Hold the lock until the process ends, however it ends.
+
+        A POSIX record lock, since worker processes do not inherit it: a killed run's readers may
+        live on for seconds and must not keep its successor out.
+        """
+        path = self.path / "lock"
+        lock = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise ConfigError(
+                f"run.dir: {self.path} is being written by {holder}; wait for it, stop it, or "
+                "choose another folder."
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        self._lock = lock
+
+    def _check_settings(self, config: Any, may_change: frozenset[str]) -> None:
+        try:
+            saved = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"run.dir: {self.config} is damaged; restore it, or choose another folder."
+            ) from error
+        if not CheckpointStore(self.checkpoints).steps():
+            return  # nothing was trained yet: new settings may begin in it
+        changed = {
+            name: pair
+            for name, pair in differences(saved, to_plain(config)).items()
+            if name not in may_change
+        }
+        if changed:
+            listed = "; ".join(
+                f"{name} {old} there, {new} now" for name, (old, new) in changed.items()
+            )
+            raise ConfigError(
+                f"run.dir: {self.path} holds a run with other settings ({listed}). Choose another "
+                f"run.dir, or continue with --config {self.config}."
+            )
