@@ -23,8 +23,9 @@ def encode(
     Source: JAX listing of the paper's recipe; hidden sites count as zero in every depthwise and
     downsampling convolution and in the sum of GRN.
     """
-    # The stem needs no mask: its cells nest in patches. Channels-last is the faster layout.
-    x_NCHW = dense.stem(images.contiguous(memory_format=torch.channels_last))
+    # Zero, not multiply: NaN times 0 is NaN, and a hidden NaN would enter the weights' gradients.
+    images = images.masked_fill(~_is_active(patches, images), 0)
+    x_NCHW = dense.stem(images.contiguous(memory_format=torch.channels_last))  # the faster layout
     for stage in dense.stages:
         if not isinstance(stage.downsample, nn.Identity):
             x_NCHW = stage.downsample[0](x_NCHW)
@@ -65,7 +66,7 @@ def _run_block(
 
 
 def _grn(grn: nn.Module, x: Tensor, over_batch: bool) -> Tensor:
-    """timm's own layer, which pools per image; for `over_batch` the batch becomes one tall image."""
+    """timm's own layer, which pools per image; `over_batch` turns the batch into one tall image."""
     if not over_batch:
         return grn(x)
     images = x.shape[0]

@@ -50,11 +50,10 @@ def _embed(convolution: nn.Conv2d, images: Tensor, patches: VisiblePatches) -> T
 
 
 def _downsample(convolution: nn.Conv2d, blocks: Tensor) -> Tensor:
-    """Convolution with kernel = stride, inside each patch: [N, K, m, m, C] -> [N, K, m/s, m/s, D]."""
+    """Convolution with kernel = stride in each patch: [N, K, m, m, C] -> [N, K, m/s, m/s, D]."""
     stride = convolution.stride[0]
-    cells = blocks.unflatten(3, (-1, stride)).unflatten(
-        2, (-1, stride)
-    )  # [N, K, m/s, s, m/s, s, C]
+    cells = blocks.unflatten(3, (-1, stride))
+    cells = cells.unflatten(2, (-1, stride))  # [N, K, m/s, s, m/s, s, C]
     cells = cells.transpose(3, 4).flatten(4)  # [N, K, m/s, m/s, s * s * C]
     return F.linear(cells, convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias)
 
