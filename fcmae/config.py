@@ -33,6 +33,8 @@ class DataConfig:
     """Mean per channel of values in 0..1; null takes ImageNet's, or its grey counterpart."""
     std: list[float] | None = None
     """Standard deviation per channel, as `mean`."""
+    value_range: tuple[float, float] | None = None
+    """Black and white of the files' own values, e.g. [0, 4095] for 12 bit; null: by file type."""
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Smallest and largest share of the picture's area that a random crop covers."""
     horizontal_flip: bool = True
@@ -145,12 +147,22 @@ class LogConfig:
     """Steps between reconstruction pictures; null draws them at the start and the end only."""
     num_pictures: int = 6
     """Fixed images in each reconstruction picture."""
-    knn_every_steps: int | None = None
-    """Steps between kNN scores of the frozen encoder when labels exist; null never scores."""
-    knn_images: int = 1000
-    """Largest number of labelled images that the kNN score looks at."""
     tensorboard: bool = True
     """Write TensorBoard events beside metrics.jsonl."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Scores of the frozen encoder, for data with labels; without labels nothing is scored."""
+
+    every_steps: int | None = None
+    """Steps between kNN scores, beside the untrained encoder's; null scores at the end only."""
+    max_images: int = 2000
+    """Largest number of images that are scored, drawn by the seed."""
+    labels: int = 200
+    """Labelled images that a classifier may see in each draw at the end; the rest is held out."""
+    draws: int = 5
+    """Random draws of labelled images at the end; the spread is over them. 0 scores nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +193,7 @@ class PretrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
@@ -193,6 +206,12 @@ class PretrainConfig:
         low, high = data.crop_scale
         require(
             0 < low <= high <= 1, "data.crop_scale", list(data.crop_scale), "0 < low <= high <= 1"
+        )
+        require(
+            data.value_range is None or data.value_range[0] < data.value_range[1],
+            "data.value_range",
+            data.value_range,
+            "[black, white] with black < white, or null",
         )
         require(data.workers >= 0, "data.workers", data.workers, "0 or more")
         require(
@@ -218,10 +237,13 @@ class PretrainConfig:
         require(model.decoder_depth >= 0, "model.decoder_depth", model.decoder_depth, "0 or more")
         require(log.every_steps >= 1, "log.every_steps", log.every_steps, "1 or more")
         require(log.num_pictures >= 1, "log.num_pictures", log.num_pictures, "1 or more")
-        require(log.knn_images >= 10, "log.knn_images", log.knn_images, "10 or more")
+        evaluate = self.evaluate
+        require(evaluate.max_images >= 10, "evaluate.max_images", evaluate.max_images, "10 or more")
+        require(evaluate.labels >= 2, "evaluate.labels", evaluate.labels, "2 or more")
+        require(evaluate.draws >= 0, "evaluate.draws", evaluate.draws, "0 or more")
         for name, value in (
             ("log.pictures_every_steps", log.pictures_every_steps),
-            ("log.knn_every_steps", log.knn_every_steps),
+            ("evaluate.every_steps", evaluate.every_steps),
         ):
             require(value is None or value >= 1, name, value, "1 or more, or null")
 

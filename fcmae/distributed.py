@@ -45,6 +45,14 @@ class Processes:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def gather(self, value: list[object]) -> list[object]:
+        """Return the lists of all processes joined in the order of rank, in every process."""
+        if self.world_size == 1:
+            return value
+        boxes: list[list[object]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(boxes, value)
+        return [item for box in boxes for item in box]
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.world_size > 1:

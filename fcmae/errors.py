@@ -10,6 +10,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DiskError",
     "NonFiniteLossError",
     "UnsupportedModelError",
 ]
@@ -29,3 +30,7 @@ class CheckpointError(RuntimeError):
 
 class NonFiniteLossError(RuntimeError):
     """The loss is NaN or infinite; all processes stop together."""
+
+
+class DiskError(RuntimeError):
+    """The run stops because nothing can be saved any more; the last good checkpoint stays."""

@@ -25,14 +25,14 @@ class StepResult:
     Attributes:
         loss: mean over the effective batch, in all processes the same.
         lr: learning rate of the step, of groups without a scale.
-        grad_norm: L2 norm of the gradient before clipping; None when it is not clipped.
+        grad_norm: L2 norm of the gradient before clipping.
         is_finite: False when loss or gradient was not, and the weights were left alone.
         should_stop: whether any process asked to stop.
     """
 
     loss: float
     lr: float
-    grad_norm: float | None
+    grad_norm: float
     is_finite: bool
     should_stop: bool
 
@@ -108,20 +108,20 @@ class Optimization:
                     loss = compute_loss(batch) / self._accumulate
                 self._scaler.scale(loss).backward()
             total = total.to(loss.device) + loss.detach()
-        grad_norm = self._clip()
-        shared = self._processes.sum(
-            torch.stack([total, torch.full_like(total, float(asks_to_stop))])
-        ).tolist()
-        mean_loss = shared[0] / self._processes.world_size
-        norm = None if grad_norm is None else float(grad_norm)
+        norm = self._clip()
+        # One exchange and one wait for the device per step, for everything the host must know.
+        asks = torch.full_like(total, float(asks_to_stop))
+        summed = self._processes.sum(torch.stack([total, asks]))
+        loss_sum, asking, grad_norm = torch.stack([*summed, norm.to(total)]).tolist()
+        mean_loss = loss_sum / self._processes.world_size
         # GradScaler skips steps whose gradient overflowed by itself and lowers the scale.
         is_finite = math.isfinite(mean_loss) and (
-            norm is None or math.isfinite(norm) or self._scaler.is_enabled()
+            math.isfinite(grad_norm) or self._scaler.is_enabled()
         )
         if is_finite:
             self._scaler.step(self._optimizer)
             self._scaler.update()
-        return StepResult(mean_loss, lr, norm, is_finite, shared[1] > 0)
+        return StepResult(mean_loss, lr, grad_norm, is_finite, asking > 0)
 
     def _reduce_gradients(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Let DDP exchange gradients in the last micro-step only."""
@@ -129,12 +129,14 @@ class Optimization:
             return contextlib.nullcontext()
         return self._model.no_sync()
 
-    def _clip(self) -> Tensor | None:
-        if self._clip_grad is None:
-            return None
+    def _clip(self) -> Tensor:
+        """Clip the gradient where that is asked for; return its norm from before."""
         self._scaler.unscale_(self._optimizer)
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        return nn.utils.clip_grad_norm_(parameters, self._clip_grad)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self._clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, norm)
+        return norm
 
     def state_dict(self) -> dict[str, Any]:
         """Return optimizer and scaler as plain data and tensors."""

@@ -47,13 +47,14 @@ def run_command(name: str, arguments: list[str]) -> int:
         CheckpointError,
         ConfigError,
         DataError,
+        DiskError,
         NonFiniteLossError,
         UnsupportedModelError,
     )
 
     try:
         status = import_module(COMMANDS[name]).run(arguments)
-    except NonFiniteLossError as error:
+    except (DiskError, NonFiniteLossError) as error:
         return _complain(str(error), FAILED)
     except (
         BackendUnavailableError,
