@@ -1,0 +1,129 @@
+"""One vector per image from a frozen encoder, and from raw pixels as the trivial baseline."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcmae.errors import DataError
+
+THUMBNAIL_SIDE_PX = 32
+
+Describer = nn.Module | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one describer says about a set of images.
+
+    Attributes:
+        vectors: float32 [N, D], on the CPU.
+        labels: LongTensor [N], -1 where there is no label.
+        paths: N files, in the order of the vectors.
+        skipped: (path, reason) of the files that could not be decoded; they have no vector.
+    """
+
+    vectors: Tensor
+    labels: Tensor
+    paths: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def extract_features(
+    encoder: nn.Module, loader: Iterable[dict[str, Any]], device: torch.device | str = "cpu"
+) -> Features:
+    """Return the encoder's features of every image that `loader` yields; see `pooled_features`.
+
+    Runs in evaluation mode without gradients and leaves every module's mode as it was.
+
+    Args:
+        encoder: a dense timm ConvNeXt, on `device`.
+        loader: batches as `fcmae.data.collate` makes them.
+        device: where the images are sent.
+
+    Raises:
+        DataError: no image could be decoded.
+    """
+    return extract_together({"encoder": encoder}, loader, device)["encoder"]
+
+
+def raw_pixel_features(loader: Iterable[dict[str, Any]]) -> Features:
+    """Return a thumbnail of every image as its vector; see `thumbnails`."""
+    return extract_together({"raw pixels": thumbnails}, loader)["raw pixels"]
+
+
+def extract_together(
+    describers: Mapping[str, Describer],
+    loader: Iterable[dict[str, Any]],
+    device: torch.device | str = "cpu",
+) -> dict[str, Features]:
+    """Return the features of several describers, decoding every image once.
+
+    Args:
+        describers: dense timm ConvNeXts, or functions of images [N, C, H, W] giving [N, D].
+        loader: batches as `fcmae.data.collate` makes them.
+        device: where the encoders are and the images are sent.
+
+    Raises:
+        DataError: no image could be decoded.
+    """
+    vectors: dict[str, list[Tensor]] = {name: [] for name in describers}
+    labels: list[Tensor] = []
+    paths: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    encoders = [item for item in describers.values() if isinstance(item, nn.Module)]
+    with evaluating(*encoders), torch.no_grad():
+        for batch in loader:
+            skipped += batch["skipped"]
+            if not batch["path"]:  # nothing in it could be decoded
+                continue
+            images = batch["image"].to(device, non_blocking=True)
+            for name, describer in describers.items():
+                is_encoder = isinstance(describer, nn.Module)
+                found = pooled_features(describer, images) if is_encoder else describer(images)
+                vectors[name].append(found.float().cpu())
+            labels.append(batch["label"])
+            paths += batch["path"]
+    if not paths:
+        first = f"; the first is {skipped[0][0]!r}: {skipped[0][1]}" if skipped else ""
+        raise DataError(f"none of the {len(skipped)} images could be decoded{first}.")
+    return {
+        name: Features(torch.cat(parts), torch.cat(labels), tuple(paths), tuple(skipped))
+        for name, parts in vectors.items()
+    }
+
+
+def pooled_features(encoder: Any, images: Tensor) -> Tensor:
+    """Return the mean over the last feature map: images [N, C, H, W] -> [N, D].
+
+    timm's norm after the pooling (`head.norm`) is left out: pretraining does not train it.
+    """
+    return encoder.forward_features(images).mean(dim=(2, 3))
+
+
+def thumbnails(images: Tensor) -> Tensor:
+    """Return images shrunk to 32 x 32 px by averaging, flattened: [N, C, H, W] -> [N, C * 1024].
+
+    Sides below 32 px stay as they are.
+    """
+    height, width = (min(side, THUMBNAIL_SIDE_PX) for side in images.shape[2:])
+    return F.adaptive_avg_pool2d(images.float(), (height, width)).flatten(1)
+
+
+@contextlib.contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Switch modules to evaluation mode inside; every submodule gets its own mode back."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, is_training in modes:
+            part.training = is_training

@@ -1,0 +1,241 @@
+"""Compares feature sets fairly: the same few labels and the same test images for each of them.
+
+Repeats over several draws of the labels and claims only what all of them show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from fcmae.data.randomness import sample_seed
+from fcmae.errors import ConfigError, DataError
+from fcmae.evaluation.features import Features
+from fcmae.evaluation.knn import knn_predict
+from fcmae.evaluation.linear_probe import balanced_accuracy, linear_probe_predict
+
+METHODS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "kNN": knn_predict,
+    "linear": linear_probe_predict,
+}
+MIN_DRAWS = 3  # below it a spread says nothing
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Balanced accuracies, in per cent, of several feature sets.
+
+    Attributes:
+        accuracies: {method: {feature set: one value per draw}}; draw i is the same everywhere.
+        num_labels: training images per draw.
+        num_test: test images per draw, all the others.
+        num_classes: classes that were scored.
+        note: what was left out or changed, or "".
+    """
+
+    accuracies: dict[str, dict[str, tuple[float, ...]]]
+    num_labels: int
+    num_test: int
+    num_classes: int
+    note: str = ""
+
+    @property
+    def draws(self) -> int:
+        """How often the labels were drawn."""
+        return len(next(iter(next(iter(self.accuracies.values())).values())))
+
+    def mean(self, method: str, name: str) -> float:
+        """Return the mean over the draws, per cent."""
+        return _mean(self.accuracies[method][name])
+
+    def spread(self, method: str, name: str) -> float:
+        """Return the standard deviation over the draws, percentage points."""
+        return _deviation(self.accuracies[method][name])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one feature set is than another, draw by draw, in percentage points.
+
+    Attributes:
+        mean: over the draws.
+        half_width: of the 95 % confidence interval of the mean (Student's t over the draws).
+        is_repeated: the interval leaves out 0 and every single draw has the same sign.
+    """
+
+    mean: float
+    half_width: float
+    is_repeated: bool
+
+
+def score_features(
+    features: Mapping[str, Features],
+    *,
+    labels: int = 200,
+    draws: int = 5,
+    seed: int = 0,
+    methods: Sequence[str] = tuple(METHODS),
+) -> Scores:
+    """Score every feature set by every method on the same label draws.
+
+    Each draw takes `labels` training images, of each class its share and at least one; all other
+    images are the test. The score is balanced accuracy: the mean over classes of the share of
+    their images that is right.
+
+    Args:
+        features: feature sets of the same images in the same order, by name.
+        labels: training images per draw; half of the images when they are fewer than twice that.
+        draws: how often the labels are drawn, 3 or more.
+        seed: decides the draws.
+        methods: keys of METHODS.
+
+    Raises:
+        ConfigError: fewer than 3 draws, or fewer labels than classes.
+        DataError: fewer than two classes with two images each.
+    """
+    if draws < MIN_DRAWS:
+        raise ConfigError(
+            f"draws: got {draws}, expected {MIN_DRAWS} or more: fewer show no spread."
+        )
+    first = next(iter(features.values()))
+    usable, num_classes, note = _usable_images(first.labels)
+    kept = torch.tensor(usable)
+    known = first.labels[kept]
+    num_labels = min(labels, len(usable) // 2)
+    if num_labels < labels:
+        note += f"{labels} labels asked for, {num_labels} of {len(usable)} images taken. "
+    if num_labels < num_classes:
+        raise ConfigError(
+            f"labels: got {num_labels}, expected {num_classes} or more, one for each class."
+        )
+    results: dict[str, dict[str, list[float]]] = {
+        method: {name: [] for name in features} for method in methods
+    }
+    for draw in range(draws):
+        rng = torch.Generator().manual_seed(sample_seed(seed, "labels", draw))
+        train, test = draw_labels(known, num_labels, rng)
+        for name, item in features.items():
+            vectors = item.vectors[kept]
+            for method in methods:
+                predicted = METHODS[method](vectors[train], known[train], vectors[test])
+                score = 100 * balanced_accuracy(predicted, known[test])
+                results[method][name].append(score)
+    accuracies = {
+        method: {name: tuple(values) for name, values in sets.items()}
+        for method, sets in results.items()
+    }
+    num_test = len(usable) - num_labels
+    return Scores(accuracies, num_labels, num_test, num_classes, note.strip())
+
+
+def draw_labels(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw `count` training images, each class in its share, and return (training, test) indices.
+
+    Every class has at least one image on both sides, so `count` must be between the number of
+    classes and that of the images less the classes, and each class must have two images.
+    """
+    classes, sizes = labels.unique(return_counts=True)
+    exact = sizes.double() * count / len(labels)
+    takes = exact.floor().long().clamp(min=1)
+    while takes.sum() < count:  # largest remainder first, never a whole class
+        gap = torch.where(takes < sizes - 1, exact - takes, -math.inf)
+        takes[gap.argmax()] += 1
+    while takes.sum() > count:  # tiny classes were given one each
+        gap = torch.where(takes > 1, takes - exact, -math.inf)
+        takes[gap.argmax()] -= 1
+    is_train = torch.zeros(len(labels), dtype=torch.bool)
+    for label, take in zip(classes, takes, strict=True):
+        members = (labels == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator)
+        is_train[members[order[:take]]] = True
+    train = is_train.nonzero().flatten()
+    # In random order: the linear probe's validation part takes every fourth.
+    train = train[torch.randperm(len(train), generator=generator)]
+    return train, (~is_train).nonzero().flatten()
+
+
+def difference(scores: Scores, method: str, name: str, baseline: str) -> Difference:
+    """Compare two feature sets draw by draw."""
+    sets = scores.accuracies[method]
+    gaps = [ours - theirs for ours, theirs in zip(sets[name], sets[baseline], strict=True)]
+    mean, num = _mean(gaps), len(gaps)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, num - 1))
+    half_width = quantile * _deviation(gaps) / math.sqrt(num)
+    same_sign = all(gap > 0 for gap in gaps) or all(gap < 0 for gap in gaps)
+    return Difference(mean, half_width, same_sign and abs(mean) > half_width)
+
+
+def sentence(scores: Scores, method: str, name: str, baseline: str) -> str:
+    """Say in plain words whether `name` differs from `baseline`, and no more than that."""
+    gap = difference(scores, method, name, baseline)
+    amount = f"{abs(gap.mean):.1f} +- {gap.half_width:.1f} points"
+    if not gap.is_repeated:
+        return (
+            f"{method}: no difference between {name} and {baseline} beyond the noise of "
+            f"{scores.draws} label draws ({gap.mean:+.1f} +- {gap.half_width:.1f} points)."
+        )
+    if gap.mean > 0:
+        return f"{method}: {name} beats {baseline} by {amount}."
+    return f"{method}: {name} is worse than {baseline} by {amount}."
+
+
+def table(scores: Scores) -> str:
+    """Return the scores as lines of text: one row per feature set, mean +- spread per method."""
+    methods = list(scores.accuracies)
+    names = list(scores.accuracies[methods[0]])
+    width = max(map(len, names))
+    rows = [f"{'':<{width}}  " + "  ".join(f"{method:>13}" for method in methods)]
+    for name in names:
+        cells = [f"{scores.mean(m, name):5.1f} +- {scores.spread(m, name):4.1f}" for m in methods]
+        rows.append(f"{name:<{width}}  " + "  ".join(f"{cell:>13}" for cell in cells))
+    rows.append(
+        f"Balanced accuracy in % ({scores.num_classes} classes, chance "
+        f"{100 / scores.num_classes:.0f}): mean +- standard deviation over {scores.draws} draws "
+        f"of {scores.num_labels} labels, {scores.num_test} test images each."
+    )
+    if scores.note:
+        rows.append(f"Note: {scores.note}")
+    return "\n".join(rows)
+
+
+def report(scores: Scores, name: str, baselines: Sequence[str]) -> str:
+    """Return the table and one sentence per method and baseline that was scored."""
+    lines = [table(scores)]
+    for method, sets in scores.accuracies.items():
+        lines += [sentence(scores, method, name, other) for other in baselines if other in sets]
+    if baselines:
+        lines.append(
+            "A difference is the mean over the draws with its 95 % confidence interval; it holds "
+            "for these images and this one pretraining, and other seeds were not tried."
+        )
+    return "\n".join(lines)
+
+
+def _usable_images(labels: Tensor) -> tuple[list[int], int, str]:
+    """Return the images whose class can be on both sides, the number of classes, and a note."""
+    classes, sizes = labels[labels >= 0].unique(return_counts=True)
+    large = classes[sizes >= 2]
+    if len(large) < 2:
+        raise DataError(
+            f"labels: {len(large)} classes with two images or more, expected at least two; put "
+            "the images of each class into a folder of its own."
+        )
+    usable = torch.isin(labels, large).nonzero().flatten().tolist()
+    left_out = len(labels) - len(usable)
+    note = f"{left_out} images without a class of two or more left out. " if left_out else ""
+    return usable, len(large), note
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    mean = _mean(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
