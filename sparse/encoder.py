@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from sparse import masked_dense, native
+from sparse import masked_dense, minkowski, native
 from sparse.architecture import read_architecture
 from sparse.sites import VisiblePatches
 
-Backend = Literal["native", "masked_dense"]
+Backend = Literal["native", "masked_dense", "minkowski"]
 GrnScope = Literal["image", "batch"]
 
 
@@ -37,13 +39,15 @@ class SparseConvNeXt(nn.Module):
 
         Args:
             dense: the model that owns the parameters.
-            backend: `native` gathers visible patches, `masked_dense` zeroes hidden sites.
+            backend: `native` gathers visible patches, `masked_dense` zeroes hidden sites,
+                `minkowski` runs MinkowskiEngine's layers.
             grn_scope: GRN pools over one `image` (the paper) or the `batch` (the released code).
             patch_size: side of a patch in pixels, a multiple of the total stride; None means the
                 total stride.
 
         Raises:
             UnsupportedModelError: a layer of `dense` cannot run at visible sites only.
+            BackendUnavailableError: MinkowskiEngine was asked for and cannot be imported.
             ValueError: unknown backend or scope, or a patch size that cells do not tile.
         """
         super().__init__()
@@ -60,6 +64,12 @@ class SparseConvNeXt(nn.Module):
         self.dense = dense
         self.backend = backend
         self.grn_scope = grn_scope
+        self._encode: Callable[..., Tensor]
+        if backend == "minkowski":
+            twin = minkowski.MinkowskiConvNeXt(minkowski.without_storage(dense))
+            self._encode = functools.partial(minkowski.encode, twin)
+        else:
+            self._encode = native.encode if backend == "native" else masked_dense.encode
 
     def forward(self, images: Tensor, visible: Tensor) -> Tensor:
         """Encode visible patches only.
@@ -93,8 +103,8 @@ class SparseConvNeXt(nn.Module):
         patches = VisiblePatches.from_indices(
             visible, height // self.patch_size, width // self.patch_size
         )
-        run = native.encode if self.backend == "native" else masked_dense.encode
-        return run(self.dense, images, patches, grn_over_batch=self.grn_scope == "batch")
+        over_batch = self.grn_scope == "batch"
+        return self._encode(self.dense, images, patches, grn_over_batch=over_batch)
 
     def extra_repr(self) -> str:
         """Say what cannot be seen from the submodules."""
