@@ -1,0 +1,182 @@
+"""PNG pictures of a run: reconstructions of images, and the curve of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fcmae.durable import write_atomically
+from fcmae.evaluation.features import evaluating
+from fcmae.model import FCMAE
+from fcmae.patches import unpatchify
+
+COLUMNS = ("original", "what the encoder sees", "prediction", "pasted into the original")
+BLANK = (0.80, 0.84, 0.90)  # a pale blue that grey pictures do not contain
+CELL_INCHES = 2.0
+DPI = 120
+NORMALIZED_NOTE = (
+    "The model predicts each hidden patch up to its brightness and contrast; "
+    "these two are taken from the original."
+)
+PLAIN_NOTE = "Hidden patches are drawn as predicted; nothing is taken from the original."
+SMOOTHING_POINTS = 20  # window of the smoothed curve
+
+
+def draw_reconstructions(
+    model: FCMAE,
+    images: Tensor,
+    visible: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    path: Path,
+    names: Sequence[str],
+) -> None:
+    """Write a PNG with a row per image: original, masked, prediction, both pasted together.
+
+    Predictions are shown at hidden patches only: those of visible patches are not trained.
+    One channel is drawn grey, two as their mean, three as colours; of more, the first three.
+
+    Args:
+        model: run in evaluation mode; its modes come back as they were.
+        images: [N, C, H, W], normalised, on any device.
+        visible: LongTensor [N, K] of patch indices.
+        mean: per channel on the 0..1 scale, as the images were normalised with.
+        std: as `mean`.
+        path: the PNG; its folder is created; replaced as a whole.
+        names: N captions.
+    """
+    device = next(model.parameters()).device
+    images = images.to(device)
+    with evaluating(model), torch.no_grad():
+        out = model(images, visible.to(device))
+        pasted = model.reconstruct(out, images)
+    is_hidden = _hidden_pixels(out.is_masked, model)  # [N, H, W]
+    original = _to_colours(images, mean, std)  # [N, H, W, 3]
+    reconstruction = _to_colours(pasted, mean, std)
+    blank = np.array(BLANK)
+    cells = (
+        original,
+        np.where(is_hidden, blank, original),
+        np.where(is_hidden, reconstruction, blank),
+        reconstruction,
+    )
+    note = NORMALIZED_NOTE if model.normalize_targets else PLAIN_NOTE
+    note = f"{100 * model.effective_mask_ratio:.0f} % of the patches are hidden. {note}"
+    figure = _grid(cells, names, note)
+    _save(figure, path)
+
+
+def draw_loss_curve(
+    metrics: Iterable[Mapping[str, Any]], path: Path, *, normalize_targets: bool
+) -> None:
+    """Write a PNG of the loss over the steps.
+
+    Args:
+        metrics: lines of metrics.jsonl; those without a `loss` are passed over, and the last line
+            of a step counts.
+        path: the PNG; its folder is created; replaced as a whole.
+        normalize_targets: draw the line at 1.0, the loss of predicting each patch's mean.
+    """
+    losses = {int(line["step"]): float(line["loss"]) for line in metrics if "loss" in line}
+    steps = sorted(losses)
+    values = np.array([losses[step] for step in steps])
+    figure = Figure(figsize=(7, 4), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    if steps:
+        axes.plot(steps, values, color="#9bb7d9", linewidth=1, label="loss")
+        axes.plot(steps, _smooth(values), color="#1f4e8c", label="smoothed")
+    if normalize_targets:
+        axes.axhline(1.0, color="#b03030", linestyle="--", label="predicting each patch's mean")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss at hidden patches")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _hidden_pixels(is_masked: Tensor, model: FCMAE) -> np.ndarray:
+    """Return bool [N, H, W, 1], True at pixels of hidden patches, from [N, L]."""
+    pixels = is_masked.unsqueeze(-1).expand(-1, -1, model.patch_size**2)
+    return unpatchify(pixels, model.patch_size, model.grid)[:, 0, :, :, None].cpu().numpy()
+
+
+def _to_colours(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Undo the normalisation: [N, C, H, W] -> [N, H, W, 3] of 0..1."""
+    scale, shift = (torch.tensor(tuple(v))[None, :, None, None] for v in (std, mean))
+    plain = images.float().cpu() * scale + shift
+    channels = plain.shape[1]
+    if channels < 3:
+        plain = plain.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    return plain[:, :3].clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+def _grid(cells: Sequence[np.ndarray], names: Sequence[str], note: str) -> Figure:
+    """Lay out columns [N, H, W, 3] as a grid of pictures of exact proportions."""
+    num_images, height_px, width_px = cells[0].shape[:3]
+    # The longer side fills the cell, so that strips of any proportion stay readable.
+    height = CELL_INCHES * min(1.0, height_px / width_px)
+    width = CELL_INCHES * min(1.0, width_px / height_px)
+    gap, caption, title, footer = 0.08, 0.20, 0.28, 0.30
+    total_width = max(len(cells) * (width + gap) + gap, 7.5)
+    left = (total_width - len(cells) * (width + gap) + gap) / 2
+    total_height = title + num_images * (height + caption) + footer
+    figure = Figure(figsize=(total_width, total_height), dpi=DPI)
+
+    def add(row: int, column: int) -> Axes:
+        x = left + column * (width + gap)
+        y = total_height - title - (row + 1) * (height + caption) + caption
+        area = (x / total_width, y / total_height, width / total_width, height / total_height)
+        axes = figure.add_axes(area)
+        axes.set_axis_off()
+        return axes
+
+    for column, pictures in enumerate(cells):
+        for row, picture in enumerate(pictures):
+            axes = add(row, column)
+            axes.imshow(picture, interpolation="antialiased")
+            if row == 0:
+                axes.set_title(COLUMNS[column], fontsize=8, pad=4)
+            if column == 0:
+                # Captions are file names: no formulas in them.
+                axes.text(
+                    0,
+                    -0.04 / height,
+                    _shorten(names[row]),
+                    transform=axes.transAxes,
+                    fontsize=6.5,
+                    color="0.35",
+                    verticalalignment="top",
+                    parse_math=False,
+                )
+    figure.text(0.5, 0.09 / total_height, note, fontsize=7.5, horizontalalignment="center")
+    return figure
+
+
+def _shorten(name: str, longest: int = 60) -> str:
+    """Return a printable caption whose end, the file's name, survives."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return printable if len(printable) <= longest else "..." + printable[3 - longest :]
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Return the mean of each value and up to 19 before it."""
+    total = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - SMOOTHING_POINTS)
+    return (total[ends] - total[starts]) / (ends - starts)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png"))
