@@ -33,8 +33,11 @@ def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...
     return (0.5,) * in_chans, (0.25,) * in_chans
 
 
-def _per_channel(values: Sequence[float]) -> Tensor:
-    return torch.tensor(tuple(values), dtype=torch.float32)[:, None, None]
+def _normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return (image - mean) / std as contiguous float32, image on the 0..1 scale, [C, H, W]."""
+    means = torch.tensor(tuple(mean), dtype=torch.float32)[:, None, None]  # [C, 1, 1]
+    stds = torch.tensor(tuple(std), dtype=torch.float32)[:, None, None]
+    return ((to_float(image) - means) / stds).contiguous()
 
 
 class PretrainAugmentation:
@@ -87,13 +90,13 @@ class PretrainAugmentation:
         self.transform = v2.Compose(steps)
         self.image_size = (height, width)
         self.rotate90 = rotate90
-        self.mean, self.std = _per_channel(mean), _per_channel(std)
+        self.mean, self.std = tuple(mean), tuple(std)
 
     def __call__(self, image: Tensor) -> Tensor:
         image = self.transform(image)
         if self.rotate90:
             image = image.rot90(int(torch.randint(4, ())), dims=(1, 2))
-        return ((to_float(image) - self.mean) / self.std).contiguous()
+        return _normalise(image, self.mean, self.std)
 
 
 class EvaluationTransform:
@@ -115,7 +118,7 @@ class EvaluationTransform:
         self.image_size = height, width = image_size
         self.crop_pct = crop_pct
         self.is_warping = min(height, width) >= WARP_FROM_PX
-        self.mean, self.std = _per_channel(mean), _per_channel(std)
+        self.mean, self.std = tuple(mean), tuple(std)
 
     def _resized(self, height: int, width: int) -> list[int]:
         """Return the size, px, that an image of height x width px is scaled to."""
@@ -131,4 +134,4 @@ class EvaluationTransform:
         bicubic = v2.InterpolationMode.BICUBIC
         image = v2.functional.resize(image, size, interpolation=bicubic, antialias=True)
         image = v2.functional.center_crop(image, list(self.image_size))
-        return ((to_float(image) - self.mean) / self.std).contiguous()
+        return _normalise(image, self.mean, self.std)

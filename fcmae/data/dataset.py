@@ -13,7 +13,7 @@ from fcmae.data.augmentation import EvaluationTransform, PretrainAugmentation
 from fcmae.data.decoding import UndecodableImageError, decode_image
 from fcmae.data.files import ImageList, Problem
 from fcmae.data.randomness import sample_seed, seeded
-from fcmae.errors import DataError
+from fcmae.errors import ConfigError, DataError
 from fcmae.masking import draw_visible
 
 MAX_STAND_INS = 10
@@ -32,6 +32,9 @@ class PretrainDataset(Dataset[dict[str, Any]]):
 
     An undecodable file is replaced by another image of the set, chosen by (seed, epoch, index),
     with the crop and the mask that the sample would have had anyway.
+
+    Raises:
+        ConfigError: the augmentation's mean and std are not for `in_chans` channels.
     """
 
     def __init__(
@@ -45,6 +48,12 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         mask_ratio: float,
         value_range: ValueRange | None = None,
     ) -> None:
+        for name, values in (("mean", augmentation.mean), ("std", augmentation.std)):
+            if len(values) != in_chans:
+                raise ConfigError(
+                    f"data.{name}: {len(values)} values, but data.in_chans is {in_chans}; "
+                    "give one per channel."
+                )
         self.images = images
         self.augmentation = augmentation
         self.seed = seed

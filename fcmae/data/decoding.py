@@ -24,7 +24,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 NUMPY_MAGIC = b"\x93NUMPY"
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to grey
 EXIF_ORIENTATION = 0x0112
-ROUNDING = 1e-3  # floats may leave their range by this share
+ROUNDING = 1e-3  # floats may leave 0..1 by this much
 
 # Pillow reports some damage through logging as well; the error here says it once.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -73,7 +73,9 @@ def decode_image(
             raise _UnusableError("is not a regular file")
         if status.st_size == 0:
             raise _UnusableError("the file is empty")
-        with open(path, "rb") as file:
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             is_array = file.read(len(NUMPY_MAGIC)) == NUMPY_MAGIC
             file.seek(0)
             if is_array:
@@ -91,15 +93,12 @@ def to_float(image: Tensor) -> Tensor:
 
 
 def _read_picture(file: BinaryIO, in_chans: int, value_range: tuple[float, float] | None) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file, formats=FORMATS) as picture:
-            if in_chans not in (1, 3) and picture.format == "TIFF" and _is_grey(picture):
-                return _stack_pages(picture, in_chans, value_range)
-            image = _to_tensor(picture, in_chans, value_range)
-            # After loading: Pillow turns TIFFs itself and then drops the tag.
-            return _upright(image, picture.getexif().get(EXIF_ORIENTATION, 1))
+    with Image.open(file, formats=FORMATS) as picture:
+        if in_chans not in (1, 3) and picture.format == "TIFF" and _is_grey(picture):
+            return _stack_pages(picture, in_chans, value_range)
+        image = _to_tensor(picture, in_chans, value_range)
+        # After loading: Pillow turns TIFFs itself and then drops the tag.
+        return _upright(image, picture.getexif().get(EXIF_ORIENTATION, 1))
 
 
 def _stack_pages(
@@ -201,10 +200,11 @@ def _scale(values: np.ndarray, value_range: tuple[float, float] | None) -> np.nd
     if value_range is not None:
         black, white = value_range
     else:
-        black = 0.0
-        white = 1.0 if values.dtype.kind == "f" else min(np.iinfo(values.dtype).max, 65535)
+        is_float = values.dtype.kind == "f"
+        black, white = 0.0, 1.0 if is_float else min(np.iinfo(values.dtype).max, 65535)
+        rounding = ROUNDING if is_float else 0
         lowest, highest = values.min(), values.max()
-        if lowest < -ROUNDING * white or highest > white * (1 + ROUNDING):
+        if lowest < -rounding or highest > white + rounding:
             raise _UnusableError(
                 f"{values.dtype} values from {lowest:g} to {highest:g}, where 0 to {white:g} is "
                 "expected; set data.value_range to the values that mean black and white"

@@ -111,21 +111,8 @@ class Loader:
                 awaited.append(batch)
                 yield batch
 
-        loader: DataLoader[Any] = DataLoader(
-            reader,
-            batch_size=None,  # keys() lists whole batches
-            sampler=keys(),
-            num_workers=self.workers,
-            collate_fn=_same,
-            timeout=min(POLL_SECONDS, self.timeout_seconds),
-            prefetch_factor=self.prefetch,
-            pin_memory=self.pin_memory,
-            worker_init_fn=_start_worker,
-            multiprocessing_context="fork" if sys.platform == "linux" else None,
-            generator=torch.Generator(),  # else the loader draws from the global one
-        )
         others = set(multiprocessing.active_children())
-        iterator = _start(loader)
+        iterator = self._start(reader, keys())
         processes = [p for p in multiprocessing.active_children() if p not in others]
         processes.sort(key=lambda process: process.pid or 0)
         try:
@@ -147,6 +134,38 @@ class Loader:
             raise
         finally:
             del iterator
+
+    def _start(self, reader: _BatchReader, keys: Iterator[Sequence[Any]]) -> Iterator[Any]:
+        """Start the workers and leave this process's handling of signals as it was.
+
+        torch's handler of SIGCHLD would raise from whatever line runs when a worker dies; the
+        polling loader sees it too, and raises where batches are fetched.
+        """
+        is_main = threading.current_thread() is threading.main_thread()
+        child = getattr(signal, "SIGCHLD", None)
+        handler = signal.getsignal(child) if is_main and child is not None else None
+        try:
+            with warnings.catch_warnings():
+                # Newer Pythons warn of fork beside threads; see the top of this file.
+                warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+                warnings.filterwarnings("ignore", "This DataLoader will create")  # fewer cores
+                loader: DataLoader[Any] = DataLoader(
+                    reader,
+                    batch_size=None,  # keys lists whole batches
+                    sampler=keys,
+                    num_workers=self.workers,
+                    collate_fn=_same,
+                    timeout=min(POLL_SECONDS, self.timeout_seconds),
+                    prefetch_factor=self.prefetch,
+                    pin_memory=self.pin_memory,
+                    worker_init_fn=_start_worker,
+                    multiprocessing_context="fork" if sys.platform == "linux" else None,
+                    generator=torch.Generator(),  # else the loader draws from the global one
+                )
+                return iter(loader)
+        finally:
+            if child is not None and handler is not None:
+                signal.signal(child, handler)
 
     def _explain(
         self,
@@ -171,25 +190,6 @@ class Loader:
                 f"data.workers: no batch for {self.timeout_seconds:g} s, a reader is stuck; the "
                 f"batch that is late holds {batch}. Look whether their disk or network answers."
             ) from error
-
-
-def _start(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Start the workers and leave this process's handling of signals as it was.
-
-    torch's handler of SIGCHLD would raise from whatever line runs when a worker dies; the polling
-    loader sees it too, and raises where batches are fetched.
-    """
-    is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGCHLD) if is_main and hasattr(signal, "SIGCHLD") else None
-    try:
-        with warnings.catch_warnings():
-            # Newer Pythons warn of fork beside threads; see the top of this file.
-            warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # fewer cores
-            return iter(loader)
-    finally:
-        if handler is not None:
-            signal.signal(signal.SIGCHLD, handler)
 
 
 def _start_worker(worker: int) -> None:

@@ -1,0 +1,336 @@
+"""Every kind of file comes out with the channels asked for, or says why it cannot."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from fcmae.data import UndecodableImageError, decode_image, to_float
+from fcmae.errors import DataError
+
+HEIGHT, WIDTH = 5, 7
+
+
+def colours(channels: int = 3, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (HEIGHT, WIDTH, channels), dtype=np.uint8)
+
+
+def grey() -> np.ndarray:
+    return colours(1)[..., 0]
+
+
+def saved(picture: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def array_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def decode(folder: Path, content: bytes, in_chans: int, **options: object) -> torch.Tensor:
+    path = folder / "picture.jpg"  # whatever it is: the content decides
+    path.write_bytes(content)
+    return decode_image(str(path), in_chans, **options)  # type: ignore[arg-type]
+
+
+def chw(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array.copy()).permute(2, 0, 1)
+
+
+def test_colours_come_out_as_they_are_and_grey_is_repeated(tmp_path: Path) -> None:
+    content = saved(Image.fromarray(colours()), "PNG")
+    torch.testing.assert_close(decode(tmp_path, content, 3), chw(colours()), rtol=0, atol=0)
+    image = decode(tmp_path, saved(Image.fromarray(grey()), "PNG"), 3)
+    torch.testing.assert_close(image, chw(grey()[..., None].repeat(3, 2)), rtol=0, atol=0)
+
+
+def test_colours_become_luma(tmp_path: Path) -> None:
+    luma = decode(tmp_path, saved(Image.fromarray(colours()), "PNG"), 1)
+    expected = (colours() * np.array([0.299, 0.587, 0.114])).sum(-1)
+    assert luma.dtype == torch.uint8
+    torch.testing.assert_close(luma[0].double(), torch.from_numpy(expected), rtol=0, atol=0.51)
+    array = decode(tmp_path, array_bytes(colours()), 1)
+    torch.testing.assert_close(array, luma, rtol=0, atol=1)
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_every_mode_of_a_picture_becomes_grey_or_colour(
+    mode: str, in_chans: int, tmp_path: Path
+) -> None:
+    form = {"CMYK": "TIFF", "YCbCr": "TIFF"}.get(mode, "PNG")
+    image = decode(tmp_path, saved(Image.fromarray(colours()).convert(mode), form), in_chans)
+    assert image.shape == (in_chans, HEIGHT, WIDTH)
+    assert image.dtype == torch.uint8
+    assert image.float().std() > 10
+
+
+def test_a_cmyk_jpeg_keeps_its_brightness(tmp_path: Path) -> None:
+    plain = Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK")
+    image = decode(tmp_path, saved(plain, "JPEG"), 3)
+    expected = torch.tensor([200.0, 40, 90])
+    torch.testing.assert_close(image.float().mean((1, 2)), expected, rtol=0, atol=4)
+
+
+def test_one_bit_pictures_are_black_and_white(tmp_path: Path) -> None:
+    image = decode(tmp_path, saved(Image.fromarray(grey() > 127), "PNG"), 1)
+    assert image.unique().tolist() == [0, 255]
+    assert decode(tmp_path, array_bytes(grey() > 127), 1).equal(image)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_black_and_half_transparent_ones_darker(
+    mode: str, tmp_path: Path
+) -> None:
+    if mode == "P":
+        picture = Image.new("P", (3, 1), 1)
+        picture.putpalette([9, 9, 9, 200, 200, 200])
+        picture.putpixel((0, 0), 0)
+        content = saved(picture, "PNG", transparency=bytes([0, 128]))
+        expected = [0, 100, 100]
+    else:
+        picture = Image.new(mode, (3, 1), (200,) * (len(mode) - 1) + (255,))
+        picture.putpixel((0, 0), (200,) * (len(mode) - 1) + (0,))
+        picture.putpixel((1, 0), (200,) * (len(mode) - 1) + (128,))
+        content = saved(picture, "PNG")
+        expected = [0, 100, 200]
+    for in_chans in (1, 3):
+        image = decode(tmp_path, content, in_chans)
+        for channel in image.float():
+            assert channel[0].tolist() == pytest.approx(expected, abs=1)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_16_bit_grey_keeps_its_precision(form: str, tmp_path: Path) -> None:
+    values = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH) + 30000
+    image = decode(tmp_path, saved(Image.fromarray(values), form), 3)
+    expected = torch.from_numpy(values.astype(np.float64) / 65535).float()
+    torch.testing.assert_close(image, expected.expand(3, -1, -1), rtol=1e-6, atol=0)
+
+
+def test_float_and_32_bit_pictures_are_scaled(tmp_path: Path) -> None:
+    values = grey().astype(np.float32) / 255
+    image = decode(tmp_path, saved(Image.fromarray(values), "TIFF"), 1)
+    torch.testing.assert_close(image[0], torch.from_numpy(values), rtol=1e-6, atol=0)
+    wide = saved(Image.fromarray(grey().astype(np.int32) * 257), "TIFF")
+    torch.testing.assert_close(decode(tmp_path, wide, 1), image, rtol=1e-6, atol=1e-7)
+
+
+def test_a_value_range_says_what_black_and_white_are(tmp_path: Path) -> None:
+    values = np.array([[-1000.0, -500.0, 0.0, 1000.0, 5000.0]])
+    image = decode(tmp_path, array_bytes(values), 1, value_range=(-1000.0, 1000.0))
+    assert image.tolist() == [[[0.0, 0.25, 0.5, 1.0, 1.0]]]
+    twelve_bit = array_bytes(np.array([[0, 4095]], dtype=np.uint16))
+    assert decode(tmp_path, twelve_bit, 1, value_range=(0.0, 4095.0)).tolist() == [[[0.0, 1.0]]]
+    eight_bit = decode(tmp_path, array_bytes(grey()), 1, value_range=(0.0, 4095.0))
+    assert eight_bit.dtype == torch.uint8  # nothing to say about these
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied_once(form: str, orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if form == "WEBP" else {}
+    content = saved(Image.fromarray(colours()), form, exif=exif, **options)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    expected = chw(np.array(upright))
+    torch.testing.assert_close(decode(tmp_path, content, 3), expected, rtol=0, atol=0)
+    assert expected.shape[1:] == ((WIDTH, HEIGHT) if 5 <= orientation <= 8 else (HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_animations_give_their_first_frame(form: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), (value, value, value)) for value in (10, 200, 90)]
+    content = saved(frames[0], form, save_all=True, append_images=frames[1:])
+    assert decode(tmp_path, content, 3).float().mean() == pytest.approx(10, abs=2)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 7, 12])
+@pytest.mark.parametrize("is_channels_last", [True, False])
+def test_arrays_carry_any_number_of_channels(
+    channels: int, is_channels_last: bool, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(1).random((13, 17, channels))
+    stored = values if is_channels_last else values.transpose(2, 0, 1)
+    image = decode(tmp_path, array_bytes(stored), channels)
+    torch.testing.assert_close(image, chw(values).float())
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+@pytest.mark.parametrize("shape", [(6, 8), (6, 8, 1), (6, 8, 3), (3, 6, 8), (1, 6, 8)])
+def test_arrays_of_one_and_three_channels_convert_into_each_other(
+    shape: tuple[int, ...], in_chans: int, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(1).integers(0, 65536, shape, dtype=np.uint16)
+    image = decode(tmp_path, array_bytes(np.asfortranarray(values)), in_chans)
+    assert image.shape == (in_chans, 6, 8)
+    assert 0 <= image.min() < 0.35 < 0.65 < image.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "uint64", "float16", "float64"])
+def test_the_range_of_an_array_follows_its_type(dtype: str, tmp_path: Path) -> None:
+    top = 1.0 if dtype.startswith("f") else min(np.iinfo(dtype).max, 65535)
+    image = decode(tmp_path, array_bytes(np.array([[0, top]]).astype(dtype)), 1)
+    assert (image.dtype, image.tolist()) == (torch.float32, [[[0.0, 1.0]]])
+
+
+def test_bands_of_a_picture_and_pages_of_a_tiff_are_channels_where_no_colour_fits(
+    tmp_path: Path,
+) -> None:
+    four = colours(4)
+    image = decode(tmp_path, saved(Image.fromarray(four, "RGBA"), "PNG"), 4)
+    torch.testing.assert_close(image, chw(four), rtol=0, atol=0)
+    pages = [Image.fromarray(colours(1, seed)[..., 0].astype(np.uint16)) for seed in range(5)]
+    content = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    expected = torch.stack([torch.from_numpy(np.array(page).astype(np.float32)) for page in pages])
+    torch.testing.assert_close(decode(tmp_path, content, 5), expected / 65535)
+
+
+def test_to_float_gives_one_range() -> None:
+    assert to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx(
+        [0, 0.2, 1]
+    )
+    assert to_float(torch.tensor([-0.1, 0.2, 1.1])).tolist() == pytest.approx([0, 0.2, 1])
+
+
+def photo(form: str) -> bytes:
+    rng = np.random.default_rng(3)
+    return saved(Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)), form)
+
+
+def png_header(width: int, height: int) -> bytes:
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    end = struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\x99IDAT"
+    return b"\x89PNG\r\n\x1a\n\0\0\0\r" + chunk + end
+
+
+def damaged(content: bytes, where: float) -> bytes:
+    """Flip bits of 8 bytes at that share of the content."""
+    at = int(len(content) * where)
+    return content[:at] + bytes(byte ^ 0x5A for byte in content[at : at + 8]) + content[at + 8 :]
+
+
+def huge_array_header() -> bytes:
+    header = array_bytes(np.zeros((10, 10), dtype=np.uint8))
+    return header.replace(b"(10, 10), }          ", b"(99999999, 99999999)}")
+
+
+# name -> content and what the reason must say, for 3 channels unless the name ends in a number
+FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "zero bytes": (lambda: b"", "the file is empty"),
+    "text": (lambda: b"hello, I am no picture\n" * 20, "no picture in a format"),
+    "zeros": (lambda: bytes(5000), "no picture in a format"),
+    "html": (lambda: b"<!DOCTYPE html><html>404</html>", "no picture in a format"),
+    "postscript": (lambda: saved(Image.new("RGB", (4, 4)), "EPS"), "no picture in a format"),
+    "pdf": (lambda: saved(Image.new("RGB", (4, 4)), "PDF"), "no picture in a format"),
+    "jpeg cut in half": (lambda: photo("JPEG")[:1500], "damaged or incomplete .*truncated"),
+    "jpeg cut in header": (lambda: photo("JPEG")[:30], "no picture|damaged or incomplete"),
+    "jpeg start only": (lambda: b"\xff\xd8\xff", "no picture|damaged or incomplete"),
+    "png cut": (lambda: photo("PNG")[:2000], "damaged or incomplete"),
+    "png flipped": (lambda: damaged(photo("PNG"), 0.5), "damaged or incomplete"),
+    "png header only": (lambda: png_header(10, 10), "damaged or incomplete"),
+    "png of no pixels": (lambda: png_header(0, 0), "no picture|damaged or incomplete"),
+    "gif cut": (lambda: photo("GIF")[:900], "damaged or incomplete"),
+    "bmp cut": (lambda: photo("BMP")[:900], "damaged or incomplete"),
+    "tiff cut": (lambda: photo("TIFF")[:900], "no picture|damaged or incomplete"),
+    "webp cut": (lambda: photo("WEBP")[:900], "no picture|damaged or incomplete"),
+    "jpeg 2000 cut": (lambda: photo("JPEG2000")[:900], "damaged or incomplete"),
+    "ppm cut": (lambda: photo("PPM")[:900], "damaged or incomplete"),
+    "bomb": (lambda: png_header(60000, 60000), "more pixels than the limit of [0-9]+; cut it"),
+    "half a bomb": (lambda: png_header(10000, 10000), "more pixels than the limit"),
+    "float tiff beyond 1": (
+        lambda: saved(Image.fromarray(np.full((4, 4), 900, np.float32)), "TIFF"),
+        r"float32 values from 900 to 900, where 0 to 1 is expected; set data\.value_range",
+    ),
+    "array cut": (lambda: array_bytes(np.zeros((40, 50)))[:900], "truncated: too short for"),
+    "array header cut": (lambda: array_bytes(np.zeros((4, 5)))[:40], "damaged or incomplete"),
+    "array of a false size": (huge_array_header, "truncated: too short"),
+    "array of objects": (lambda: array_bytes(np.array([{}, {}])), "type object is no image"),
+    "array of text": (lambda: array_bytes(np.array([["a"]])), "is no image"),
+    "array of complex": (lambda: array_bytes(np.zeros((4, 5), complex)), "is no image"),
+    "array of one axis": (lambda: array_bytes(np.zeros(9)), r"shape \(9,\), where \(H, W\)"),
+    "array of no pixels": (lambda: array_bytes(np.zeros((0, 9))), r"shape \(0, 9\), where"),
+    "array of 4 channels": (lambda: array_bytes(np.zeros((9, 9, 4))), r"\(9, 9, 4\).* C = 3"),
+    "array with nan": (lambda: array_bytes(np.full((4, 5), np.nan)), "holds NaN or infinite"),
+    "array below 0": (lambda: array_bytes(np.array([[-5, 3]])), "int64 values from -5 to 3"),
+    "colours for 5": (lambda: photo("PNG"), "has 3 channels where 5 .* are expected"),
+    "palette for 5": (lambda: photo("GIF"), "has 1 channels where 5 .* are expected"),
+    "one page for 5": (
+        lambda: saved(Image.new("L", (4, 4)), "TIFF"),
+        "has 1 grey pages where 5 .* are expected",
+    ),
+    "unequal pages for 2": (
+        lambda: saved(
+            Image.new("L", (4, 4)), "TIFF", save_all=True, append_images=[Image.new("L", (5, 4))]
+        ),
+        "pages differ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_an_unusable_file_says_why(name: str, tmp_path: Path) -> None:
+    content, reason = FAULTS[name]
+    in_chans = int(name[-1]) if " for " in name else 3
+    with pytest.raises(UndecodableImageError, match=reason) as caught:
+        decode(tmp_path, content(), in_chans)
+    assert caught.value.path == str(tmp_path / "picture.jpg")
+    assert str(caught.value) == f"{caught.value.path}: {caught.value.reason}"
+    assert "\n" not in caught.value.reason
+    assert isinstance(caught.value, DataError)
+
+
+def test_what_is_no_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    with pytest.raises(UndecodableImageError, match=r"does not exist \(any more\)"):
+        decode_image(str(path), 3)
+    path.symlink_to(path)
+    with pytest.raises(UndecodableImageError, match="cannot be read"):
+        decode_image(str(path), 3)
+    with pytest.raises(UndecodableImageError, match="is not a regular file"):
+        decode_image(str(tmp_path), 3)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path.unlink()
+    path.write_bytes(photo("PNG"))
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UndecodableImageError, match=r"cannot be read \(Permission denied\)"):
+        decode_image(str(path), 3)
+
+
+def test_large_arrays_meet_the_same_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    content = array_bytes(np.zeros((3, 11, 10), dtype=np.uint8))
+    with pytest.raises(UndecodableImageError, match="more pixels than the limit of 100"):
+        decode(tmp_path, content, 3)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP"])
+def test_any_cut_or_flip_gives_an_image_or_a_reason_and_no_noise(
+    form: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content, num_refused = photo(form), 0
+    for part in range(12):
+        for broken in (content[: len(content) * part // 12], damaged(content, part / 12)):
+            try:
+                image = decode(tmp_path, broken, 3)
+            except UndecodableImageError:
+                num_refused += 1
+            else:
+                assert image.shape[0] == 3
+    assert 4 < num_refused <= 24
+    assert capfd.readouterr() == ("", "")
