@@ -18,19 +18,21 @@ def num_visible_patches(num_patches: int, mask_ratio: float) -> int:
     Raises:
         ConfigError: the ratio leaves no patch visible or none hidden.
     """
-    # Six decimals are far finer than one patch and far coarser than the noise of the product.
-    visible = math.floor(round(num_patches * (1.0 - mask_ratio), 6)) if 0 <= mask_ratio <= 1 else 0
-    if not 0 < visible < num_patches:
-        lowest, highest = 1 / num_patches, 1 - 1 / num_patches
-        allowed = (
-            f"a ratio between {lowest:.3g} and {highest:.3g} on this grid of {num_patches} patches"
-            if num_patches > 1
-            else "at least two patches: larger images or smaller patches"
-        )
-        lost = "visible" if visible <= 0 else "hidden"
+    if num_patches < 2:
         raise ConfigError(
-            f"mask.ratio: {mask_ratio} of {num_patches} patches leaves none {lost}; "
-            f"expected {allowed}."
+            f"mask.ratio: {num_patches} patch cannot be both visible and hidden; "
+            "expected at least two patches: larger images or smaller patches."
+        )
+    highest = math.floor(1000 * (1 - 1 / num_patches)) / 1000  # rounded so that it is allowed
+    expected = f"expected a ratio above 0 and at most {highest:g} on this grid"
+    if not 0 <= mask_ratio <= 1:
+        raise ConfigError(f"mask.ratio: {mask_ratio} is not a share of the patches; {expected}.")
+    # Six decimals are far finer than one patch and far coarser than the noise of the product.
+    visible = math.floor(round(num_patches * (1.0 - mask_ratio), 6))
+    if not 0 < visible < num_patches:
+        lost = "visible" if visible == 0 else "hidden"
+        raise ConfigError(
+            f"mask.ratio: {mask_ratio} of {num_patches} patches leaves none {lost}; {expected}."
         )
     return visible
 
