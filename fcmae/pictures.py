@@ -27,7 +27,7 @@ NORMALIZED_NOTE = (
     "these two are taken from the original."
 )
 PLAIN_NOTE = "Hidden patches are drawn as predicted; nothing is taken from the original."
-SMOOTHING_POINTS = 20  # window of the smoothed curve
+SMOOTHING_POINTS = 10  # on either side, of the smoothed curve
 
 
 def draw_reconstructions(
@@ -127,13 +127,13 @@ def _grid(cells: Sequence[np.ndarray], names: Sequence[str], note: str) -> Figur
     height = CELL_INCHES * min(1.0, height_px / width_px)
     width = CELL_INCHES * min(1.0, width_px / height_px)
     gap, caption, title, footer = 0.08, 0.20, 0.28, 0.30
-    total_width = max(len(cells) * (width + gap) + gap, 7.5)
-    left = (total_width - len(cells) * (width + gap) + gap) / 2
+    pitch = CELL_INCHES + gap  # also of narrow pictures: titles and the note need the room
+    total_width = len(cells) * pitch + gap
     total_height = title + num_images * (height + caption) + footer
     figure = Figure(figsize=(total_width, total_height), dpi=DPI)
 
     def add(row: int, column: int) -> Axes:
-        x = left + column * (width + gap)
+        x = gap + column * pitch + (CELL_INCHES - width) / 2
         y = total_height - title - (row + 1) * (height + caption) + caption
         area = (x / total_width, y / total_height, width / total_width, height / total_height)
         axes = figure.add_axes(area)
@@ -169,11 +169,11 @@ def _shorten(name: str, longest: int = 60) -> str:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each value and up to 19 before it."""
+    """Return the mean of each value and its neighbours, as many before as behind."""
+    places = np.arange(len(values))
+    reach = np.minimum(np.minimum(places, places[::-1]), SMOOTHING_POINTS)
     total = np.cumsum(np.insert(values, 0, 0.0))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - SMOOTHING_POINTS)
-    return (total[ends] - total[starts]) / (ends - starts)
+    return (total[places + reach + 1] - total[places - reach]) / (2 * reach + 1)
 
 
 def _save(figure: Figure, path: Path) -> None:

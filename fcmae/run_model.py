@@ -1,0 +1,84 @@
+"""Gives back the model of a run folder, for everything that is done after pretraining."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from fcmae.checkpoints import CheckpointStore
+from fcmae.config import PretrainConfig, image_height_width
+from fcmae.configuration import load
+from fcmae.errors import CheckpointError, ConfigError
+from fcmae.export import EncoderInfo
+from fcmae.model import FCMAE
+from fcmae.pretraining import create_model, mean_and_std
+from fcmae.run_folder import RunFolder
+
+
+class LoadedRun(NamedTuple):
+    """A run as it stands: its settings, its model in evaluation mode on the CPU, its steps."""
+
+    config: PretrainConfig
+    model: FCMAE
+    step: int
+
+
+def load_run(run_dir: str | Path) -> LoadedRun:
+    """Return the model of the newest undamaged checkpoint of a run folder.
+
+    Raises:
+        ConfigError: no folder of a pretraining run, or one whose settings cannot be read.
+        CheckpointError: no checkpoint yet, all of them damaged, or one of another model.
+    """
+    config = load_run_config(run_dir)
+    folder = RunFolder(run_dir)
+    found = CheckpointStore(folder.checkpoints).load_newest()
+    if found is None:
+        raise CheckpointError(
+            f"{folder.path}: the run has no checkpoint yet; let it train until the first one "
+            f"(checkpoint.every_steps is {config.checkpoint.every_steps})."
+        )
+    step, state = found
+    model = create_model(config)
+    try:
+        model.load_state_dict(state["model"], strict=True)
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder.checkpoints}: the checkpoint of step {step} does not fit the settings in "
+            f"{folder.config} ({reason[:500]}); restore the config.yaml that the run was made with."
+        ) from error
+    return LoadedRun(config, model.eval(), step)
+
+
+def load_run_config(run_dir: str | Path) -> PretrainConfig:
+    """Return the settings of a run folder.
+
+    Raises:
+        ConfigError: no folder of a pretraining run, or one whose settings cannot be read.
+    """
+    folder = RunFolder(run_dir)
+    if not folder.config.is_file():
+        what = "has no config.yaml" if folder.path.is_dir() else "is no folder"
+        raise ConfigError(
+            f"run folder: {str(run_dir)!r} {what}; name the folder that fcmae pretrain made "
+            "(its run.dir)."
+        )
+    return load(PretrainConfig, folder.config)
+
+
+def encoder_info(config: PretrainConfig, model: FCMAE, step: int, origin: str = "") -> EncoderInfo:
+    """Return what an export of the run's encoder says about itself."""
+    mean, std = mean_and_std(config)
+    return EncoderInfo(
+        model_name=config.model.name,
+        in_chans=config.data.in_chans,
+        stem_stride=config.model.stem_stride,
+        image_size=image_height_width(config.data.image_size),
+        mean=mean,
+        std=std,
+        patch_size=config.mask.patch_size,
+        mask_ratio=model.effective_mask_ratio,
+        steps=step,
+        origin=origin,
+    )
