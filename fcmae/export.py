@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from fcmae import __version__
 from fcmae.backbones import create_backbone
+from fcmae.config import PretrainConfig, image_height_width
 from fcmae.durable import write_atomically
 from fcmae.errors import CheckpointError, ConfigError
+from fcmae.model import FCMAE
+from fcmae.pretraining_setup import mean_and_std
 
 # Share of the largest output that a reloaded model may differ by; on one machine it is 0.
 TOLERANCE = 1e-5
@@ -86,6 +89,28 @@ class EncoderInfo:
             f'timm.create_model("{self.model_name}", num_classes=0, {options}'
             f'checkpoint_path="{path}")'
         )
+
+
+def encoder_info(config: PretrainConfig, model: FCMAE, step: int, origin: str = "") -> EncoderInfo:
+    """Return what an export of a run's encoder after `step` steps says about itself."""
+    mean, std = mean_and_std(config)
+    return EncoderInfo(
+        model_name=config.model.name,
+        in_chans=config.data.in_chans,
+        stem_stride=config.model.stem_stride,
+        image_size=image_height_width(config.data.image_size),
+        mean=mean,
+        std=std,
+        patch_size=config.mask.patch_size,
+        mask_ratio=model.effective_mask_ratio,
+        steps=step,
+        origin=origin,
+    )
+
+
+def export_run_encoder(config: PretrainConfig, model: FCMAE, step: int, path: Path) -> str:
+    """Write the encoder of a run for timm and return a sentence that says so; see `export_timm`."""
+    return export_timm(model.encoder, path, encoder_info(config, model, step))
 
 
 def export_timm(encoder: nn.Module, path: Path, info: EncoderInfo) -> str:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcmae.checkpoints import CheckpointStore
-from fcmae.config import PretrainConfig, image_height_width
+from fcmae.config import PretrainConfig
 from fcmae.configuration import load
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.export import EncoderInfo
 from fcmae.model import FCMAE
-from fcmae.pretraining import create_model, mean_and_std
+from fcmae.pretraining_setup import create_model
 from fcmae.run_folder import RunFolder
 
 
@@ -65,20 +64,3 @@ def load_run_config(run_dir: str | Path) -> PretrainConfig:
             "(its run.dir)."
         )
     return load(PretrainConfig, folder.config)
-
-
-def encoder_info(config: PretrainConfig, model: FCMAE, step: int, origin: str = "") -> EncoderInfo:
-    """Return what an export of the run's encoder says about itself."""
-    mean, std = mean_and_std(config)
-    return EncoderInfo(
-        model_name=config.model.name,
-        in_chans=config.data.in_chans,
-        stem_stride=config.model.stem_stride,
-        image_size=image_height_width(config.data.image_size),
-        mean=mean,
-        std=std,
-        patch_size=config.mask.patch_size,
-        mask_ratio=model.effective_mask_ratio,
-        steps=step,
-        origin=origin,
-    )
