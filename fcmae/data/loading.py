@@ -68,6 +68,12 @@ class _BatchReader(Dataset[Any]):
             return str(error)
 
 
+def _batch_or_error(read: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(read, str):
+        raise DataError(read)
+    return read
+
+
 def _same(batch: Any) -> Any:
     return batch
 
@@ -96,13 +102,12 @@ class Loader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         reader = _BatchReader(self.dataset)
-        found = map(reader.__getitem__, self.batches) if self.workers == 0 else self._read(reader)
-        for batch in found:
-            if isinstance(batch, str):
-                raise DataError(batch)
-            yield batch
+        if self.workers == 0:
+            yield from map(_batch_or_error, map(reader.__getitem__, self.batches))
+        else:
+            yield from self._read_by_workers(reader)
 
-    def _read(self, reader: _BatchReader) -> Iterator[dict[str, Any] | str]:
+    def _read_by_workers(self, reader: _BatchReader) -> Iterator[dict[str, Any]]:
         """Yield what the workers read; end them in any case."""
         awaited: collections.deque[Sequence[Any]] = collections.deque()
 
@@ -126,9 +131,9 @@ class Loader:
                     self._explain(error, processes, awaited[0] if awaited else (), started)
                     continue
                 awaited.popleft()
-                yield batch
+                yield _batch_or_error(batch)
                 started = time.monotonic()
-        except DataError:
+        except Exception:
             for process in processes:  # a stuck one would not end when asked
                 process.kill()
             raise

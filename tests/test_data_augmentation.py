@@ -1,0 +1,127 @@
+"""Crops, flips and turns, and what evaluation does instead."""
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from fcmae.data import EvaluationTransform, PretrainAugmentation, default_mean_std, seeded
+from fcmae.errors import ConfigError
+
+PLAIN = {"mean": (0.0,), "std": (1.0,)}
+WHOLE = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
+
+
+def image(channels: int = 1, height: int = 8, width: int = 8) -> Tensor:
+    """Uint8 noise [C, H, W]; no two of its turns and reflections are equal."""
+    rng = torch.Generator().manual_seed(height)
+    return torch.randint(256, (channels, height, width), generator=rng, dtype=torch.uint8)
+
+
+def variants(augmentation: PretrainAugmentation, source: Tensor, draws: int = 60) -> set[bytes]:
+    outputs = set()
+    for draw in range(draws):
+        with seeded(draw):
+            outputs.add((augmentation(source) * 255).round().byte().numpy().tobytes())
+    return outputs
+
+
+def bytes_of(*images: Tensor) -> set[bytes]:
+    return {turned.contiguous().numpy().tobytes() for turned in images}
+
+
+def test_flips_are_the_only_variants_of_whole_crops() -> None:
+    source = image()
+    rightly = PretrainAugmentation((8, 8), **PLAIN, **WHOLE)
+    assert variants(rightly, source) == bytes_of(source, source.flip(2))
+    never = PretrainAugmentation((8, 8), **PLAIN, **WHOLE, horizontal_flip=False)
+    assert variants(never, source) == bytes_of(source)
+    both = PretrainAugmentation((8, 8), **PLAIN, **WHOLE, vertical_flip=True)
+    expected = bytes_of(source, source.flip(2), source.flip(1), source.flip(1, 2))
+    assert variants(both, source) == expected
+
+
+def test_quarter_turns_are_drawn_for_square_images_only() -> None:
+    source = image()
+    turning = PretrainAugmentation((8, 8), **PLAIN, **WHOLE, horizontal_flip=False, rotate90=True)
+    expected = bytes_of(*(source.rot90(turns, (1, 2)) for turns in range(4)))
+    assert variants(turning, source) == expected
+    with pytest.raises(ConfigError, match=r"data\.rotate90: .* is 8 x 16 px; switch"):
+        PretrainAugmentation((8, 16), **PLAIN, rotate90=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("is_float", [True, False])
+def test_result_has_the_size_asked_for_and_is_normalised(channels: int, is_float: bool) -> None:
+    source = image(channels, 40, 30)
+    source = source.float() / 255 if is_float else source
+    mean, std = default_mean_std(channels)
+    augmentation = PretrainAugmentation((24, 16), mean=mean, std=std)
+    plain = PretrainAugmentation((24, 16), mean=[0] * channels, std=[1] * channels)
+    with seeded(1):
+        output = augmentation(source)
+    with seeded(1):
+        raw = plain(source)
+    assert output.shape == (channels, 24, 16)
+    assert output.dtype == torch.float32
+    assert 0 <= raw.min() < raw.max() <= 1
+    for channel in range(channels):
+        expected = (raw[channel] - mean[channel]) / std[channel]
+        torch.testing.assert_close(output[channel], expected)
+
+
+def test_float_and_uint8_images_are_cropped_alike() -> None:
+    source = image(3, 40, 30)
+    augmentation = PretrainAugmentation((24, 16), mean=(0,) * 3, std=(1,) * 3)
+    outputs = []
+    for kind in (source, source.float() / 255):
+        with seeded(4):
+            outputs.append(augmentation(kind))
+    torch.testing.assert_close(*outputs, rtol=0, atol=0.03)  # uint8 rounds after each axis
+
+
+def test_crops_cover_the_share_asked_for() -> None:
+    # The value of a pixel is its column: the range of a crop is its width.
+    columns = (torch.arange(200, dtype=torch.float32) / 199).expand(1, 200, 200)
+    augmentation = PretrainAugmentation(
+        (200, 200), **PLAIN, crop_scale=(0.25, 0.25), crop_ratio=(1.0, 1.0)
+    )
+    for draw in range(5):
+        with seeded(draw):
+            crop = augmentation(columns)
+        assert float(crop.max() - crop.min()) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 80), (80, 50), (64, 64), (10, 300), (7, 5)])
+def test_evaluation_resizes_the_shorter_side_and_cuts_the_centre(height: int, width: int) -> None:
+    source = image(3, height, width)
+    output = EvaluationTransform((28, 28), mean=(0,) * 3, std=(1,) * 3)(source)
+    usual = v2.Compose(
+        [v2.Resize(32, v2.InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(28)]
+    )
+    torch.testing.assert_close(output, usual(source).float() / 255)
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 80), (80, 50), (30, 300)])
+def test_evaluation_covers_rectangles(height: int, width: int) -> None:
+    white = torch.full((1, height, width), 255, dtype=torch.uint8)
+    output = EvaluationTransform((24, 16), **PLAIN, crop_pct=1.0)(white)
+    assert output.shape == (1, 24, 16)
+    assert output.min() == 1  # no padding
+
+
+def test_evaluation_squeezes_large_images_without_cutting() -> None:
+    source = torch.zeros(1, 10, 30, dtype=torch.uint8)
+    source[..., 0], source[..., -1] = 255, 255  # both edges must survive
+    output = EvaluationTransform((384, 384), **PLAIN)(source)
+    assert output.shape == (1, 384, 384)
+    assert output[..., 0].min() > 0.9
+    assert output[..., -1].min() > 0.9
+    assert output[..., 192].max() == 0
+
+
+def test_default_statistics() -> None:
+    assert default_mean_std(3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    (mean,), (std,) = default_mean_std(1)
+    assert (round(mean, 3), round(std, 3)) == (0.459, 0.226)
+    assert default_mean_std(2) == ((0.5, 0.5), (0.25, 0.25))
