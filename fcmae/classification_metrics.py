@@ -1,0 +1,109 @@
+"""Scores of a classifier: overall, balanced and per class, as numbers, text and picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fcmae.durable import write_atomically
+
+MOST_NUMBERED_CLASSES = 20  # beyond it the counts in the cells cannot be read
+DPI = 120
+
+
+def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
+    """Count images by class: LongTensor [C, C] on the CPU, rows the label, columns the prediction.
+
+    Args:
+        labels, predictions: LongTensor [N] of classes below `num_classes`.
+    """
+    cells = labels.cpu() * num_classes + predictions.cpu()
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class ClassificationScores:
+    """What a confusion matrix [C, C] says.
+
+    Attributes:
+        confusion: counts, rows the label, columns the prediction.
+        loss: mean cross entropy.
+    """
+
+    confusion: Tensor
+    loss: float
+
+    @property
+    def num_images(self) -> int:
+        """Images that were classified."""
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all images that is right."""
+        return float(self.confusion.diagonal().sum() / self.confusion.sum())
+
+    @property
+    def per_class(self) -> list[float]:
+        """Share of each class's images that is right; NaN for a class without images."""
+        return (self.confusion.diagonal() / self.confusion.sum(dim=1)).tolist()
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean over the classes that have images of the share that is right."""
+        return float(torch.tensor(self.per_class).nanmean())
+
+    def table(self, classes: Sequence[str]) -> str:
+        """Return lines of text: accuracy per class, then overall."""
+        width = max(len(name) for name in (*classes, "balanced"))
+        counts = self.confusion.sum(dim=1).tolist()
+        lines = [
+            f"{name:<{width}}  {100 * share:5.1f} % of {count}"
+            for name, share, count in zip(classes, self.per_class, counts, strict=True)
+        ]
+        lines.append(f"{'all':<{width}}  {100 * self.accuracy:5.1f} % of {self.num_images}")
+        lines.append(f"{'balanced':<{width}}  {100 * self.balanced_accuracy:5.1f} %")
+        return "\n".join(lines)
+
+
+def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], path: Path) -> None:
+    """Write a PNG: shares of each row as colours, counts as numbers where they can be read."""
+    counts = scores.confusion
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    num_classes = len(classes)
+    side = min(3.0 + 0.45 * num_classes, 16.0)
+    figure = Figure(figsize=(side + 1.0, side), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=axes, label="share of the class", shrink=0.8)
+    font_size = 9 if num_classes <= MOST_NUMBERED_CLASSES else 5
+    axes.set_xticks(range(num_classes), classes, rotation=90, fontsize=font_size)
+    axes.set_yticks(range(num_classes), classes, fontsize=font_size)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(
+        f"{scores.num_images} validation images\naccuracy {100 * scores.accuracy:.1f} %, "
+        f"balanced {100 * scores.balanced_accuracy:.1f} %",
+        fontsize=10,
+    )
+    if num_classes <= MOST_NUMBERED_CLASSES:
+        for row in range(num_classes):
+            for column in range(num_classes):
+                axes.text(
+                    column,
+                    row,
+                    str(int(counts[row, column])),
+                    ha="center",
+                    va="center",
+                    color="white" if shares[row, column] > 0.5 else "black",
+                    fontsize=font_size,
+                )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png"))
