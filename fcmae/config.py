@@ -240,7 +240,12 @@ class PretrainConfig:
         evaluate = self.evaluate
         require(evaluate.max_images >= 10, "evaluate.max_images", evaluate.max_images, "10 or more")
         require(evaluate.labels >= 2, "evaluate.labels", evaluate.labels, "2 or more")
-        require(evaluate.draws >= 0, "evaluate.draws", evaluate.draws, "0 or more")
+        require(
+            evaluate.draws == 0 or evaluate.draws >= 3,
+            "evaluate.draws",
+            evaluate.draws,
+            "0, or 3 or more: fewer show no spread",
+        )
         for name, value in (
             ("log.pictures_every_steps", log.pictures_every_steps),
             ("evaluate.every_steps", evaluate.every_steps),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +27,14 @@ class StepResult:
         lr: learning rate of the step, of groups without a scale.
         grad_norm: L2 norm of the gradient before clipping.
         is_finite: False when loss or gradient was not, and the weights were left alone.
-        should_stop: whether any process asked to stop.
+        agreed: for each of the step's questions, whether any process said yes.
     """
 
     loss: float
     lr: float
     grad_norm: float
     is_finite: bool
-    should_stop: bool
+    agreed: tuple[bool, ...]
 
 
 class Optimization:
@@ -89,10 +89,11 @@ class Optimization:
         step: int,
         micro_batches: Iterable[Any],
         compute_loss: Callable[[Any], Tensor],
-        *,
-        asks_to_stop: bool = False,
+        questions: Sequence[bool] = (),
     ) -> StepResult:
         """Take step `step`: mean gradient over all micro-batches of all processes, then update.
+
+        `questions` are what this process answers; any yes counts for all (see StepResult.agreed).
 
         A loss or gradient that is not finite in any process leaves the weights of all unchanged.
         """
@@ -110,9 +111,9 @@ class Optimization:
             total = total.to(loss.device) + loss.detach()
         norm = self._clip()
         # One exchange and one wait for the device per step, for everything the host must know.
-        asks = torch.full_like(total, float(asks_to_stop))
-        summed = self._processes.sum(torch.stack([total, asks]))
-        loss_sum, asking, grad_norm = torch.stack([*summed, norm.to(total)]).tolist()
+        answers = torch.tensor(questions, dtype=total.dtype, device=total.device)
+        summed = self._processes.sum(torch.cat([total.view(1), answers]))
+        grad_norm, loss_sum, *yes = torch.cat([norm.to(total).view(1), summed]).tolist()
         mean_loss = loss_sum / self._processes.world_size
         # GradScaler skips steps whose gradient overflowed by itself and lowers the scale.
         is_finite = math.isfinite(mean_loss) and (
@@ -121,7 +122,7 @@ class Optimization:
         if is_finite:
             self._scaler.step(self._optimizer)
             self._scaler.update()
-        return StepResult(mean_loss, lr, grad_norm, is_finite, asking > 0)
+        return StepResult(mean_loss, lr, grad_norm, is_finite, tuple(map(bool, yes)))
 
     def _reduce_gradients(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Let DDP exchange gradients in the last micro-step only."""

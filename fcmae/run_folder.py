@@ -20,7 +20,7 @@ from fcmae.errors import ConfigError
 class RunFolder:
     """Names the files of a run.
 
-    config.yaml metrics.jsonl images.txt skipped_files.txt loss_curve.png
+    config.yaml metrics.jsonl images.jsonl skipped_files.txt loss_curve.png
     tensorboard/ checkpoints/ reconstructions/ export/
     """
 
@@ -28,7 +28,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
-        self.images = self.path / "images.txt"
+        self.images = self.path / "images.jsonl"
         self.skipped_files = self.path / "skipped_files.txt"
         self.loss_curve = self.path / "loss_curve.png"
         self.checkpoints = self.path / "checkpoints"

@@ -1,0 +1,193 @@
+"""What people see of a pretraining: pictures, loss curve, scores of the frozen encoder, export.
+
+Nothing here changes the training: it draws from no global generator and trains no weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fcmae.config import PretrainConfig
+from fcmae.data import (
+    EvaluationDataset,
+    EvaluationTransform,
+    ImageList,
+    UndecodableImageError,
+    decode_image,
+    in_order,
+    make_loader,
+    sample_seed,
+)
+from fcmae.durable import write_text
+from fcmae.evaluation import Features, extract_together, report, score_features, thumbnails
+from fcmae.evaluation.features import Describer
+from fcmae.export import export_run_encoder
+from fcmae.masking import draw_visible
+from fcmae.metrics import MetricsLog, read_metrics
+from fcmae.model import FCMAE
+from fcmae.pictures import draw_loss_curve, draw_reconstructions
+from fcmae.pretraining_setup import create_model, mean_and_std
+from fcmae.run_folder import RunFolder
+
+BATCH_IMAGES = 32  # of pictures and scores; bounds memory, changes no number
+
+
+class Watch:
+    """Looks at the model of a run at its cadences, in the main process.
+
+    Attributes:
+        log: where the numbers go.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        folder: RunFolder,
+        model: FCMAE,
+        images: ImageList,
+        log: MetricsLog,
+        say: Callable[[str], None],
+    ) -> None:
+        self.log = log
+        self._config = config
+        self._folder = folder
+        self._model = model
+        self._say = say
+        mean, std = mean_and_std(config)
+        self._transform = EvaluationTransform(model.image_size, mean=mean, std=std)
+        self._pictured = self._choose_pictures(images)
+        self._scored = self._choose_scored(images)
+
+    def begin(self) -> None:
+        """Picture and score the untrained model."""
+        self._draw_pictures(0)
+        self._log_knn(0)
+
+    def look(self, step: int) -> None:
+        """Picture and score after `step` where a cadence says so."""
+        pictures, scores = self._config.log.pictures_every_steps, self._config.evaluate.every_steps
+        if pictures is not None and step % pictures == 0:
+            self._draw_pictures(step)
+        if scores is not None and step % scores == 0:
+            self._log_knn(step)
+
+    def finish(self, step: int) -> Path:
+        """Draw the last pictures, export the encoder and score it; return the exported file."""
+        self.log.close()
+        self._draw_pictures(step)
+        self._draw_loss_curve()
+        path = self._folder.export / "encoder.safetensors"
+        self._say(export_run_encoder(self._config, self._model, step, path))
+        self._report_scores()
+        return path
+
+    def _choose_pictures(self, images: ImageList) -> tuple[Tensor, Tensor, list[str]] | None:
+        """Decode the fixed images and draw their masks; None when no file can be decoded."""
+        data, wanted = self._config.data, self._config.log.num_pictures
+        rng = torch.Generator().manual_seed(sample_seed(self._config.train.seed, "pictures"))
+        pictures, names = [], []
+        for index in torch.randperm(len(images), generator=rng).tolist()[: 4 * wanted]:
+            path = images.paths[index]
+            try:
+                image = decode_image(path, data.in_chans, data.value_range)
+            except UndecodableImageError:
+                continue  # the training says so when it meets the file
+            pictures.append(self._transform(image))
+            names.append(Path(path).name)
+            if len(pictures) == wanted:
+                break
+        if not pictures:
+            return None
+        visible = draw_visible(len(pictures), self._model.num_patches, self._config.mask.ratio, rng)
+        return torch.stack(pictures), visible, names
+
+    def _choose_scored(self, images: ImageList) -> ImageList | None:
+        """Return labelled images to score on, or None when there are none or none is wanted."""
+        evaluate = self._config.evaluate
+        if images.labels is None or (evaluate.draws == 0 and evaluate.every_steps is None):
+            return None
+        labelled = [index for index, label in enumerate(images.labels) if label >= 0]
+        rng = torch.Generator().manual_seed(sample_seed(self._config.train.seed, "scored"))
+        chosen = torch.randperm(len(labelled), generator=rng)[: evaluate.max_images].tolist()
+        return images.select(sorted(labelled[place] for place in chosen))
+
+    def _draw_pictures(self, step: int) -> None:
+        if self._pictured is None:
+            return
+        pictures, visible, names = self._pictured
+        mean, std = mean_and_std(self._config)
+        path = self._folder.reconstructions / f"step-{step:08d}.png"
+        self._attempt(
+            path,
+            lambda: draw_reconstructions(self._model, pictures, visible, mean, std, path, names),
+        )
+
+    def _draw_loss_curve(self) -> None:
+        path = self._folder.loss_curve
+        lines = read_metrics(self._folder.metrics)
+        normalizes = self._config.loss.normalize_targets
+        self._attempt(path, lambda: draw_loss_curve(lines, path, normalize_targets=normalizes))
+
+    def _attempt(self, path: Path, draw: Callable[[], None]) -> None:
+        try:
+            draw()
+        except OSError as error:
+            reason = error.strerror or error
+            self._say(f"{path}: cannot be written ({reason}); training goes on without it.")
+
+    def _log_knn(self, step: int) -> None:
+        """Log the frozen encoder's kNN score at a cadence; at step 0 it is the untrained one's."""
+        if self._scored is None or self._config.evaluate.every_steps is None:
+            return
+        evaluate = self._config.evaluate
+        features = self._describe({"encoder": self._model.encoder})
+        scores = score_features(
+            features,
+            labels=evaluate.labels,
+            draws=max(evaluate.draws, 3),
+            seed=self._config.train.seed,
+            methods=("kNN",),
+        )
+        score = round(scores.mean("kNN", "encoder"), 3)
+        self.log.log(step, {"knn_balanced_accuracy": score})
+        self._say(f"step {step}: kNN of the frozen encoder {score:.1f} % balanced accuracy.")
+
+    def _report_scores(self) -> None:
+        """Print scores of the frozen encoder beside the untrained encoder's and raw pixels'."""
+        evaluate = self._config.evaluate
+        if self._scored is None or evaluate.draws == 0:
+            return
+        untrained = create_model(self._config).to(next(self._model.parameters()).device)
+        features = self._describe(
+            {
+                "pretrained": self._model.encoder,
+                "untrained": untrained.encoder,
+                "raw pixels": thumbnails,
+            }
+        )
+        scores = score_features(
+            features, labels=evaluate.labels, draws=evaluate.draws, seed=self._config.train.seed
+        )
+        text = report(scores, "pretrained", ("untrained", "raw pixels"))
+        self._say("frozen features, scored with labels that pretraining did not see:\n" + text)
+        path = self._folder.path / "scores.txt"
+        self._attempt(path, lambda: write_text(path, text + "\n"))
+
+    def _describe(self, describers: Mapping[str, Describer]) -> dict[str, Features]:
+        assert self._scored is not None
+        data = self._config.data
+        dataset = EvaluationDataset(
+            self._scored, self._transform, in_chans=data.in_chans, value_range=data.value_range
+        )
+        loader = make_loader(
+            dataset,
+            in_order(len(dataset), BATCH_IMAGES),
+            data.workers,
+            timeout_seconds=data.timeout_seconds,
+        )
+        device = next(self._model.parameters()).device
+        return extract_together(describers, loader, device)

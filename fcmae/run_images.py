@@ -1,0 +1,47 @@
+"""The images of a run, fixed when it starts: a continued run sees the same list."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+from fcmae.data import ImageList
+from fcmae.durable import write_text
+from fcmae.run_folder import RunFolder
+
+
+def fix_images(
+    folder: RunFolder, images: ImageList, *, is_continued: bool, report: Callable[[str], None]
+) -> ImageList:
+    """Record the images of a new run, or return those that a continued run began with.
+
+    The order of samples is a permutation of the list, so that a file that came or went would
+    change everything after it. Files that are gone count as undecodable; new ones wait for
+    another run. `report` says so.
+    """
+    if not is_continued or not folder.images.exists():
+        write_text(folder.images, "".join(json.dumps(path) + "\n" for path in images.paths))
+        return images
+    lines = folder.images.read_text(encoding="ascii").splitlines()
+    recorded = tuple(json.loads(line) for line in lines)
+    if recorded == images.paths:
+        return images
+    if len(recorded) == len(images.paths) and _names(recorded) == _names(images.paths):
+        report("the images have moved; the run goes on with them where they are now.")
+        return images
+    known = dict(zip(images.paths, images.labels or (), strict=False))
+    new = len(set(images.paths) - set(recorded))
+    gone = len(set(recorded) - set(images.paths))
+    report(
+        f"the folder has {new} new images and {gone} are gone since the run began; it goes on "
+        f"with its own list of {len(recorded)} ({folder.images})."
+    )
+    labels = None if images.labels is None else tuple(known.get(path, -1) for path in recorded)
+    return ImageList(recorded, labels, images.classes, images.root, images.problems)
+
+
+def _names(paths: tuple[str, ...]) -> list[str]:
+    """Paths below what all of them share."""
+    shared = os.path.commonpath([os.path.abspath(path) for path in paths])
+    return [os.path.relpath(os.path.abspath(path), shared) for path in paths]

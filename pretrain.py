@@ -1,0 +1,8 @@
+"""Pretrain an encoder: `python pretrain.py --config configs/quickstart.yaml`."""
+
+import sys
+
+from fcmae.cli import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command("pretrain", sys.argv[1:]))
