@@ -3,114 +3,28 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from fcmae import __version__
-from fcmae.backbones import create_backbone
-from fcmae.config import PretrainConfig, image_height_width
+from fcmae.config import PretrainConfig
 from fcmae.durable import write_atomically
+from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.model import FCMAE
-from fcmae.pretraining_setup import mean_and_std
 
 # Share of the largest output that a reloaded model may differ by; on one machine it is 0.
 TOLERANCE = 1e-5
 COMPARED_IMAGES = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncoderInfo:
-    """What one must know to use an encoder; written into the file's metadata.
-
-    Attributes:
-        model_name: of timm.
-        in_chans: image channels.
-        stem_stride: pixels per cell of the stem.
-        image_size: (height, width) of pretraining, px.
-        mean, std: per channel on the 0..1 scale, as images are normalised.
-        patch_size: side of the hidden patches, px; None if it was not pretrained by masking.
-        mask_ratio: share of patches that was hidden in fact, or None.
-        steps: of pretraining.
-        origin: licence or origin of weights or images, "" if there is nothing to say.
-    """
-
-    model_name: str
-    in_chans: int
-    stem_stride: int
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    patch_size: int | None = None
-    mask_ratio: float | None = None
-    steps: int = 0
-    origin: str = ""
-
-    def to_metadata(self) -> dict[str, str]:
-        """Return texts as safetensors stores them; values other than texts as JSON."""
-        values = {
-            "format": "pt",  # expected by transformers
-            "fcmae_version": __version__,
-            "model_name": self.model_name,
-            "in_chans": self.in_chans,
-            "stem_stride": self.stem_stride,
-            "image_size": list(self.image_size),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "patch_size": self.patch_size,
-            "mask_ratio": self.mask_ratio,
-            "steps": self.steps,
-            "origin": self.origin,
-        }
-        return {
-            name: value if isinstance(value, str) else json.dumps(value)
-            for name, value in values.items()
-        }
-
-    def create_model(self) -> ConvNeXt:
-        """Return an untrained timm model that the weights fit."""
-        return create_backbone(
-            self.model_name, in_chans=self.in_chans, stem_stride=self.stem_stride
-        )
-
-    def timm_call(self, path: Path) -> str:
-        """Return the line of Python that loads the exported file."""
-        options = "" if self.in_chans == 3 else f"in_chans={self.in_chans}, "
-        options += "" if self.stem_stride == 4 else f"patch_size={self.stem_stride}, "
-        return (
-            f'timm.create_model("{self.model_name}", num_classes=0, {options}'
-            f'checkpoint_path="{path}")'
-        )
-
-
-def encoder_info(config: PretrainConfig, model: FCMAE, step: int, origin: str = "") -> EncoderInfo:
-    """Return what an export of a run's encoder after `step` steps says about itself."""
-    mean, std = mean_and_std(config)
-    return EncoderInfo(
-        model_name=config.model.name,
-        in_chans=config.data.in_chans,
-        stem_stride=config.model.stem_stride,
-        image_size=image_height_width(config.data.image_size),
-        mean=mean,
-        std=std,
-        patch_size=config.mask.patch_size,
-        mask_ratio=model.effective_mask_ratio,
-        steps=step,
-        origin=origin,
-    )
-
-
 def export_run_encoder(config: PretrainConfig, model: FCMAE, step: int, path: Path) -> str:
     """Write the encoder of a run for timm and return a sentence that says so; see `export_timm`."""
-    return export_timm(model.encoder, path, encoder_info(config, model, step))
+    return export_timm(model.encoder, path, EncoderInfo.of_run(config, model, step))
 
 
 def export_timm(encoder: nn.Module, path: Path, info: EncoderInfo) -> str:
@@ -192,6 +106,13 @@ class ExportFormat:
 FORMATS = {"timm": ExportFormat(export_timm, "encoder.safetensors")}
 
 
+def find_format(name: str) -> ExportFormat:
+    """Return one of FORMATS, or raise ConfigError that lists them."""
+    if name not in FORMATS:
+        raise ConfigError(f"--to: got {name!r}, expected one of {', '.join(FORMATS)}.")
+    return FORMATS[name]
+
+
 def export(encoder: nn.Module, format_name: str, path: Path, info: EncoderInfo) -> str:
     """Write `encoder` to `path` in one of FORMATS and return what to tell the user.
 
@@ -199,12 +120,11 @@ def export(encoder: nn.Module, format_name: str, path: Path, info: EncoderInfo) 
         ConfigError: unknown format, or the file cannot be written there.
         CheckpointError: what was written is not the same model; nothing is left then.
     """
-    if format_name not in FORMATS:
-        raise ConfigError(f"--to: got {format_name!r}, expected one of {', '.join(FORMATS)}.")
+    chosen = find_format(format_name)
     try:
-        return FORMATS[format_name].write(encoder, path, info)
+        return chosen.write(encoder, path, info)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(
-            f"--output: {os.fspath(path)!r} cannot be written ({reason}); name another file."
+            f"--output: {str(path)!r} cannot be written ({reason}); name another file."
         ) from error

@@ -69,7 +69,8 @@ def draw_reconstructions(
         reconstruction,
     )
     note = NORMALIZED_NOTE if model.normalize_targets else PLAIN_NOTE
-    note = f"{100 * model.effective_mask_ratio:.0f} % of the patches are hidden. {note}"
+    hidden_share = float(out.is_masked.float().mean())
+    note = f"{100 * hidden_share:.0f} % of the patches are hidden. {note}"
     figure = _grid(cells, names, note)
     _save(figure, path)
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from timm.models.convnext import ConvNeXt
+
 from fcmae.checkpoints import CheckpointStore
 from fcmae.config import PretrainConfig
 from fcmae.configuration import load
+from fcmae.data import default_mean_std
+from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.model import FCMAE
 from fcmae.pretraining_setup import create_model
 from fcmae.run_folder import RunFolder
+from fcmae.weights import load_encoder, read_metadata
 
 
 class LoadedRun(NamedTuple):
@@ -64,3 +69,55 @@ def load_run_config(run_dir: str | Path) -> PretrainConfig:
             "(its run.dir)."
         )
     return load(PretrainConfig, folder.config)
+
+
+def load_described_encoder(
+    source: str | Path,
+    *,
+    model_name: str | None = None,
+    in_chans: int | None = None,
+    stem_stride: int | None = None,
+    image_size: int | None = None,
+) -> tuple[ConvNeXt, EncoderInfo]:
+    """Return the encoder of a run folder or weights file, in evaluation mode, and how to feed it.
+
+    The keyword arguments are for files that do not say it themselves; in_chans, stem_stride and
+    image_size default to 3, 4 and 224 px, mean and deviation to those of `default_mean_std`.
+
+    Raises:
+        ConfigError: a file that does not say its model, without `model_name`; the arguments
+            beside a source that knows better; as `load_run`.
+        CheckpointError: as `load_run` and `load_encoder`.
+    """
+    given = {
+        "model.name": model_name,
+        "data.in_chans": in_chans,
+        "model.stem_stride": stem_stride,
+        "data.image_size": image_size,
+    }
+    named = [f"--{name}" for name, value in given.items() if value is not None]
+    is_run = Path(source).is_dir()
+    info = None if is_run else EncoderInfo.from_metadata(read_metadata(source))
+    if named and (is_run or info is not None):
+        raise ConfigError(f"{source}: says itself what {', '.join(named)} say; remove them.")
+    if is_run:
+        config, model, step = load_run(source)
+        return model.encoder, EncoderInfo.of_run(config, model, step)
+    if info is None:
+        if model_name is None and Path(source).is_file():
+            raise ConfigError(
+                f"{source}: does not say which model its weights belong to; "
+                "add --model.name, such as --model.name convnextv2_atto."
+            )
+        mean, std = default_mean_std(in_chans or 3)
+        info = EncoderInfo(
+            model_name=model_name or "convnextv2_atto",  # a file that is missing is told below
+            in_chans=in_chans or 3,
+            stem_stride=stem_stride or 4,
+            image_size=(image_size or 224, image_size or 224),
+            mean=mean,
+            std=std,
+        )
+    encoder = info.create_model()
+    load_encoder(encoder, source)
+    return encoder.eval(), info

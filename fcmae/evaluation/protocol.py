@@ -96,13 +96,10 @@ def score_features(
         methods: keys of METHODS.
 
     Raises:
-        ConfigError: fewer than 3 draws, or fewer labels than classes.
+        ConfigError: fewer than 3 draws, or fewer labels than classes (as `check_draws`).
         DataError: fewer than two classes with two images each.
     """
-    if draws < MIN_DRAWS:
-        raise ConfigError(
-            f"draws: got {draws}, expected {MIN_DRAWS} or more: fewer show no spread."
-        )
+    check_draws(labels, draws)
     first = next(iter(features.values()))
     usable, num_classes, note = _usable_images(first.labels)
     kept = torch.tensor(usable)
@@ -132,6 +129,16 @@ def score_features(
     }
     num_test = len(usable) - num_labels
     return Scores(accuracies, num_labels, num_test, num_classes, note.strip())
+
+
+def check_draws(labels: int, draws: int) -> None:
+    """Raise ConfigError unless so many labels and draws can show anything."""
+    if draws < MIN_DRAWS:
+        raise ConfigError(
+            f"draws: got {draws}, expected {MIN_DRAWS} or more: fewer show no spread."
+        )
+    if labels < 2:
+        raise ConfigError(f"labels: got {labels}, expected 2 or more, one for each class.")
 
 
 def draw_labels(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

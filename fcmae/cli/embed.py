@@ -1,0 +1,82 @@
+"""`fcmae embed RUN IMAGES --output FILE.npz`: one feature vector per image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcmae.cli.arguments import add_reading_options, new_parser, parse_arguments
+
+if TYPE_CHECKING:
+    from fcmae.evaluation import Features
+
+SUMMARY = "write the features of images to an .npz file with their file names"
+
+
+def run(arguments: list[str]) -> None:
+    """Write `features` [N, D] float32, `files` [N], `skipped_files`, and `labels`, `classes`."""
+    from fcmae.data import open_images
+    from fcmae.distributed import choose_device
+    from fcmae.errors import ConfigError
+    from fcmae.evaluation import extract_features
+    from fcmae.evaluation.reading import evaluation_loader
+    from fcmae.run_model import load_described_encoder
+
+    parser = new_parser("embed", SUMMARY)
+    parser.add_argument("source", help="Folder of a pretraining run, or a file of weights.")
+    parser.add_argument("images", nargs="+", help="Images, folders, lists of paths, or elpv.")
+    parser.add_argument("--output", type=str, required=True, help="The .npz file to write.")
+    parser.add_argument("--label", type=str, help="Which labels of elpv go into the file.")
+    for name, kind, text in (
+        ("model.name", str, "timm name"),
+        ("model.stem_stride", int, "pixels per cell of the stem"),
+        ("data.in_chans", int, "image channels"),
+        ("data.image_size", int, "pixels per side"),
+    ):
+        about = f"Only for weights that do not say it themselves: {text}."
+        parser.add_argument(f"--{name}", type=kind, help=about)
+    add_reading_options(parser)
+    parsed = parse_arguments(parser, arguments)
+    images = open_images(parsed.images, parsed.label, where="IMAGES")
+    device = choose_device(parsed.device)
+    encoder, info = load_described_encoder(
+        parsed.source,
+        model_name=parsed.model.name,
+        in_chans=parsed.data.in_chans,
+        stem_stride=parsed.model.stem_stride,
+        image_size=parsed.data.image_size,
+    )
+    loader = evaluation_loader(images, info, batch_size=parsed.batch_size, workers=parsed.workers)
+    features = extract_features(encoder.to(device), loader, device)
+    for path, reason in features.skipped:
+        print(f"skipped {path!r}: {reason}")
+    path = Path(parsed.output)
+    try:
+        _write(path, features, images.classes)
+    except OSError as error:
+        raise ConfigError(
+            f"--output: {parsed.output!r} cannot be written ({error.strerror}); name another file."
+        ) from error
+    count, width = features.vectors.shape
+    print(f"{path}: features of {count} images, {width} numbers each.")
+
+
+def _write(path: Path, features: Features, classes: tuple[str, ...] | None) -> None:
+    import numpy as np
+
+    from fcmae.durable import write_atomically
+
+    arrays = {
+        "features": features.vectors.numpy(),
+        "files": np.array(features.paths, dtype=str),
+        "skipped_files": np.array([file for file, _ in features.skipped], dtype=str),
+    }
+    if classes is not None:
+        arrays |= {"labels": features.labels.numpy(), "classes": np.array(classes, dtype=str)}
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # given a name, numpy would append .npz to others
+            np.savez(file, **arrays)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, write)

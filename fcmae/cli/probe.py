@@ -1,0 +1,54 @@
+"""`fcmae probe RUN DATA`: what the frozen features know, beside an untrained encoder's."""
+
+from __future__ import annotations
+
+from fcmae.cli.arguments import add_reading_options, new_parser, parse_arguments
+
+SUMMARY = "kNN and linear probe: pretrained, untrained and raw pixels side by side"
+
+
+def run(arguments: list[str]) -> None:
+    """Print balanced accuracies over several label draws and what they allow to say."""
+    from fcmae.data import open_images
+    from fcmae.distributed import choose_device
+    from fcmae.encoder_info import EncoderInfo
+    from fcmae.errors import ConfigError
+    from fcmae.evaluation import extract_together, report, score_features, thumbnails
+    from fcmae.evaluation.protocol import check_draws
+    from fcmae.evaluation.reading import evaluation_loader
+    from fcmae.pretraining_setup import create_model
+    from fcmae.run_model import load_run
+
+    parser = new_parser("probe", SUMMARY)
+    parser.add_argument("run", help="Folder of a pretraining run.")
+    parser.add_argument("data", help="Folder of class folders, or elpv.")
+    parser.add_argument("--label", type=str, help="Label of elpv: type or defect.")
+    parser.add_argument("--labels", type=int, default=200, help="Labelled images per draw.")
+    parser.add_argument("--draws", type=int, default=5, help="Draws of labelled images, 3 or more.")
+    parser.add_argument("--seed", type=int, default=0, help="Which images are drawn.")
+    add_reading_options(parser)
+    parsed = parse_arguments(parser, arguments)
+    check_draws(parsed.labels, parsed.draws)
+    images = open_images(parsed.data, parsed.label, where="DATA")
+    if images.labels is None:
+        raise ConfigError(
+            f"DATA: {parsed.data!r} has no labels; it needs one folder per class, two or more."
+        )
+    device = choose_device(parsed.device)
+    config, model, step = load_run(parsed.run)
+    info = EncoderInfo.of_run(config, model, step)
+    loader = evaluation_loader(images, info, batch_size=parsed.batch_size, workers=parsed.workers)
+    features = extract_together(
+        {
+            "pretrained": model.encoder.to(device),
+            "untrained": create_model(config).encoder.to(device),  # the run's own start
+            "raw pixels": thumbnails,
+        },
+        loader,
+        device,
+    )
+    for path, reason in features["pretrained"].skipped:
+        print(f"skipped {path!r}: {reason}")
+    scores = score_features(features, labels=parsed.labels, draws=parsed.draws, seed=parsed.seed)
+    print(f"Frozen features of {parsed.run} after {step} steps:")
+    print(report(scores, "pretrained", ("untrained", "raw pixels")))

@@ -1,0 +1,77 @@
+"""`fcmae reconstruct RUN IMAGES...`: pictures of what a pretrained model makes of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fcmae.cli.arguments import add_reading_options, new_parser, parse_arguments
+
+SUMMARY = "draw original, masked and reconstructed images as PNG grids"
+ROWS = 6  # images in one PNG
+
+
+def run(arguments: list[str]) -> None:
+    """Draw PNG grids and print where they are."""
+    import torch
+
+    from fcmae.data import open_images, sample_seed
+    from fcmae.distributed import choose_device
+    from fcmae.encoder_info import EncoderInfo
+    from fcmae.errors import ConfigError, DataError
+    from fcmae.evaluation.reading import evaluation_loader
+    from fcmae.masking import draw_visible, num_visible_patches
+    from fcmae.pictures import draw_reconstructions
+    from fcmae.run_folder import RunFolder
+    from fcmae.run_model import load_run
+
+    parser = new_parser("reconstruct", SUMMARY)
+    parser.add_argument("run", help="Folder of a pretraining run.")
+    parser.add_argument("images", nargs="+", help="Images, folders, or elpv.")
+    parser.add_argument("--output", type=str, help="Folder; default RUN/reconstructions.")
+    parser.add_argument("--mask.ratio", type=float, help="Share to hide; default as in the run.")
+    parser.add_argument("--seed", type=int, default=0, help="Which patches are hidden.")
+    parser.add_argument("--limit", type=int, default=48, help="Largest number of images drawn.")
+    add_reading_options(parser)
+    parser.set_defaults({"batch_size": ROWS})
+    parsed = parse_arguments(parser, arguments)
+    if parsed.limit < 1:
+        raise ConfigError(f"--limit: got {parsed.limit}, expected 1 or more.")
+    images = open_images(parsed.images, where="IMAGES")
+    device = choose_device(parsed.device)
+    config, model, step = load_run(parsed.run)
+    ratio = config.mask.ratio if parsed.mask.ratio is None else parsed.mask.ratio
+    num_visible_patches(model.num_patches, ratio)  # an impossible ratio is an error before reading
+    model.to(device)
+    info = EncoderInfo.of_run(config, model, step)
+    folder = Path(parsed.output) if parsed.output else RunFolder(parsed.run).reconstructions
+    if len(images) > parsed.limit:
+        print(f"Drawing the first {parsed.limit} of {len(images)} images (--limit).")
+        images = images.select(range(parsed.limit))
+    loader = evaluation_loader(
+        images, info, batch_size=parsed.batch_size, workers=min(parsed.workers, len(images))
+    )
+    drawn = 0
+    for number, batch in enumerate(loader, start=1):
+        for path, reason in batch["skipped"]:
+            print(f"skipped {path!r}: {reason}")
+        if not batch["path"]:
+            continue
+        visible = []
+        for index in batch["index"].tolist():
+            rng = torch.Generator().manual_seed(sample_seed(parsed.seed, "mask", 0, index))
+            visible.append(draw_visible(1, model.num_patches, ratio, rng))
+        picture = folder / f"images-{number:04d}.png"
+        names = [Path(path).name for path in batch["path"]]
+        try:
+            draw_reconstructions(
+                model, batch["image"], torch.cat(visible), info.mean, info.std, picture, names
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"--output: {picture} cannot be written ({error.strerror}); name another folder."
+            ) from error
+        drawn += len(batch["path"])
+        print(picture)
+    if not drawn:
+        raise DataError(f"none of the {len(images)} images could be decoded, nothing is drawn.")
+    print(f"{drawn} images reconstructed by the model after {step} steps.")

@@ -1,0 +1,108 @@
+"""What one must know beside the weights to use an encoder, as exported files carry it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from timm.models.convnext import ConvNeXt
+
+from fcmae import __version__
+from fcmae.backbones import create_backbone
+from fcmae.config import PretrainConfig, image_height_width
+from fcmae.data.randomness import seeded
+from fcmae.model import FCMAE
+from fcmae.pretraining_setup import mean_and_std
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderInfo:
+    """How an encoder is built, fed, and where it comes from.
+
+    Attributes:
+        model_name: of timm.
+        in_chans: image channels.
+        stem_stride: pixels per cell of the stem.
+        image_size: (height, width) of pretraining, px.
+        mean, std: per channel on the 0..1 scale, as images are normalised.
+        value_range: (black, white) of the image files' own values; None by file type.
+        patch_size: side of the hidden patches, px; None if it was not pretrained by masking.
+        mask_ratio: share of patches that was hidden in fact, or None.
+        steps: of pretraining.
+        origin: licence or origin of weights or images, "" if there is nothing to say.
+    """
+
+    model_name: str
+    in_chans: int
+    stem_stride: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    value_range: tuple[float, float] | None = None
+    patch_size: int | None = None
+    mask_ratio: float | None = None
+    steps: int = 0
+    origin: str = ""
+
+    @classmethod
+    def of_run(
+        cls, config: PretrainConfig, model: FCMAE, step: int, origin: str = ""
+    ) -> EncoderInfo:
+        """Return what is true of a run's encoder after `step` steps."""
+        mean, std = mean_and_std(config)
+        return cls(
+            model_name=config.model.name,
+            in_chans=config.data.in_chans,
+            stem_stride=config.model.stem_stride,
+            image_size=image_height_width(config.data.image_size),
+            mean=mean,
+            std=std,
+            value_range=config.data.value_range,
+            patch_size=config.mask.patch_size,
+            mask_ratio=model.effective_mask_ratio,
+            steps=step,
+            origin=origin,
+        )
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> EncoderInfo | None:
+        """Return what `to_metadata` wrote, JSON values decoded; None for a file of others."""
+        if "fcmae_version" not in metadata:
+            return None
+        values = {name: metadata[name] for name in cls.__dataclass_fields__ if name in metadata}
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        try:
+            return cls(**{**values, **lists})
+        except TypeError:  # by another version: something needed is missing
+            return None
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return texts as safetensors stores them; values other than texts as JSON."""
+        values = {
+            "format": "pt",
+            "fcmae_version": __version__,
+            **asdict(self),
+        }  # "pt": transformers
+        return {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in values.items()
+        }
+
+    def create_model(self) -> ConvNeXt:
+        """Return a timm model that the weights fit, leaving the global generator alone."""
+        with seeded(0):
+            return create_backbone(
+                self.model_name, in_chans=self.in_chans, stem_stride=self.stem_stride
+            )
+
+    def timm_call(self, path: Path) -> str:
+        """Return the line of Python that loads the exported file."""
+        options = "" if self.in_chans == 3 else f"in_chans={self.in_chans}, "
+        options += "" if self.stem_stride == 4 else f"patch_size={self.stem_stride}, "
+        return (
+            f'timm.create_model("{self.model_name}", num_classes=0, {options}'
+            f'checkpoint_path="{path}")'
+        )
