@@ -189,6 +189,7 @@ def test_signals_that_stop_a_run_do_not_stop_its_workers(dataset: PretrainDatase
             other.join()
     received += batches
     assert len(received) == 30
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_stuck_worker_ends_when_its_parent_asks(mishap: Mishap) -> None:

@@ -7,6 +7,7 @@ thread and never touch CUDA, so nothing that fork breaks is used in them.
 from __future__ import annotations
 
 import collections
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -150,7 +151,7 @@ class Loader:
         child = getattr(signal, "SIGCHLD", None)
         handler = signal.getsignal(child) if is_main and child is not None else None
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _stop_signals_blocked():
                 # Newer Pythons warn of fork beside threads; see the top of this file.
                 warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
                 warnings.filterwarnings("ignore", "This DataLoader will create")  # fewer cores
@@ -198,18 +199,28 @@ class Loader:
 
 
 def _start_worker(worker: int) -> None:
-    """Let signals that ask the run to stop pass by: the main process decides what they mean.
-
-    Terminals and schedulers send them to every process. SIGTERM is honoured from the parent
-    alone, which sends it to end its workers.
-    """
+    """Set up this worker; see `_stop_signals_blocked` for the thread."""
     torch.set_num_threads(1)
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+@contextlib.contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """Workers forked inside never see signals that ask the run to stop; this process later.
+
+    Terminals and schedulers send them to every process, but the main process decides what they
+    mean. SIGTERM from the parent, its way to end a worker, is heard by a thread of the worker.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        yield
+        return
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, names)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent(parent: int) -> None:
