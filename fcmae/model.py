@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fcmae.backbones import create_backbone
 from fcmae.decoder import Decoder
-from fcmae.errors import ConfigError
+from fcmae.errors import ConfigError, UnsupportedModelError
 from fcmae.loss import normalize_patches, patch_statistics, reconstruction_loss
 from fcmae.masking import draw_visible, effective_mask_ratio, is_masked_from_visible
 from fcmae.patches import patchify, unpatchify
@@ -89,7 +89,8 @@ class FCMAE(nn.Module):
         )
         # timm's final norm comes after pooling and is no part of FCMAE: it stays at its start.
         self.encoder.head.requires_grad_(False)
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+        self.image_size = (height, width)
         self.in_chans = in_chans
         self.patch_size = patch_size
         self.mask_ratio = mask_ratio
@@ -98,8 +99,10 @@ class FCMAE(nn.Module):
             sparse_encoder = SparseConvNeXt(
                 self.encoder, backend=backend, grn_scope=grn_scope, patch_size=patch_size
             )
+        except UnsupportedModelError:
+            raise
         except ValueError as error:
-            raise ConfigError(f"model: {error}") from error
+            raise ConfigError(str(error)) from error
         # Held in a tuple so that torch does not register it: its parameters are the encoder's, and
         # a checkpoint carries each of them once.
         self._sparse_encoder = (sparse_encoder,)
@@ -150,6 +153,11 @@ class FCMAE(nn.Module):
             )
         if visible is None:
             visible = draw_visible(len(images), self.num_patches, self.mask_ratio, generator)
+        elif visible.shape[-1] >= self.num_patches:
+            raise ValueError(
+                f"visible: all {self.num_patches} patches are named, so nothing is hidden and the "
+                "loss has nothing to score; name fewer, or call sparse_encoder for features."
+            )
         visible = visible.to(images.device)
         features = self.sparse_encoder(images, visible)  # [N, K, m, m, D]
         is_masked = is_masked_from_visible(visible, self.num_patches)

@@ -313,11 +313,20 @@ def fresh_copy(dense: ConvNeXt, dtype: torch.dtype) -> ConvNeXt:
 
 def paint_hidden(images: Tensor, visible: Tensor, case: Case, pixel: float) -> Tensor:
     """Return images with every pixel of every hidden patch replaced."""
-    painted, side, columns = images.clone(), case.patch_size, case.grid[1]
-    for n, patches in enumerate(visible.tolist()):
-        for patch in set(range(case.grid[0] * columns)) - set(patches):
-            top, left = patch // columns * side, patch % columns * side
-            painted[n, :, top : top + side, left : left + side] = pixel
+    everywhere = set(range(case.grid[0] * case.grid[1]))
+    hidden = [sorted(everywhere - set(patches)) for patches in visible.tolist()]
+    return paint_patches(images, hidden, case.patch_size, pixel)
+
+
+def paint_patches(
+    images: Tensor, patches: list[list[int]], patch_size: int, pixel: float
+) -> Tensor:
+    """Return images with every pixel of the listed patches of each image replaced."""
+    painted, columns = images.clone(), images.shape[3] // patch_size
+    for n, indices in enumerate(patches):
+        for patch in indices:
+            top, left = patch // columns * patch_size, patch % columns * patch_size
+            painted[n, :, top : top + patch_size, left : left + patch_size] = pixel
     return painted
 
 

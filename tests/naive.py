@@ -159,8 +159,8 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
             for left in range(0, width, patch_size):
                 for y in range(top, top + patch_size):
                     for x in range(left, left + patch_size):
-                        result += [images[n, c, y, x] for c in range(channels)]
-    return torch.stack(result).view(num_images, -1, patch_size**2 * channels)
+                        result.append(images[n, :, y, x])
+    return torch.cat(result).view(num_images, -1, patch_size**2 * channels)
 
 
 def normalize(patch: list[float]) -> list[float]:
