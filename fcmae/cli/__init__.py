@@ -14,6 +14,7 @@ COMMANDS = {
     "reconstruct": "fcmae.cli.reconstruct",
     "embed": "fcmae.cli.embed",
     "probe": "fcmae.cli.probe",
+    "install-minkowski": "fcmae.cli.install_minkowski",
 }
 
 DONE = 0

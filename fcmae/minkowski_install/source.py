@@ -1,0 +1,75 @@
+"""The source release of MinkowskiEngine: fetched once, checked, unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import zlib
+from pathlib import Path
+
+from fcmae.minkowski_install.errors import InstallError
+
+VERSION = "0.5.4"
+# Of MinkowskiEngine-0.5.4.tar.gz, the last release, of May 2021.
+SHA256 = "b1879c00d0b0b1d30ba622cce239886a7e3c78ee9da1064cdfe2f64c2ab15f94"
+
+
+def hash_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def fetch_source(folder: Path) -> Path:
+    """Return the source release in `folder`, from there or from the package index.
+
+    Raises:
+        InstallError: the index cannot be reached, or what it sent is not the release.
+    """
+    path = folder / f"MinkowskiEngine-{VERSION}.tar.gz"
+    if path.is_file() and hash_of_file(path) == SHA256:
+        return path
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    script = Path(__file__).with_name("pip_fetch.py")
+    command = [sys.executable, str(script), "MinkowskiEngine", VERSION, str(partial)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        got = hash_of_file(partial) if partial.is_file() else ""
+        if done.returncode or got != SHA256:
+            lines = done.stderr.strip().splitlines() or [f"SHA-256 {got}, expected {SHA256}"]
+            raise InstallError(
+                f"could not fetch the sources of MinkowskiEngine {VERSION} from the package "
+                f"index: {lines[-1]}. Fetch {path.name} on another machine and give it with "
+                "--source FILE."
+            )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpack a source archive into `folder` and return the folder of its setup.py.
+
+    Raises:
+        InstallError: not a tar archive, or one without setup.py.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            if hasattr(tarfile, "data_filter"):  # absent from early patch releases
+                tar.extraction_filter = tarfile.data_filter
+            tar.extractall(folder)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise InstallError(
+            f"{archive}: cannot be unpacked ({error}); expected the source release "
+            f"MinkowskiEngine-{VERSION}.tar.gz."
+        ) from error
+    found = sorted(folder.glob("*/setup.py"))
+    if not found:
+        raise InstallError(
+            f"{archive}: holds no setup.py in its first folder; expected the source release "
+            f"MinkowskiEngine-{VERSION}.tar.gz."
+        )
+    return found[0].parent

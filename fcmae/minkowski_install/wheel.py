@@ -1,0 +1,125 @@
+"""Wheels of MinkowskiEngine: built, kept in a cache, installed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from fcmae.minkowski_install.errors import InstallError
+from fcmae.minkowski_install.machine import Target, Tools
+
+Say = Callable[[str], None]
+
+
+def cache_key(target: Target, source_hash: str, edits_hash: str) -> str:
+    """Name the wheel for `target` made of these sources and edits."""
+    parts = (target.torch, target.python, target.cuda, source_hash, edits_hash)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def cached_wheel(cache: Path, key: str) -> Path | None:
+    """Return the whole wheel kept under `key`, if there is one."""
+    for wheel in sorted((cache / key).glob("*.whl")):
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                if archive.testzip() is None:
+                    return wheel
+        except (OSError, zipfile.BadZipFile):
+            continue
+    return None
+
+
+def keep_wheel(wheel: Path, cache: Path, key: str) -> Path:
+    """Move a wheel into the cache, which shows all of it or nothing, and return its new place."""
+    folder = cache / key
+    folder.mkdir(exist_ok=True)
+    partial = folder / f"{wheel.name}.{os.getpid()}.partial"
+    shutil.copyfile(wheel, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    return partial.replace(folder / wheel.name)
+
+
+def build_wheel(source: Path, target: Target, tools: Tools, log: Path, say: Say) -> Path:
+    """Build the sources, edited in place before, and return the wheel.
+
+    Raises:
+        InstallError: the build failed; names the first error and the log.
+    """
+    command = [sys.executable, "setup.py", "bdist_wheel", "--blas=openblas"]
+    command.append("--force_cuda" if target.cuda else "--cpu_only")
+    if tools.include:
+        command.append(f"--blas_include_dirs={tools.include}")
+    environment = os.environ | tools.environment
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    environment.setdefault("MAX_JOBS", str(cores))
+    environment["PYTHONUNBUFFERED"] = "1"
+    if tools.library:  # found at run time too; setup.py's own option does neither
+        flags = f"-L{tools.library} -Wl,-rpath,{tools.library}"
+        environment["LDFLAGS"] = f"{flags} {environment.get('LDFLAGS', '')}".strip()
+    start = time.monotonic()
+    with log.open("w", encoding="utf-8") as file:
+        print(*command, file=file, flush=True)
+        process = subprocess.Popen(
+            command,
+            cwd=source,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        with process:
+            for line in process.stdout or ():
+                file.write(line)
+                file.flush()
+                if progress := re.match(r"\[(\d+/\d+)\]", line):
+                    say(f"  file {progress[1]} after {_minutes(time.monotonic() - start)}")
+    wheels = sorted((source / "dist").glob("*.whl"))
+    if process.returncode or not wheels:
+        raise InstallError(
+            f"building MinkowskiEngine failed (exit status {process.returncode}): "
+            f"{_first_error(log)}; the whole log is {log}."
+        )
+    say(f"built in {_minutes(time.monotonic() - start)}; the log is {log}")
+    return wheels[0]
+
+
+def install_wheel(wheel: Path) -> None:
+    """Install a wheel, and nothing else, into the running Python.
+
+    Raises:
+        InstallError: pip failed; carries its last line.
+    """
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    command += ["--force-reinstall", "--disable-pip-version-check", str(wheel)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["pip said nothing"]
+        raise InstallError(f"pip could not install {wheel}: {lines[-1]}")
+
+
+def unpack_folder(cache: Path) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder to build in, removed when left; on the disk of the cache, not in memory."""
+    return tempfile.TemporaryDirectory(prefix="build-", dir=cache)
+
+
+def _first_error(log: Path) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if re.search(r"\bKilled\b", text):
+        return "the compiler was killed, most likely for lack of memory; try MAX_JOBS=1"
+    errors = [line for line in text.splitlines() if re.search(r"\b[Ee]rror\b:?", line)]
+    return errors[0].strip() if errors else "no error was printed"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02} s"
