@@ -41,6 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     return run_command(arguments[0], arguments[1:])
 
 
+def console() -> None:
+    """Be the console command: `main` with the process's arguments and exit status."""
+    sys.exit(main())
+
+
 def run_command(name: str, arguments: list[str]) -> int:
     """Run one subcommand, turning the project's errors into one sentence on stderr."""
     from fcmae.errors import (

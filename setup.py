@@ -1,0 +1,55 @@
+"""Installs the packages `fcmae` and `sparse` and the console command `fcmae`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "fcmae/__init__.py").read_text("utf-8"))
+
+EXTRAS = {
+    # 2,624 photographs of solar cells, CC BY-NC-SA 4.0, 91 MB
+    "quickstart": ["elpv-dataset>=1.0"],
+    "huggingface": ["transformers>=4.40"],
+    "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
+    "slurm": ["submitit>=1.5"],
+}
+EXTRAS["test"] = [
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    *EXTRAS["huggingface"],
+    *EXTRAS["onnx"],
+    *EXTRAS["slurm"],
+]
+EXTRAS["dev"] = [*EXTRAS["test"], "mypy>=1.10", "pre-commit>=3.7", "ruff>=0.6"]
+
+setup(
+    name="fcmae",
+    version=VERSION[1],
+    description="Self-supervised pretraining of ConvNets on your own images (FCMAE, ConvNeXt V2)",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["fcmae", "fcmae.*", "sparse", "sparse.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "timm>=1.0.20",
+        "numpy>=1.26",
+        "pyyaml>=6.0",
+        "jsonargparse[signatures]>=4.40",
+        "tqdm>=4.66",
+        "matplotlib>=3.8",
+        "tensorboard>=2.16",
+        "safetensors>=0.4.3",
+        "scikit-learn>=1.4",
+        "scipy>=1.11",
+        "pillow>=10.3",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["fcmae = fcmae.cli:console"]},
+)
