@@ -11,7 +11,17 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from fcmae.data import UndecodableImageError, decode_image, to_float
+from fcmae.data import (
+    MicroBatches,
+    PretrainAugmentation,
+    PretrainDataset,
+    SampleStream,
+    UndecodableImageError,
+    decode_image,
+    find_images,
+    make_loader,
+    to_float,
+)
 from fcmae.errors import DataError
 
 HEIGHT, WIDTH = 5, 7
@@ -290,6 +300,26 @@ def test_an_unusable_file_says_why(name: str, tmp_path: Path) -> None:
     assert str(caught.value) == f"{caught.value.path}: {caught.value.reason}"
     assert "\n" not in caught.value.reason
     assert isinstance(caught.value, DataError)
+
+
+def test_a_folder_of_every_fault_is_gone_through_and_listed_completely(tmp_path: Path) -> None:
+    faults = {name: content() for name, (content, _) in FAULTS.items() if " for " not in name}
+    for name, content in faults.items():
+        (tmp_path / f"{name}.png").write_bytes(content)
+    for number in range(len(faults) * 2):
+        (tmp_path / f"good {number}.png").write_bytes(photo("JPEG"))
+    augmentation = PretrainAugmentation((32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+    images = find_images(str(tmp_path))
+    dataset = PretrainDataset(
+        images, augmentation, seed=1, in_chans=3, num_patches=4, mask_ratio=0.5
+    )
+    epoch = MicroBatches(SampleStream(len(images), 1, 3), 0, len(images) // 3, 3)
+    batches = list(make_loader(dataset, epoch, workers=1))
+    skipped = {Path(path).stem for batch in batches for path, _ in batch["skipped"]}
+    assert len(faults) > 30
+    assert skipped == set(faults)
+    assert all("good" in path for batch in batches for path in batch["path"])
+    assert all(batch["image"].isfinite().all() for batch in batches)
 
 
 def test_what_is_no_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

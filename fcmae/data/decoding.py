@@ -136,7 +136,9 @@ def _to_tensor(
             coloured = picture.convert("RGBA")
             black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
             converted = Image.alpha_composite(black, coloured)
-        converted = converted.convert("L" if in_chans == 1 else "RGB")
+        wanted = "L" if in_chans == 1 else "RGB"
+        if converted.mode != wanted:  # else Pillow would copy
+            converted = converted.convert(wanted)
     values = np.array(converted)  # a copy: torch must not write into Pillow's memory
     image = torch.from_numpy(_scale(values if values.ndim == 3 else values[..., None], None))
     return _with_channels(image.permute(2, 0, 1), in_chans)  # [C, H, W] on (H, W, C) memory
