@@ -3,9 +3,16 @@
 Knows sites, features and convolutions; nothing of masks' origin, losses or training.
 """
 
-from sparse.architecture import Architecture, read_architecture
-from sparse.encoder import SparseConvNeXt
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sparse.errors import BackendUnavailableError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from sparse.architecture import Architecture, read_architecture
+    from sparse.encoder import SparseConvNeXt
 
 __all__ = [
     "Architecture",
@@ -14,3 +21,16 @@ __all__ = [
     "UnsupportedModelError",
     "read_architecture",
 ]
+
+# Imported on first use: torch and timm take seconds, and errors alone need neither.
+_LAZY = {
+    "Architecture": "sparse.architecture",
+    "SparseConvNeXt": "sparse.encoder",
+    "read_architecture": "sparse.architecture",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'sparse' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
