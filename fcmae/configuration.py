@@ -35,8 +35,10 @@ def parse(config_class: type[Config], arguments: list[str], *, prog: str) -> Con
     parser = ArgumentParser(prog=prog, description=config_class.__doc__, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of settings.")
     parser.add_class_arguments(config_class)
+    # Named instantiate_classes before jsonargparse 4.49, and deprecated under that name since.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
     try:
-        parsed = parser.instantiate_classes(parser.parse_args(arguments))
+        parsed = instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
         raise ConfigError(_one_sentence(config_class, str(error))) from error
     return config_class(**{name: parsed[name] for name in _sections(config_class)})

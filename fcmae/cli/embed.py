@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fcmae.cli.arguments import add_reading_options, new_parser, parse_arguments
 
@@ -48,8 +48,8 @@ def run(arguments: list[str]) -> None:
     )
     loader = evaluation_loader(images, info, batch_size=parsed.batch_size, workers=parsed.workers)
     features = extract_features(encoder.to(device), loader, device)
-    for path, reason in features.skipped:
-        print(f"skipped {path!r}: {reason}")
+    for file, reason in features.skipped:
+        print(f"skipped {file!r}: {reason}")
     path = Path(parsed.output)
     try:
         _write(path, features, images.classes)
@@ -66,7 +66,7 @@ def _write(path: Path, features: Features, classes: tuple[str, ...] | None) -> N
 
     from fcmae.durable import write_atomically
 
-    arrays = {
+    arrays: dict[str, Any] = {
         "features": features.vectors.numpy(),
         "files": np.array(features.paths, dtype=str),
         "skipped_files": np.array([file for file, _ in features.skipped], dtype=str),
