@@ -294,7 +294,12 @@ class FinetuneConfig:
         ):
             require(value is None or 0 < value < 1e12, name, value, "more than 0, or null")
         require(evaluate.batch_size >= 1, "evaluate.batch_size", evaluate.batch_size, "1 or more")
-        require(compare.seeds >= 1, "compare.seeds", compare.seeds, "1 or more")
+        require(
+            compare.seeds >= 3,
+            "compare.seeds",
+            compare.seeds,
+            "3 or more: fewer show no spread",
+        )
         require(
             not compare.scratch or self.model.weights is not None,
             "model.weights",

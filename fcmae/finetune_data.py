@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from timm.data import create_transform
-from timm.data.auto_augment import AugmentOp
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms.v2 import functional as images_to
@@ -19,6 +19,7 @@ from fcmae.data import (
     open_images,
     open_train_and_validation,
     sample_seed,
+    seeded,
 )
 from fcmae.errors import ConfigError
 from fcmae.finetune_config import AugmentConfig, FinetuneDataConfig
@@ -152,9 +153,9 @@ def _colour_policy(
             is_training=True,
             separate=True,
             auto_augment=augment.rand_augment,
-            color_jitter=augment.color_jitter or None,
+            color_jitter=augment.color_jitter,
             interpolation="bicubic",
-            mean=mean,
+            mean=tuple(mean),
             std=(1.0,) * len(mean),
         )
     except (AssertionError, ValueError, KeyError) as error:
@@ -163,8 +164,9 @@ def _colour_policy(
             "something like rand-m9-mstd0.5-inc1, or null."
         ) from error
     for transform in colour.transforms:
-        for op in getattr(transform, "ops", []):
-            if isinstance(op, AugmentOp) and op.name.startswith("Posterize"):
+        sub_policies = getattr(transform, "policy", [getattr(transform, "ops", [])])
+        for op in itertools.chain.from_iterable(sub_policies):
+            if op.name.startswith("Posterize"):
                 op.aug_fn = _KeepOneBit(op.aug_fn)
     return colour
 
@@ -200,13 +202,22 @@ class FinetuneDataset(PretrainDataset):
             augmentation,  # type: ignore[arg-type]
             seed=seed,
             in_chans=in_chans,
-            num_patches=1,
+            num_patches=0,
             mask_ratio=0.0,
             value_range=value_range,
         )
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """Return the sample of `key` = (epoch, index); raises DataError as PretrainDataset does."""
-        sample = super().__getitem__(key)
-        del sample["visible"]
-        return sample
+        epoch, index = key
+        image, source, skipped = self._decode(epoch, index)
+        with seeded(sample_seed(self.seed, "augment", epoch, index)):
+            image = self.augmentation(image)
+        assert self.images.labels is not None
+        return {
+            "image": image,
+            "label": self.images.labels[source],
+            "path": self.images.paths[source],
+            "index": index,
+            "skipped": skipped,
+        }

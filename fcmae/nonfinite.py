@@ -15,7 +15,10 @@ def nonfinite_loss_error(
     result: StepResult, batches: list[dict[str, Any]], history: list[float], file: Path
 ) -> NonFiniteLossError:
     """Save the batches of a step with a NaN or infinite loss, and say all that is known."""
-    kept = [{name: batch[name] for name in ("image", "visible", "path")} for batch in batches]
+    kept = [
+        {name: batch[name] for name in ("image", "visible", "label", "path") if name in batch}
+        for batch in batches
+    ]
     try:
         torch.save(kept, file)
         saved = f"its batch is in {file}"

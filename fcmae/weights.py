@@ -101,12 +101,28 @@ def load_encoder(model: ConvNeXt, source: Path | str) -> list[str]:
         source: weights file, or run folder: its exported weights, else its newest checkpoint.
 
     Returns:
-        Sentences about entries of the head that were not taken.
+        Sentences about a classifier that was not taken.
 
     Raises:
         CheckpointError: as `load_state_dict_file` and `weights_file`; missing, unexpected or
             mis-shaped entries, all listed.
     """
+    where, state = _read(model, source)
+    told = _drop_foreign_head(state, model)
+    _check_entries(state, model, where, optional="head.")
+    model.load_state_dict(state, strict=False)
+    return [f"{where}: {sentence}" for sentence in told]
+
+
+def load_classifier(model: ConvNeXt, source: Path | str) -> None:
+    """Load weights into `model`, every entry, the classifier too; see `load_encoder`."""
+    where, state = _read(model, source)
+    _check_entries(state, model, where, optional=None)
+    model.load_state_dict(state)
+
+
+def _read(model: ConvNeXt, source: Path | str) -> tuple[str, dict[str, Tensor]]:
+    """Return the file's name for messages, and its tensors under timm's names."""
     file = weights_file(source)
     if file is not None:
         state = load_state_dict_file(file)
@@ -116,13 +132,9 @@ def load_encoder(model: ConvNeXt, source: Path | str) -> list[str]:
         state = _named_tensors(newest[1], Path(source))
     where = str(file or source)
     try:
-        state = to_timm(state, model)
+        return where, to_timm(state, model)
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from error
-    told = _drop_foreign_head(state, model)
-    _check_entries(state, model, where)
-    model.load_state_dict(state, strict=False)
-    return [f"{where}: {sentence}" for sentence in told]
 
 
 def to_timm(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -220,9 +232,17 @@ def _drop_foreign_head(state: dict[str, Tensor], model: ConvNeXt) -> list[str]:
     return [f"its classifier of {len(weight)} classes is left out: {wanted}."]
 
 
-def _check_entries(state: dict[str, Tensor], model: ConvNeXt, where: str) -> None:
+def _check_entries(
+    state: dict[str, Tensor], model: ConvNeXt, where: str, *, optional: str | None
+) -> None:
+    """Raise CheckpointError, listing all, unless the entries are the model's.
+
+    Names that begin with `optional` may be missing.
+    """
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    missing = [name for name in own if name not in state and not name.startswith("head.")]
+    missing = [
+        name for name in own if name not in state and not (optional and name.startswith(optional))
+    ]
     unexpected = [name for name in state if name not in own]
     misshaped = [
         f"{name} ({list(tensor.shape)} there, {list(own[name])} here)"

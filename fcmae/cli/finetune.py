@@ -1,0 +1,32 @@
+"""`fcmae finetune`: fine-tune a classifier on labelled images, or compare, or evaluate one."""
+
+from __future__ import annotations
+
+SUMMARY = "fine-tune a classifier on your labelled images, or continue a run"
+
+
+def run(arguments: list[str]) -> int:
+    """Parse the settings and do what they say."""
+    from fcmae.cli import DONE, INTERRUPTED
+    from fcmae.configuration import parse
+    from fcmae.finetune_config import FinetuneConfig
+
+    config = parse(FinetuneConfig, arguments, prog="fcmae finetune")
+
+    from fcmae.comparison import compare_with_scratch
+    from fcmae.distributed import start_processes
+    from fcmae.finetune_evaluation import evaluate_only
+    from fcmae.finetuning import finetune
+
+    processes = start_processes(config.train.device)
+    try:
+        if config.evaluate.only:
+            evaluate_only(config, processes)
+            signal = None
+        elif config.compare.scratch:
+            signal = compare_with_scratch(config, processes)
+        else:
+            signal = finetune(config, processes).signal
+    finally:
+        processes.close()
+    return DONE if signal is None else INTERRUPTED

@@ -1,0 +1,160 @@
+"""Evaluates a classifier on labelled images, in one process or many, or a stored one alone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fcmae.backbones import create_backbone
+from fcmae.classification_metrics import (
+    ClassificationScores,
+    confusion_matrix,
+    draw_confusion_matrix,
+)
+from fcmae.data import EvaluationDataset, EvaluationTransform, ImageList, in_order, make_loader
+from fcmae.distributed import Processes
+from fcmae.durable import write_text
+from fcmae.errors import CheckpointError, ConfigError, DataError
+from fcmae.evaluation import evaluating
+from fcmae.finetune_config import FinetuneConfig
+from fcmae.finetune_data import open_labelled, open_validation
+from fcmae.finetune_setup import create_evaluation_transform, weights_metadata
+from fcmae.run_folder import RunFolder
+from fcmae.weights import load_classifier
+
+Problem = tuple[str, str]  # path and reason
+
+
+def evaluate_classifier(
+    model: nn.Module,
+    images: ImageList,
+    transform: EvaluationTransform,
+    config: FinetuneConfig,
+    processes: Processes,
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> tuple[ClassificationScores, list[Problem]]:
+    """Return scores over all images, the same in every process, and the undecodable files.
+
+    Each process takes every world_size-th batch; counts are summed, so that the split changes no
+    accuracy.
+
+    Args:
+        model: on the device of `processes`; its mode is left as it was.
+        images: with labels.
+        transform: what the model is fed.
+        config: of data, evaluation batches and readers.
+        processes: this process and the others.
+        autocast: context of the forward pass.
+
+    Raises:
+        DataError: no image could be decoded.
+    """
+    assert images.classes is not None
+    num_classes = len(images.classes)
+    data = config.data
+    dataset = EvaluationDataset(
+        images, transform, in_chans=data.in_chans, value_range=data.value_range
+    )
+    batches = in_order(len(images), config.evaluate.batch_size)
+    loader = make_loader(
+        dataset,
+        batches[processes.rank :: processes.world_size],
+        data.workers,
+        timeout_seconds=data.timeout_seconds,
+    )
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.float64)
+    loss_sum = torch.zeros((), dtype=torch.float64)
+    skipped: list[Any] = []
+    with evaluating(model), torch.no_grad():
+        for batch in loader:
+            skipped += batch["skipped"]
+            if not batch["path"]:  # nothing in it could be decoded
+                continue
+            pixels = batch["image"].to(processes.device, non_blocking=True)
+            with autocast():
+                logits = model(pixels).float().cpu()
+            counts += confusion_matrix(batch["label"], logits.argmax(dim=1), num_classes)
+            loss_sum += F.cross_entropy(logits, batch["label"], reduction="sum").double()
+    summed = processes.sum(torch.cat([counts.flatten(), loss_sum.view(1)]).to(processes.device))
+    everyones: Any = processes.gather(skipped)
+    confusion = summed[:-1].view(num_classes, num_classes).round().long().cpu()
+    if confusion.sum() == 0:
+        first = f"; the first is {everyones[0][0]!r}: {everyones[0][1]}" if everyones else ""
+        raise DataError(f"data.val_path: no validation image could be decoded{first}.")
+    return ClassificationScores(confusion, float(summed[-1] / confusion.sum())), everyones
+
+
+def best_weights(run_dir: str) -> Path:
+    """Return the file in which a run keeps its best classifier."""
+    return RunFolder(run_dir).export / "classifier.safetensors"
+
+
+def evaluate_only(config: FinetuneConfig, processes: Processes) -> ClassificationScores:
+    """Evaluate model.weights, or this run's best weights, on the validation images; train nothing.
+
+    Writes confusion_matrix.png and scores.txt into run.dir/evaluation.
+
+    Raises:
+        CheckpointError: no such weights, or without a classifier for the images' classes.
+        ConfigError, DataError: as `open_labelled`, or the results cannot be written.
+    """
+    source = config.model.weights or str(best_weights(config.run.dir))
+    model_config = dataclasses.replace(config.model, weights=source)
+    config = dataclasses.replace(config, model=model_config)
+    metadata = weights_metadata(config)
+    classes = metadata.get("classes")
+    if config.data.val_path is not None:
+        images = open_validation(config.data.val_path, classes)
+    else:
+        images = open_labelled(config.data, config.train.seed)[1]
+    assert images.classes is not None
+    if classes is not None and tuple(classes) != images.classes:
+        raise CheckpointError(
+            f"model.weights: {source} is for the classes {', '.join(classes)}, and the images "
+            f"have {', '.join(images.classes)}; evaluate on images of the same classes."
+        )
+    model = create_backbone(
+        model_config.name,
+        in_chans=config.data.in_chans,
+        stem_stride=model_config.stem_stride,
+        num_classes=len(images.classes),
+    )
+    load_classifier(model, source)
+    scores, skipped = evaluate_classifier(
+        model.to(processes.device),
+        images,
+        create_evaluation_transform(config),
+        config,
+        processes,
+    )
+    if processes.is_main:
+        lines = [f"{path}: {reason}; left out." for path, reason in skipped]
+        _report(scores, images.classes, Path(config.run.dir) / "evaluation", source, lines)
+    return scores
+
+
+def _report(
+    scores: ClassificationScores,
+    classes: tuple[str, ...],
+    folder: Path,
+    source: str,
+    lines: list[str],
+) -> None:
+    text = "\n".join([*lines, f"{source} on {scores.num_images} images:", scores.table(classes)])
+    print(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_confusion_matrix(scores, classes, folder / "confusion_matrix.png")
+        write_text(folder / "scores.txt", text + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"run.dir: {folder} cannot be written ({error.strerror}); choose a folder that you "
+            "may write."
+        ) from error

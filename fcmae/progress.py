@@ -1,0 +1,45 @@
+"""How far a run is, and how much it takes per step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fcmae.distributed import Processes
+from fcmae.errors import ConfigError
+
+
+@dataclasses.dataclass
+class Progress:
+    """What decides the future of a run beside weights and optimizer; part of a checkpoint.
+
+    Attributes:
+        step: steps taken.
+        loss_sum: sum of the losses since the last line of metrics.jsonl.
+        loss_count: how many they are.
+        nonfinite_steps: steps left out because of a loss that was not finite.
+        history: the last finite losses.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    nonfinite_steps: int = 0
+    history: list[float] = dataclasses.field(default_factory=list)
+
+
+def effective_batch_of(config: Any, processes: Processes, num_images: int) -> int:
+    """Return the images of a step, in all processes.
+
+    Raises:
+        ConfigError: there are fewer images than that.
+    """
+    train = config.train
+    effective_batch: int = train.batch_size * train.accumulate * processes.world_size
+    if num_images < effective_batch:
+        raise ConfigError(
+            f"train.batch_size: a step takes {effective_batch} images (batch_size x accumulate x "
+            f"processes) and there are {num_images} training images; use a smaller batch_size, "
+            "or more images."
+        )
+    return effective_batch

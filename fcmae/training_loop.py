@@ -1,0 +1,402 @@
+"""The loop that every training shares: it can be killed anywhere and goes on bit for bit.
+
+What a step computes depends on the settings, the weights and the number of the step alone.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from fcmae.checkpoints import CheckpointStore
+from fcmae.data import (
+    ImageList,
+    MicroBatches,
+    PretrainDataset,
+    SampleStream,
+    make_loader,
+    sample_seed,
+    seeded,
+)
+from fcmae.distributed import Processes
+from fcmae.errors import CheckpointError, ConfigError, DiskError
+from fcmae.metrics import MetricsLog
+from fcmae.nonfinite import nonfinite_loss_error
+from fcmae.optimization import Optimization, StepResult
+from fcmae.progress import Progress, effective_batch_of
+from fcmae.run_folder import RunFolder
+from fcmae.run_images import fix_images
+from fcmae.signals import StopRequest
+from fcmae.skipped_files import SkippedFiles
+
+LOSS_HISTORY = 10  # finite losses that an error message shows
+SKIPPED_SAID = 5  # undecodable files of one step that are named on the screen; the list has all
+
+
+class TrainingLoop(abc.ABC):
+    """One run of a training; a subclass says what is trained on what.
+
+    Creating it checks every setting and starts nothing.
+
+    Args:
+        config: settings with the sections run, data, optim, train, log and checkpoint.
+        processes: this process and the others.
+        images: what is trained on.
+        model: with its starting weights, on the CPU.
+        may_change: settings in which a continued run may differ from what its folder records.
+
+    Attributes:
+        progress: how far the run is.
+        log: where the main process writes numbers; None in the others.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        processes: Processes,
+        images: ImageList,
+        model: nn.Module,
+        may_change: tuple[str, ...],
+    ) -> None:
+        self.config = config
+        self.processes = processes
+        self.images = images
+        self.model = model
+        self.effective_batch = effective_batch_of(config, processes, len(images))
+        self.total_steps = self.total_steps_for(len(images))
+        self.folder = RunFolder(config.run.dir)
+        self.store = CheckpointStore(
+            self.folder.checkpoints,
+            keep_last=config.checkpoint.keep_last,
+            keep_every=config.checkpoint.keep_every,
+            report=self.say,
+        )
+        self.progress = Progress()
+        self.log: MetricsLog | None = None
+        self._may_change = may_change
+        self._step_batches: list[dict[str, Any]] = []
+        self._undecodable: list[tuple[str, str]] = []
+        self._save_failures = 0
+        self._saved_at = time.monotonic()
+
+    @abc.abstractmethod
+    def total_steps_for(self, num_images: int) -> int:
+        """Return the steps of the whole run; raise ConfigError for lengths that cannot be."""
+
+    @abc.abstractmethod
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """Return the optimizer of the model, which is on its device."""
+
+    @abc.abstractmethod
+    def lr_of_step(self, step: int) -> float:
+        """Return the absolute learning rate of 0-based `step`."""
+
+    @abc.abstractmethod
+    def create_dataset(self) -> PretrainDataset:
+        """Return the samples by (epoch, index)."""
+
+    @abc.abstractmethod
+    def compute_loss(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a micro-batch; global generators are seeded for it."""
+
+    @abc.abstractmethod
+    def begin(self) -> None:
+        """Do what comes before the first of the steps that are left, in every process."""
+
+    @abc.abstractmethod
+    def after_step(self, result: StepResult) -> None:
+        """Do what follows every step, in every process; `progress.step` counts it already."""
+
+    @abc.abstractmethod
+    def finish(self) -> None:
+        """Do what comes after the last step, in every process."""
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Create what else has a state, once the model is on its device."""
+
+    @abc.abstractmethod
+    def extra_state(self) -> dict[str, Any]:
+        """Return what else a checkpoint must hold: plain data and tensors."""
+
+    @abc.abstractmethod
+    def restore_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `extra_state` returned."""
+
+    def say(self, sentence: str) -> None:
+        """Print one sentence above the progress bar, from the main process."""
+        if self.processes.is_main:
+            tqdm.write(f"fcmae: {sentence}", file=sys.stderr)
+
+    def run(self) -> str | None:
+        """Train what is left of the run.
+
+        Returns:
+            The name of the signal that stopped it, with a checkpoint written; None when done.
+        """
+        if self.processes.is_main:
+            self.folder.open(self.config, may_change=self._may_change)
+        try:
+            self._prepare()
+            with StopRequest() as stop:
+                return self._train(stop)
+        finally:
+            if self.log is not None:
+                self.log.close()
+            self.folder.close()
+
+    def _prepare(self) -> None:
+        """Put everything where the newest checkpoint left it, or at the start."""
+        found: Any = self.store.load_newest() if self.processes.is_main else None
+        found = self.processes.from_main(found)
+        if self.processes.is_main:
+            for path, reason in self.images.problems:
+                self.say(f"{path!r} {reason}; left out.")
+            self._fix_images(is_continued=found is not None)
+        self.processes.wait()
+        if not self.processes.is_main:
+            self._fix_images(is_continued=True)
+        config = self.config
+        self.total_steps = self.total_steps_for(len(self.images))
+        self.skipped = SkippedFiles(self.folder, len(self.images), config.data.max_skipped_share)
+        self.model.to(self.processes.device)
+        self.network: nn.Module = self.model
+        if config.train.compile:
+            self.network = torch.compile(self.network)  # type: ignore[assignment]
+        if self.processes.world_size > 1:
+            self.network = DistributedDataParallel(self.network)
+        self.optimization = Optimization(
+            self.network,
+            self.create_optimizer(),
+            self.lr_of_step,
+            self.processes,
+            precision=config.train.precision,
+            accumulate=config.train.accumulate,
+            clip_grad=config.optim.clip_grad,
+        )
+        self.prepare()
+        if found is not None:
+            self._restore(*found)
+        if self.processes.is_main:
+            self.log = MetricsLog(
+                self.folder.path,
+                resumed_step=self.progress.step if found is not None else -1,
+                tensorboard=config.log.tensorboard,
+                report=self.say,
+            )
+        self.begin()
+
+    def _fix_images(self, *, is_continued: bool) -> None:
+        self.images = fix_images(
+            self.folder, self.images, is_continued=is_continued, report=self.say
+        )
+
+    def _restore(self, step: int, state: dict[str, Any]) -> None:
+        if state["effective_batch"] != self.effective_batch:
+            raise ConfigError(
+                f"train.batch_size: the run's effective batch size is {state['effective_batch']} "
+                f"and now it is {self.effective_batch} (batch_size x accumulate x processes); "
+                "change batch_size or accumulate so that it stays the same."
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimization.load_state_dict(state["optimization"])
+            self.restore_extra_state(state["extra"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            first = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{self.folder.checkpoints}: does not fit the model: {first}"
+            ) from error
+        self.progress = Progress(**state["progress"])
+        self.skipped.load_state_dict(state["skipped"])
+        self.say(f"continuing after step {step} of {self.total_steps}.")
+
+    def _train(self, stop: StopRequest) -> str | None:
+        config, progress = self.config, self.progress
+        stream = SampleStream(len(self.images), config.train.seed, self.effective_batch)
+        micro_batches = MicroBatches(
+            stream,
+            progress.step,
+            self.total_steps,
+            config.train.batch_size,
+            config.train.accumulate,
+            self.processes.rank,
+            self.processes.world_size,
+        )
+        loader = make_loader(
+            self.create_dataset(),
+            micro_batches,
+            config.data.workers,
+            timeout_seconds=config.data.timeout_seconds,
+            pin_memory=self.processes.device.type == "cuda",
+        )
+        batches = iter(loader)
+        for step in self._bar():
+            self.model.train()
+            self._step_batches.clear()
+            result = self.optimization.step(
+                step,
+                itertools.islice(batches, config.train.accumulate),
+                self._compute_loss,
+                (stop.name is not None, self._is_save_due_by_time()),
+            )
+            should_stop, should_save = result.agreed
+            progress.step = step + 1
+            is_last = progress.step == self.total_steps
+            self._note_loss(result)
+            cadence = config.checkpoint.every_steps
+            should_save |= should_stop or is_last
+            should_save |= cadence is not None and progress.step % cadence == 0
+            is_log_step = progress.step % config.log.every_steps == 0 or progress.step == 1
+            self._note_skipped(is_shared=should_save or is_log_step or is_last)
+            if is_log_step or is_last:
+                self._log(result)
+            self.after_step(result)
+            if should_save:
+                self._save()
+            if should_stop and not is_last:
+                self.say(f"{stop.name or 'a signal'}: stopped after step {progress.step}.")
+                return stop.name or "a signal in another process"
+        self.finish()
+        self.processes.wait()
+        return None
+
+    def _compute_loss(self, batch: dict[str, Any]) -> Tensor:
+        """Seed what the model draws (drop path, mixing) by the step and the place in it.
+
+        Two micro-steps of one process and one of two processes draw the same.
+        """
+        slot = len(self._step_batches) * self.processes.world_size + self.processes.rank
+        self._step_batches.append(batch)
+        seed = sample_seed(self.config.train.seed, "step", self.progress.step, slot)
+        if self.processes.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        with seeded(seed):
+            return self.compute_loss(batch)
+
+    def _bar(self) -> Iterator[int]:
+        """Yield the steps that are left, showing loss, rate, images/s and time left."""
+        steps = range(self.progress.step, self.total_steps)
+        self._clock = time.monotonic()
+        self._clock_step = self.progress.step
+        with tqdm(
+            steps,
+            initial=self.progress.step,
+            total=self.total_steps,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self.processes.is_main,
+        ) as self._progress_bar:
+            yield from self._progress_bar
+
+    def _note_loss(self, result: StepResult) -> None:
+        progress = self.progress
+        if result.is_finite:
+            progress.loss_sum += result.loss
+            progress.loss_count += 1
+            progress.history = [*progress.history, result.loss][-LOSS_HISTORY:]
+            return
+        progress.nonfinite_steps += 1
+        budget = self.config.train.skip_nonfinite_steps
+        if progress.nonfinite_steps > budget:
+            raise nonfinite_loss_error(
+                result,
+                self._step_batches,
+                progress.history,
+                self.folder.path / f"nonfinite-step-{progress.step:08d}-{self.processes.rank}.pt",
+            )
+        self.say(
+            f"step {progress.step}: loss {result.loss}, gradient norm {result.grad_norm}; step "
+            f"left out ({progress.nonfinite_steps} of {budget})."
+        )
+
+    def _note_skipped(self, *, is_shared: bool) -> None:
+        """Collect undecodable files; `is_shared` steps exchange them between the processes."""
+        self._undecodable += [
+            problem for batch in self._step_batches for problem in batch["skipped"]
+        ]
+        if not is_shared:
+            return
+        mine: list[Any] = list(self._undecodable)
+        found: Any = self.processes.gather(mine)
+        self._undecodable = []
+        new = self.skipped.add((path, reason) for path, reason in found)
+        for path, reason in new[:SKIPPED_SAID]:
+            self.say(f"skipped {path!r}: {reason}.")
+        if new and self.processes.is_main:
+            self.attempt(self.skipped.write, self.folder.skipped_files)
+        self.skipped.check_share()
+
+    def _log(self, result: StepResult) -> None:
+        """Write a line with the mean loss since the last one."""
+        progress = self.progress
+        now, steps = time.monotonic(), progress.step - self._clock_step
+        rate = steps * self.effective_batch / max(now - self._clock, 1e-9)
+        loss = progress.loss_sum / progress.loss_count if progress.loss_count else None
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        self._clock, self._clock_step = now, progress.step
+        if self.log is None:
+            return
+        self._progress_bar.set_postfix_str(
+            f"loss {result.loss:.4f}, lr {result.lr:.2e}, {rate:.1f} images/s"
+        )
+        values = {
+            "epoch": round(progress.step * self.effective_batch / len(self.images), 4),
+            "loss": loss,
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            "skipped_files": len(self.skipped),
+            "nonfinite_steps": progress.nonfinite_steps,
+            "images_per_second": round(rate, 2),
+        }
+        self.log.log(progress.step, values)
+
+    def _is_save_due_by_time(self) -> bool:
+        minutes = self.config.checkpoint.every_minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def _save(self) -> None:
+        """Write a checkpoint; a failure is told, and too many in a row stop the run."""
+        self._saved_at = time.monotonic()
+        if not self.processes.is_main:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimization": self.optimization.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+            "skipped": self.skipped.state_dict(),
+            "effective_batch": self.effective_batch,
+            "extra": self.extra_state(),
+        }
+        if self.attempt(
+            lambda: self.store.save(self.progress.step, state), self.folder.checkpoints
+        ):
+            self._save_failures = 0
+            return
+        self._save_failures += 1
+        if self._save_failures >= self.config.checkpoint.max_failures:
+            raise DiskError(
+                f"{self.folder.checkpoints}: {self._save_failures} checkpoints in a row could not "
+                f"be written; stopped at step {self.progress.step}. Make room or mend permissions "
+                "and start the same command again: it goes on from the last good checkpoint."
+            )
+
+    def attempt(self, write: Callable[[], object], where: Path) -> bool:
+        """Write something that training can do without; say what failed and where."""
+        try:
+            write()
+        except OSError as error:
+            self.say(f"{where}: cannot be written ({error.strerror or error}); training goes on.")
+            return False
+        return True
