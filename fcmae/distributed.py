@@ -64,6 +64,11 @@ class Processes:
             dist.destroy_process_group()
 
 
+def is_main_process() -> bool:
+    """Whether this is the process that prints, also before or after the group exists."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def start_processes(device: str) -> Processes:
     """Join the processes that torchrun started (nccl on CUDA, gloo on CPU), or be alone.
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fcmae.config import PretrainConfig
+
 SUMMARY = "pretrain an encoder on your images, or continue a run"
 
 
@@ -10,10 +17,56 @@ def run(arguments: list[str]) -> int:
     from fcmae.cli import DONE, INTERRUPTED
     from fcmae.config import PretrainConfig
     from fcmae.configuration import parse
+    from fcmae.distributed import is_main_process
     from fcmae.pretraining import pretrain
 
     config = parse(PretrainConfig, arguments, prog="fcmae pretrain")
     signal = pretrain(config)
-    if signal is not None:
-        return INTERRUPTED
-    return DONE
+    if is_main_process():
+        if signal is not None:
+            print("\nStart the same command again to go on from here.")
+        else:
+            print(
+                "\nNext, fine-tune from the exported weights:\n\n  "
+                + next_command(config, arguments)
+            )
+    return DONE if signal is None else INTERRUPTED
+
+
+def next_command(config: PretrainConfig, arguments: list[str]) -> str:
+    """Return the command that fine-tunes from the run's weights.
+
+    A configs/X.yaml with a configs/X_finetune.yaml beside it is fine-tuned by that one.
+    """
+    weights = str(Path(config.run.dir) / "export" / "encoder.safetensors")
+    for position, argument in enumerate(arguments):
+        given = argument.partition("=")[2] or "".join(arguments[position + 1 : position + 2])
+        beside = Path(given).with_suffix("").as_posix() + "_finetune.yaml"
+        if argument.startswith("--config") and Path(beside).is_file():
+            command = ["python", "finetune.py", "--config", beside]
+            # The file names the weights of the run that X.yaml makes when nothing is overridden.
+            return shlex.join(
+                command if _names(beside, weights) else [*command, "--model.weights", weights]
+            )
+    data, model = config.data, config.model
+    size = data.image_size
+    options = {
+        "run.dir": config.run.dir.rstrip("/") + "-finetune",
+        "data.path": "FOLDER_WITH_ONE_FOLDER_PER_CLASS",
+        "data.image_size": str(size if isinstance(size, int) else list(size)),
+        "data.in_chans": str(data.in_chans),
+        "model.name": model.name,
+        "model.stem_stride": str(model.stem_stride),
+        "model.weights": weights,
+        "train.epochs": "50",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return shlex.join(["fcmae", "finetune", *words])
+
+
+def _names(config_file: str, weights: str) -> bool:
+    import yaml
+
+    settings = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
+    named = settings.get("model", {}).get("weights")
+    return named is not None and Path(named) in (Path(weights), Path(weights).parent.parent)

@@ -1,0 +1,81 @@
+"""The console: commands, help, exit statuses, and mistakes that never become a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fcmae.cli import COMMANDS, DONE, FAILED, MISTAKE, main, run_command
+from fcmae.errors import ConfigError, DiskError, NonFiniteLossError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == DONE
+    shown = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f"\n  {name} " in shown
+
+
+def test_no_command_shows_the_help_and_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == MISTAKE
+    assert "usage: fcmae COMMAND" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_refused_with_a_near_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["pretain"]) == MISTAKE
+    assert "unknown command 'pretain'. Did you mean pretrain?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConfigError("mask.ratio: no."), MISTAKE),
+        (NonFiniteLossError("the loss is nan."), FAILED),
+        (DiskError("no room."), FAILED),
+    ],
+)
+def test_errors_become_one_line_and_a_status(
+    error: Exception,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import fcmae.cli.pretrain
+
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(fcmae.cli.pretrain, "run", fail)
+    assert run_command("pretrain", []) == status
+    assert capsys.readouterr().err == f"fcmae: error: {error}\n"
+
+
+def test_the_version_is_shown_without_importing_torch() -> None:
+    script = (
+        "import sys, fcmae.cli; fcmae.cli.main(['--version']); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("fcmae ")
+
+
+@pytest.mark.parametrize("command", [["pretrain.py"], ["-m", "fcmae", "pretrain"]])
+def test_a_mistake_in_a_real_process_is_one_sentence_and_status_2(
+    command: list[str], tmp_path: Path
+) -> None:
+    arguments = ["--run.dir", str(tmp_path / "run"), "--train.steps", "1", "--data.path", "absent"]
+    done = subprocess.run(
+        [sys.executable, *command, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == MISTAKE
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("fcmae: error: data.path: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
