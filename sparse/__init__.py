@@ -30,6 +30,14 @@ _LAZY = {
 }
 
 
+class SparseArray:
+    """Nothing: scipy and scikit-learn ask any loaded module named `sparse` for this class.
+
+    They mean PyData's package of that name, and functions of theirs fail where it is missing.
+    Held by test_scipy_works_beside_our_package_named_sparse.
+    """
+
+
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'sparse' has no attribute {name!r}")
