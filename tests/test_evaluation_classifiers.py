@@ -1,0 +1,76 @@
+"""kNN and linear probe against cases worked out by hand."""
+
+import math
+
+import numpy as np
+import torch
+
+from fcmae.evaluation import balanced_accuracy, knn_predict, linear_probe_predict
+
+
+def unit(*degrees: float) -> torch.Tensor:
+    """Vectors of the plane, by angle, of various lengths: only the angle may count."""
+    angles = torch.tensor(degrees).deg2rad()
+    lengths = torch.arange(1.0, len(degrees) + 1)[:, None]
+    return lengths * torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def test_knn_weighs_neighbours_by_similarity() -> None:
+    train, labels = unit(10, 40, 45), torch.tensor([0, 1, 1])
+    # At T = 1 the two farther neighbours win: e^cos(10) = 2.68 < e^cos(40) + e^cos(45) = 4.18.
+    # At T = 0.05 the near one wins: e^(cos(10)/T) is 84 and 286 times those of the others.
+    test = unit(0.0)
+    assert knn_predict(train, labels, test, k=3, temperature=1.0).tolist() == [1]
+    assert knn_predict(train, labels, test, k=3, temperature=0.05).tolist() == [0]
+
+
+def test_knn_vote_flips_at_the_temperature_computed_by_hand() -> None:
+    train, labels = unit(0, 60, -60), torch.tensor([0, 1, 1])
+    # Similarities 1, 1/2, 1/2: class 1 wins when 2 exp(0.5 / T) > exp(1 / T), T > 0.5 / ln 2.
+    limit = 0.5 / math.log(2)
+    for temperature, winner in ((limit * 1.01, 1), (limit * 0.99, 0)):
+        assert knn_predict(train, labels, unit(0.0), temperature=temperature).tolist() == [winner]
+
+
+def test_knn_asks_no_more_than_k_neighbours() -> None:
+    train, labels = unit(5, 50, 55), torch.tensor([0, 1, 1])
+    assert knn_predict(train, labels, unit(0.0), k=1, temperature=100.0).tolist() == [0]
+    assert knn_predict(train, labels, unit(0.0), k=9, temperature=100.0).tolist() == [1]
+
+
+def test_knn_does_not_depend_on_the_chunks() -> None:
+    rng = torch.Generator().manual_seed(0)
+    train, test = torch.randn(30, 5, generator=rng), torch.randn(17, 5, generator=rng)
+    labels = torch.randint(3, (30,), generator=rng)
+    whole = knn_predict(train, labels, test)
+    assert torch.equal(whole, knn_predict(train, labels, test, chunk_images=4))
+    assert len(whole.unique()) > 1
+
+
+def test_linear_probe_separates_what_a_line_separates_whatever_the_units() -> None:
+    rng = torch.Generator().manual_seed(0)
+    points = torch.randn(300, 2, generator=rng)
+    labels = (points[:, 0] + 0.5 * points[:, 1] > 0).long()
+    points = points * torch.tensor([1e-4, 1e3]) + torch.tensor([5.0, -7.0])
+    predicted = linear_probe_predict(points[:200], labels[:200], points[200:])
+    assert (predicted == labels[200:]).float().mean() > 0.95
+
+
+def test_linear_probe_is_deterministic_and_takes_constant_features() -> None:
+    rng = torch.Generator().manual_seed(0)
+    points, labels = torch.randn(40, 4, generator=rng), torch.arange(40) % 3
+    points[:, 2] = 6.0
+    first = linear_probe_predict(points[:30], labels[:30], points)
+    assert torch.equal(first, linear_probe_predict(points[:30], labels[:30], points))
+    assert first.dtype == torch.int64
+
+
+def test_linear_probe_works_with_one_image_per_class() -> None:
+    points, labels = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([3, 5])
+    assert linear_probe_predict(points, labels, points).tolist() == [3, 5]
+
+
+def test_balanced_accuracy_weighs_classes_equally() -> None:
+    labels = np.array([0, 0, 0, 0, 4, 4])
+    predictions = np.array([0, 0, 0, 4, 4, 9])  # 3 of 4 and 1 of 2
+    assert balanced_accuracy(predictions, labels) == (0.75 + 0.5) / 2
