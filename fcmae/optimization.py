@@ -18,6 +18,15 @@ from fcmae.errors import ConfigError
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise ConfigError where a precision is asked for that the device does not have."""
+    if precision == "fp16" and device.type != "cuda":
+        raise ConfigError(
+            f"train.precision: fp16 needs a GPU, and this run computes on the {device.type}; "
+            "use bf16 or fp32."
+        )
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What a step did.
@@ -64,11 +73,7 @@ class Optimization:
         accumulate: int = 1,
         clip_grad: float | None = None,
     ) -> None:
-        if precision == "fp16" and processes.device.type != "cuda":
-            raise ConfigError(
-                "train.precision: fp16 needs a GPU, and this run computes on the "
-                f"{processes.device.type}; use bf16 or fp32."
-            )
+        check_precision(precision, processes.device)
         self._model = model
         self._optimizer = optimizer
         self._lr_of_step = lr_of_step

@@ -25,7 +25,7 @@ from fcmae.distributed import Processes, start_processes
 from fcmae.errors import CheckpointError, ConfigError, DiskError
 from fcmae.metrics import MetricsLog
 from fcmae.nonfinite import nonfinite_loss_error
-from fcmae.optimization import Optimization, StepResult
+from fcmae.optimization import Optimization, StepResult, check_precision
 from fcmae.pretraining_setup import (
     LearningRate,
     create_dataset,
@@ -111,6 +111,7 @@ class Pretraining:
                 "batch_size, or more images."
             )
         total_steps_of(config, len(images), self.effective_batch)
+        check_precision(train.precision, processes.device)
         self.images = images
         self.model = create_model(config)
         if config.model.init_from is not None:
@@ -137,9 +138,9 @@ class Pretraining:
 
     def run(self) -> str | None:
         """Train what is left of the run; see `pretrain`."""
-        if self.processes.is_main:
-            self.folder.open(self.config, may_change=MAY_CHANGE)
         try:
+            if self.processes.is_main:
+                self.folder.open(self.config, may_change=MAY_CHANGE)
             self._prepare()
             with StopRequest() as stop:
                 return self._train(stop)

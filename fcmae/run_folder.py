@@ -49,14 +49,15 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            if self.config.exists():
-                self._check_settings(config, frozenset(may_change))
-            elif any(path.name != "lock" for path in self.path.iterdir()):
+            is_run = self.config.exists()
+            if not is_run and any(path.name != "lock" for path in self.path.iterdir()):
                 raise ConfigError(
                     f"run.dir: {self.path} is not empty and holds no run; "
                     "choose a new folder, or one that a run made."
                 )
+            self._take_lock()
+            if is_run:
+                self._check_settings(config, frozenset(may_change))
             write_text(self.config, to_yaml(config))
         except OSError as error:
             raise ConfigError(

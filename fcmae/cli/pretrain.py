@@ -40,9 +40,10 @@ def next_command(config: PretrainConfig, arguments: list[str]) -> str:
     """
     weights = str(Path(config.run.dir) / "export" / "encoder.safetensors")
     for position, argument in enumerate(arguments):
-        given = argument.partition("=")[2] or "".join(arguments[position + 1 : position + 2])
-        beside = Path(given).with_suffix("").as_posix() + "_finetune.yaml"
-        if argument.startswith("--config") and Path(beside).is_file():
+        option, _, given = argument.partition("=")
+        given = given or "".join(arguments[position + 1 : position + 2])
+        beside = given.removesuffix(".yaml") + "_finetune.yaml"
+        if option == "--config" and Path(beside).is_file():
             command = ["python", "finetune.py", "--config", beside]
             # The file names the weights of the run that X.yaml makes when nothing is overridden.
             return shlex.join(
