@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,6 +185,7 @@ class Finetuning(TrainingLoop):
             self._evaluate(is_last=is_last)
 
     def _evaluate(self, *, is_last: bool) -> None:
+        started = time.monotonic()
         scores, skipped = evaluate_classifier(
             self.evaluated,
             self.validation,
@@ -215,6 +217,7 @@ class Finetuning(TrainingLoop):
             f"step {step}: accuracy {100 * scores.accuracy:.2f} %, balanced "
             f"{100 * scores.balanced_accuracy:.2f} %, loss {scores.loss:.4f}."
         )
+        self.clock += time.monotonic() - started
 
     def _export(self, name: str, scores: ClassificationScores) -> None:
         if self.processes.is_main:

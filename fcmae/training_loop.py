@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,7 @@ class TrainingLoop(abc.ABC):
     Attributes:
         progress: how far the run is.
         log: where the main process writes numbers; None in the others.
+        clock: when images per second were last counted; moved by the length of a pause.
     """
 
     def __init__(
@@ -242,6 +244,7 @@ class TrainingLoop(abc.ABC):
             pin_memory=self.processes.device.type == "cuda",
         )
         batches = iter(loader)
+        save_seconds = 60 * (config.checkpoint.every_minutes or math.inf)
         for step in self._bar():
             self.model.train()
             self._step_batches.clear()
@@ -249,7 +252,7 @@ class TrainingLoop(abc.ABC):
                 step,
                 itertools.islice(batches, config.train.accumulate),
                 self._compute_loss,
-                (stop.name is not None, self._is_save_due_by_time()),
+                (stop.name is not None, time.monotonic() - self._saved_at >= save_seconds),
             )
             should_stop, should_save = result.agreed
             progress.step = step + 1
@@ -288,7 +291,7 @@ class TrainingLoop(abc.ABC):
     def _bar(self) -> Iterator[int]:
         """Yield the steps that are left, showing loss, rate, images/s and time left."""
         steps = range(self.progress.step, self.total_steps)
-        self._clock = time.monotonic()
+        self.clock = time.monotonic()
         self._clock_step = self.progress.step
         with tqdm(
             steps,
@@ -342,10 +345,10 @@ class TrainingLoop(abc.ABC):
         """Write a line with the mean loss since the last one."""
         progress = self.progress
         now, steps = time.monotonic(), progress.step - self._clock_step
-        rate = steps * self.effective_batch / max(now - self._clock, 1e-9)
+        rate = steps * self.effective_batch / max(now - self.clock, 1e-9)
         loss = progress.loss_sum / progress.loss_count if progress.loss_count else None
         progress.loss_sum, progress.loss_count = 0.0, 0
-        self._clock, self._clock_step = now, progress.step
+        self.clock, self._clock_step = now, progress.step
         if self.log is None:
             return
         self._progress_bar.set_postfix_str(
@@ -362,10 +365,6 @@ class TrainingLoop(abc.ABC):
         }
         self.log.log(progress.step, values)
 
-    def _is_save_due_by_time(self) -> bool:
-        minutes = self.config.checkpoint.every_minutes
-        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
-
     def _save(self) -> None:
         """Write a checkpoint; a failure is told, and too many in a row stop the run."""
         self._saved_at = time.monotonic()
@@ -379,9 +378,8 @@ class TrainingLoop(abc.ABC):
             "effective_batch": self.effective_batch,
             "extra": self.extra_state(),
         }
-        if self.attempt(
-            lambda: self.store.save(self.progress.step, state), self.folder.checkpoints
-        ):
+        step, store = self.progress.step, self.store
+        if self.attempt(lambda: store.save(step, state), self.folder.checkpoints):
             self._save_failures = 0
             return
         self._save_failures += 1
