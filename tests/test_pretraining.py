@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from pictures_on_disk import write_pictures
 
 from fcmae.cli import DONE, MISTAKE, main
 from fcmae.metrics import read_metrics
 from fcmae.run_model import load_run
-from pictures_on_disk import write_pictures
 
 SMALL = [
     *("--model.name", "convnextv2_atto", "--model.decoder_dim", "16"),
