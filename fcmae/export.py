@@ -40,7 +40,8 @@ def export_timm(encoder: nn.Module, path: Path, info: EncoderInfo) -> str:
         info: what goes into the metadata.
 
     Raises:
-        CheckpointError: the reloaded model differs; nothing is written then.
+        CheckpointError: `info` describes another model, or the reloaded one differs; nothing is
+            written then.
     """
     original = copy.deepcopy(encoder).cpu().float().eval()
     weights = {name: value.contiguous() for name, value in original.state_dict().items()}
@@ -50,7 +51,14 @@ def export_timm(encoder: nn.Module, path: Path, info: EncoderInfo) -> str:
         nonlocal largest
         save_file(weights, partial, metadata=info.to_metadata())
         reloaded = info.create_model()
-        reloaded.load_state_dict(load_file(partial), strict=True)
+        try:
+            reloaded.load_state_dict(load_file(partial), strict=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:500]
+            raise CheckpointError(
+                f"export: the encoder is no {info.model_name} with {info.in_chans} channels and "
+                f"a stem stride of {info.stem_stride} ({reason}); nothing was written."
+            ) from error
         largest = largest_difference(original, reloaded.eval(), info)
 
     path.parent.mkdir(parents=True, exist_ok=True)

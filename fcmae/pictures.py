@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,16 @@ def draw_loss_curve(
     """Write a PNG of the loss over the steps.
 
     Args:
-        metrics: lines of metrics.jsonl; those without a `loss` are passed over, and the last line
-            of a step counts.
+        metrics: lines of metrics.jsonl; those without a finite `loss` are passed over, and the
+            last line of a step counts.
         path: the PNG; its folder is created; replaced as a whole.
         normalize_targets: draw the line at 1.0, the loss of predicting each patch's mean.
     """
-    losses = {int(line["step"]): float(line["loss"]) for line in metrics if "loss" in line}
+    losses = {
+        int(line["step"]): float(line["loss"])
+        for line in metrics
+        if line.get("loss") is not None and math.isfinite(line["loss"])
+    }
     steps = sorted(losses)
     values = np.array([losses[step] for step in steps])
     figure = Figure(figsize=(7, 4), dpi=DPI, layout="constrained")

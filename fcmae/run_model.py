@@ -8,7 +8,7 @@ from typing import NamedTuple
 from timm.models.convnext import ConvNeXt
 
 from fcmae.checkpoints import CheckpointStore
-from fcmae.config import PretrainConfig
+from fcmae.config import PretrainConfig, check_data_sizes
 from fcmae.configuration import load
 from fcmae.data import default_mean_std
 from fcmae.encoder_info import EncoderInfo
@@ -109,12 +109,15 @@ def load_described_encoder(
                 f"{source}: does not say which model its weights belong to; "
                 "add --model.name, such as --model.name convnextv2_atto."
             )
-        mean, std = default_mean_std(in_chans or 3)
+        channels = 3 if in_chans is None else in_chans
+        side = 224 if image_size is None else image_size
+        check_data_sizes(side, channels, None, None)
+        mean, std = default_mean_std(channels)
         info = EncoderInfo(
             model_name=model_name or "convnextv2_atto",  # a file that is missing is told below
-            in_chans=in_chans or 3,
-            stem_stride=stem_stride or 4,
-            image_size=(image_size or 224, image_size or 224),
+            in_chans=channels,
+            stem_stride=4 if stem_stride is None else stem_stride,
+            image_size=(side, side),
             mean=mean,
             std=std,
         )

@@ -1,0 +1,74 @@
+"""`fcmae probe`: three feature sets side by side, and nothing without labels."""
+
+from pathlib import Path
+
+import pytest
+from tiny_run import make_pictures, make_run
+
+from fcmae.cli import MISTAKE, main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    make_run(folder)
+    return folder
+
+
+def probe(*arguments: object) -> int:
+    return main(["probe", *map(str, arguments), "--workers", "0", "--device", "cpu"])
+
+
+def test_probe_prints_all_three_sets_and_what_they_allow_to_say(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_pictures(tmp_path / "data", 8)
+    (data / "dark" / "broken.png").write_bytes(b"no picture")
+    assert probe(run, data, "--labels", 6, "--draws", 3) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "broken.png': no picture" in lines[0]
+    assert lines[1] == f"Frozen features of {run} after 7 steps:"
+    assert lines[2].split() == ["kNN", "linear"]
+    starts = [line.split("  ")[0] for line in lines[3:6]]
+    assert starts == ["pretrained", "untrained", "raw pixels"]
+    # Dark and bright pictures: raw pixels tell them apart without fail.
+    assert lines[5].split()[2:] == ["100.0", "+-", "0.0", "100.0", "+-", "0.0"]
+    assert "3 draws of 6 labels, 10 test images each" in lines[6]
+    assert [line.split(":")[0] for line in lines[7:11]] == ["kNN", "kNN", "linear", "linear"]
+    assert "other seeds were not tried" in lines[11]
+
+
+def test_probe_repeats_itself(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_pictures(tmp_path / "data", 4)
+    assert probe(run, data, "--labels", 4) == 0
+    first = capsys.readouterr().out
+    assert probe(run, data, "--labels", 4) == 0
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{data}/dark"], "/dark' has no labels; it needs one folder per class"),
+        (["{data}", "--draws", "2"], "draws: got 2, expected 3 or more: fewer show no spread."),
+        (["{data}", "--labels", "1"], "labels: got 1, expected 2 or more"),
+        (["{data}", "--labels", "many"], "--labels: got 'many', expected a whole number."),
+        (["{data}", "--label", "type"], "data.label: 'type' chooses a label of elpv"),
+        (["nowhere"], "DATA: 'nowhere' does not exist"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    arguments: list[str],
+    message: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = make_pictures(tmp_path / "data", 2)
+    assert probe(run, *(argument.format(data=data) for argument in arguments)) == MISTAKE
+    error = capsys.readouterr().err
+    assert error.startswith("fcmae: error: ")
+    assert message in error
+    assert error.count("\n") == 1
