@@ -64,7 +64,7 @@ class ClassificationScores:
         width = max(len(name) for name in (*classes, "balanced"))
         counts = self.confusion.sum(dim=1).tolist()
         lines = [
-            f"{name:<{width}}  {100 * share:5.1f} % of {count}"
+            f"{name:<{width}}  " + (f"{100 * share:5.1f} % of {count}" if count else "no images")
             for name, share, count in zip(classes, self.per_class, counts, strict=True)
         ]
         lines.append(f"{'all':<{width}}  {100 * self.accuracy:5.1f} % of {self.num_images}")

@@ -32,9 +32,13 @@ def open_labelled(data: FinetuneDataConfig, seed: int) -> tuple[ImageList, Image
         ConfigError: no images, no labels, other classes in val_path, or too few images of a class.
     """
     if data.val_path is None:
-        train, validation = open_train_and_validation(
-            data.path, data.label, data.val_share, data.split_seed
-        )
+        try:
+            train, validation = open_train_and_validation(
+                data.path, data.label, data.val_share, data.split_seed
+            )
+        except ConfigError:
+            with_labels(open_images(data.path, data.label), "data.path", data.path)
+            raise
     else:
         train = with_labels(open_images(data.path, data.label), "data.path", data.path)
         validation = open_validation(data.val_path, train.classes)

@@ -8,6 +8,8 @@ from typing import Any
 from fcmae.distributed import Processes
 from fcmae.errors import ConfigError
 
+LOSS_HISTORY = 10  # finite losses that an error message shows
+
 
 @dataclasses.dataclass
 class Progress:
@@ -26,6 +28,18 @@ class Progress:
     loss_count: int = 0
     nonfinite_steps: int = 0
     history: list[float] = dataclasses.field(default_factory=list)
+
+    def add_loss(self, loss: float) -> None:
+        """Count a finite loss."""
+        self.loss_sum += loss
+        self.loss_count += 1
+        self.history = [*self.history, loss][-LOSS_HISTORY:]
+
+    def take_mean_loss(self) -> float | None:
+        """Return the mean since it was last taken; None when there was no finite loss."""
+        mean = self.loss_sum / self.loss_count if self.loss_count else None
+        self.loss_sum, self.loss_count = 0.0, 0
+        return mean
 
 
 def effective_batch_of(config: Any, processes: Processes, num_images: int) -> int:

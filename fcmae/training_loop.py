@@ -34,14 +34,13 @@ from fcmae.distributed import Processes
 from fcmae.errors import CheckpointError, ConfigError, DiskError
 from fcmae.metrics import MetricsLog
 from fcmae.nonfinite import nonfinite_loss_error
-from fcmae.optimization import Optimization, StepResult
+from fcmae.optimization import Optimization, StepResult, check_precision
 from fcmae.progress import Progress, effective_batch_of
 from fcmae.run_folder import RunFolder
 from fcmae.run_images import fix_images
 from fcmae.signals import StopRequest
 from fcmae.skipped_files import SkippedFiles
 
-LOSS_HISTORY = 10  # finite losses that an error message shows
 SKIPPED_SAID = 5  # undecodable files of one step that are named on the screen; the list has all
 
 
@@ -75,6 +74,7 @@ class TrainingLoop(abc.ABC):
         self.processes = processes
         self.images = images
         self.model = model
+        check_precision(config.train.precision, processes.device)
         self.effective_batch = effective_batch_of(config, processes, len(images))
         self.total_steps = self.total_steps_for(len(images))
         self.folder = RunFolder(config.run.dir)
@@ -110,7 +110,7 @@ class TrainingLoop(abc.ABC):
 
     @abc.abstractmethod
     def compute_loss(self, batch: dict[str, Any]) -> Tensor:
-        """Return the loss of a micro-batch; global generators are seeded for it."""
+        """Return the loss of a micro-batch; global generators are seeded."""
 
     @abc.abstractmethod
     def begin(self) -> None:
@@ -147,9 +147,9 @@ class TrainingLoop(abc.ABC):
         Returns:
             The name of the signal that stopped it, with a checkpoint written; None when done.
         """
-        if self.processes.is_main:
-            self.folder.open(self.config, may_change=self._may_change)
         try:
+            if self.processes.is_main:
+                self.folder.open(self.config, may_change=self._may_change)
             self._prepare()
             with StopRequest() as stop:
                 return self._train(stop)
@@ -306,9 +306,7 @@ class TrainingLoop(abc.ABC):
     def _note_loss(self, result: StepResult) -> None:
         progress = self.progress
         if result.is_finite:
-            progress.loss_sum += result.loss
-            progress.loss_count += 1
-            progress.history = [*progress.history, result.loss][-LOSS_HISTORY:]
+            progress.add_loss(result.loss)
             return
         progress.nonfinite_steps += 1
         budget = self.config.train.skip_nonfinite_steps
@@ -346,8 +344,7 @@ class TrainingLoop(abc.ABC):
         progress = self.progress
         now, steps = time.monotonic(), progress.step - self._clock_step
         rate = steps * self.effective_batch / max(now - self.clock, 1e-9)
-        loss = progress.loss_sum / progress.loss_count if progress.loss_count else None
-        progress.loss_sum, progress.loss_count = 0.0, 0
+        loss = progress.take_mean_loss()
         self.clock, self._clock_step = now, progress.step
         if self.log is None:
             return
