@@ -127,7 +127,7 @@ def test_other_settings_in_a_trained_run_folder_are_refused(
         (["--model.name", "convnextv2_ato"], "model.name: 'convnextv2_ato' .* convnextv2_atto"),
         (["--model.name", "resnet50"], "model.name: 'resnet50' is not a ConvNeXt of timm"),
         (["--model.name", "convnext_atto_ols"], "cannot run sparsely: stem"),
-        (["--train.batch_size", "64"], "train.batch_size: a step takes 64 images .* has 20"),
+        (["--train.batch_size", "64"], "train.batch_size: a step takes 64 images .* there are 20"),
         (["--optim.warmup_steps", "9"], "the warm-up takes 9 steps and the whole run 4"),
         (["--train.device", "cuda"], "train.device: got 'cuda'"),
         (["--train.device", "tpu"], "train.device: got 'tpu', expected auto, cpu, cuda"),
