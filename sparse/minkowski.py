@@ -111,25 +111,31 @@ class MinkowskiConvNeXt(nn.Module):
         """
         super().__init__()
         self._skeleton = (without_storage(dense),)  # in a tuple, so that it is no submodule
-        parts: Any = dense.stem, dense.stages, dense.norm_pre  # timm's types say only: modules
-        (stem, stem_norm), stages, norm_pre = parts
+        with torch.random.fork_rng(devices=[]):  # the layers draw weights that nobody uses
+            self._build(dense)
+        weight = next(dense.parameters())
+        self.to(weight.device, weight.dtype)
+        if not weight.is_meta:
+            self.load_state_dict(self.weights_of(dense))
+
+    def _build(self, dense: Any) -> None:
+        """Create the layers, with weights of their own."""
+        stem, norm = dense.stem
         shape = stem.in_channels, stem.out_channels, stem.kernel_size, stem.stride
         layers: list[nn.Module] = [
             nn.Conv2d(*shape, bias=stem.bias is not None),
-            nn.LayerNorm(stem.out_channels, stem_norm.eps),
+            nn.LayerNorm(stem.out_channels, norm.eps),
         ]
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
-        for stage in stages:
+        for stage in dense.stages:
             if not isinstance(stage.downsample, nn.Identity):
                 layers += [_Norm(stage.downsample[0]), _downsampling(stage.downsample[1])]
             self.downsample_layers.append(nn.Sequential(*layers))
             self.stages.append(nn.ModuleList(_Block(block) for block in stage.blocks))
             layers = []
-        self.norm_pre = norm_pre if isinstance(norm_pre, nn.Identity) else _Norm(norm_pre)
-        self.to(stem.weight.device, stem.weight.dtype)
-        if not stem.weight.is_meta:
-            self.load_state_dict(self.weights_of(dense))
+        norm = dense.norm_pre
+        self.norm_pre = norm if isinstance(norm, nn.Identity) else _Norm(norm)
 
     def forward(self, images: Tensor, patches: VisiblePatches, grn_over_batch: bool) -> Tensor:
         """Encode visible patches: images [N, C, H, W] -> [N, K, m, m, D], float32 or float64.

@@ -59,6 +59,16 @@ EDITS = (
         "from collections import namedtuple\nfrom collections.abc import Sequence\n",
         _PYTHON_310,
     ),
+    Edit(
+        "MinkowskiEngine/MinkowskiConvolution.py",
+        "            MinkowskiConvolutionTransposeFunction()\n"
+        "            if is_transpose\n"
+        "            else MinkowskiConvolutionFunction()\n",
+        "            MinkowskiConvolutionTransposeFunction\n"
+        "            if is_transpose\n"
+        "            else MinkowskiConvolutionFunction\n",
+        "torch warns that it will refuse instances of autograd functions; the class is enough",
+    ),
     _include_before(
         "src/convolution_kernel.cuh", '#include "gpu.cuh"', ["thrust/execution_policy.h"], _THRUST
     ),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import fcmae
+from fcmae.minkowski_install.child import last_line, run_module
 from fcmae.minkowski_install.edits import apply_edits, hash_of_edits
 from fcmae.minkowski_install.errors import InstallError
 from fcmae.minkowski_install.machine import find_target, find_tools
@@ -59,20 +56,11 @@ def install_minkowski(cache: Path, *, source: Path | None, device: str, say: Say
 
 def _test_installed(say: Say) -> None:
     """Run the self-test in a new process, which sees what was just installed."""
-    root = str(Path(fcmae.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "fcmae.minkowski_install.self_test"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": path},
-    )
+    done = run_module("self_test")
     for line in done.stdout.splitlines():
         say(f"self-test: {line}")
     if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        reason = lines[-1] if lines else "see the lines above"
+        reason = last_line(done.stderr, "see the lines above")
         raise InstallError(
             f"MinkowskiEngine is installed but its self-test failed (exit status "
             f"{done.returncode}): {reason}. Use model.backend=native until it passes."

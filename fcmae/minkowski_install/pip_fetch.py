@@ -1,4 +1,4 @@
-"""A plain script: fetch a package's source release as pip would, without running its setup.py.
+"""Run as a module of its own: fetch a source release as pip would, without running setup.py.
 
 `pip download` runs setup.py to ask for dependencies, and MinkowskiEngine's uninstalls things. So
 pip's own finder is asked here, which knows the user's mirrors, proxies, certificates and logins.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import tarfile
 import zlib
 from pathlib import Path
 
+from fcmae.minkowski_install.child import last_line, run_module
 from fcmae.minkowski_install.errors import InstallError
 
 VERSION = "0.5.4"
@@ -32,16 +31,16 @@ def fetch_source(folder: Path) -> Path:
     if path.is_file() and hash_of_file(path) == SHA256:
         return path
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    script = Path(__file__).with_name("pip_fetch.py")
-    command = [sys.executable, str(script), "MinkowskiEngine", VERSION, str(partial)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run_module("pip_fetch", "MinkowskiEngine", VERSION, str(partial))
         got = hash_of_file(partial) if partial.is_file() else ""
         if done.returncode or got != SHA256:
-            lines = done.stderr.strip().splitlines() or [f"SHA-256 {got}, expected {SHA256}"]
+            reason = f"the file's SHA-256 is {got}, expected {SHA256}"
+            if done.returncode:
+                reason = last_line(done.stderr, "pip said nothing")
             raise InstallError(
                 f"could not fetch the sources of MinkowskiEngine {VERSION} from the package "
-                f"index: {lines[-1]}. Fetch {path.name} on another machine and give it with "
+                f"index: {reason}. Fetch {path.name} on another machine and give it with "
                 "--source FILE."
             )
         os.replace(partial, path)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from fcmae.minkowski_install.child import last_line
 from fcmae.minkowski_install.errors import InstallError
 from fcmae.minkowski_install.machine import Target, Tools
 
@@ -77,13 +79,18 @@ def build_wheel(source: Path, target: Target, tools: Tools, log: Path, say: Say)
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            start_new_session=True,
         )
-        with process:
+        try:
             for line in process.stdout or ():
                 file.write(line)
                 file.flush()
                 if progress := re.match(r"\[(\d+/\d+)\]", line):
                     say(f"  file {progress[1]} after {_minutes(time.monotonic() - start)}")
+            process.wait()
+        except BaseException:  # an interrupt, say: the compilers stop too
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
     wheels = sorted((source / "dist").glob("*.whl"))
     if process.returncode or not wheels:
         raise InstallError(
@@ -104,8 +111,8 @@ def install_wheel(wheel: Path) -> None:
     command += ["--force-reinstall", "--disable-pip-version-check", str(wheel)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["pip said nothing"]
-        raise InstallError(f"pip could not install {wheel}: {lines[-1]}")
+        reason = last_line(done.stderr, "it said nothing")
+        raise InstallError(f"pip could not install {wheel}: {reason}")
 
 
 def unpack_folder(cache: Path) -> tempfile.TemporaryDirectory[str]:

@@ -1,0 +1,441 @@
+"""The installer of MinkowskiEngine, without network, compiler or MinkowskiEngine."""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcmae.cli import main
+from fcmae.minkowski_install import child, installation, machine, source, wheel
+from fcmae.minkowski_install.edits import EDITS, Edit, apply_edits, hash_of_edits
+from fcmae.minkowski_install.errors import InstallError, MissingToolsError
+from fcmae.minkowski_install.machine import Target, Tools
+
+TARGET = Target("2.0.0+cpu", "cpython-310-linux-x86_64")
+
+
+# edits
+
+
+def write_anchors(folder: Path) -> None:
+    """Write files that hold the anchors of all edits, as the real sources do."""
+    for edit in EDITS:
+        path = folder / edit.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"before\n{edit.old}\nafter\n")
+
+
+def test_edits_replace_their_anchors_and_nothing_else(tmp_path: Path) -> None:
+    write_anchors(tmp_path)
+    before = {edit.file: (tmp_path / edit.file).read_text(encoding="utf-8") for edit in EDITS}
+    apply_edits(tmp_path)
+    for file, text in before.items():
+        for edit in EDITS:
+            if edit.file == file:
+                text = text.replace(edit.old, edit.new)
+        assert (tmp_path / file).read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_an_edit_whose_anchor_is_not_there_once_is_refused(tmp_path: Path, times: int) -> None:
+    (tmp_path / "a.py").write_text("import x\n" * times, encoding="utf-8")
+    edit = Edit("a.py", "import x\n", "import y\n", "a test")
+    with pytest.raises(InstallError, match=rf"a.py: 'import x' stands there {times} times"):
+        apply_edits(tmp_path, (edit,))
+
+
+def test_an_edit_of_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InstallError, match=r"setup.py: .*0 times.*not the sources of Minkowski"):
+        apply_edits(tmp_path)
+
+
+def test_hash_of_edits_follows_the_changes_and_not_the_reasons() -> None:
+    edit = Edit("a.py", "x", "y", "because")
+    assert hash_of_edits((edit,)) == hash_of_edits((replace(edit, reason="another"),))
+    for change in ({"file": "b.py"}, {"old": "z"}, {"new": "z"}):
+        assert hash_of_edits((edit,)) != hash_of_edits((replace(edit, **change),))
+
+
+# machine
+
+
+def program(folder: Path, name: str, body: str = "exit 0") -> Path:
+    """Write an executable shell script."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose only programs are those in the folder returned."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(machine, "_blas_folders", list)
+    monkeypatch.delenv("CXX", raising=False)
+    return tmp_path
+
+
+def test_missing_tools_are_all_named_with_their_packages(bare: Path) -> None:
+    with pytest.raises(MissingToolsError) as caught:
+        machine.find_tools(TARGET)
+    message = str(caught.value)
+    assert "a C++ compiler (Debian: g++; conda: gxx)" in message
+    assert "ninja (Debian: ninja-build; conda: ninja)" in message
+    assert "conda install -c conda-forge" in message
+    assert "model.backend=native" in message
+
+
+def test_missing_blas_headers_are_named_with_their_packages(bare: Path) -> None:
+    program(bare, "g++", "exit 1")
+    program(bare, "ninja")
+    with pytest.raises(MissingToolsError, match=r"cblas.h\) \(Debian: libopenblas-dev; conda: op"):
+        machine.find_tools(TARGET)
+
+
+def test_missing_cuda_compiler_is_named(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(bare, "g++")
+    program(bare, "ninja")
+    monkeypatch.setattr(machine, "find_cuda_home", lambda: None)
+    with pytest.raises(MissingToolsError, match="nvidia-cuda-toolkit"):
+        machine.find_tools(replace(TARGET, cuda="CUDA 13.0 for 8.0"))
+
+
+def test_the_compiler_is_asked_where_blas_is(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conda = bare / "conda"
+    compiler = program(bare, "g++", f'case "$*" in *-I{conda}/include*) exit 0;; esac; exit 1')
+    program(bare, "ninja")
+    folders = [(Path("/nowhere"), Path("/nowhere")), (conda / "include", conda / "lib")]
+    monkeypatch.setattr(machine, "_blas_folders", lambda: folders)
+    tools = machine.find_tools(TARGET)
+    assert tools.compiler == str(compiler)
+    assert (tools.include, tools.library) == folders[1]
+
+
+def test_cxx_names_the_compiler(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("g++", "my-compiler", "ninja"):
+        program(bare, name)
+    monkeypatch.setenv("CXX", "my-compiler")
+    assert machine.find_tools(TARGET).compiler == str(bare / "my-compiler")
+
+
+def test_target_is_cuda_only_where_a_gpu_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert machine.find_target("auto").cuda == ""
+    assert machine.find_target("cuda").cuda == "CUDA 13.0 for all capabilities"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: (8 + i, 0))
+    assert machine.find_target("cpu").cuda == ""
+    assert machine.find_target("auto").cuda == "CUDA 13.0 for 8.0;9.0"
+
+
+def test_cuda_with_a_torch_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(MissingToolsError, match=r"--device cuda: .*without CUDA.*--device cpu"):
+        machine.find_target("cuda")
+
+
+# source
+
+
+def tarball(path: Path, files: dict[str, str]) -> Path:
+    """Write a .tar.gz of `files`."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+def test_unpack_finds_the_folder_of_setup_py(tmp_path: Path) -> None:
+    archive = tarball(tmp_path / "a.tar.gz", {"me-0.5.4/setup.py": "", "me-0.5.4/src/x.cpp": ""})
+    assert source.unpack(archive, tmp_path / "out") == tmp_path / "out" / "me-0.5.4"
+
+
+def test_what_is_no_source_release_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "text.tar.gz"
+    text.write_text("not an archive", encoding="utf-8")
+    with pytest.raises(InstallError, match="cannot be unpacked"):
+        source.unpack(text, tmp_path)
+    whole = tarball(tmp_path / "a.tar.gz", {f"me/{i}": f"{i * 7919 % 997}" for i in range(99)})
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(whole.read_bytes()[:200])
+    with pytest.raises(InstallError, match="cannot be unpacked"):
+        source.unpack(cut, tmp_path)
+    with pytest.raises(InstallError, match=r"holds no setup\.py"):
+        source.unpack(whole, tmp_path)
+
+
+def test_a_fetched_file_of_other_content_is_refused_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(module: str, name: str, version: str, path: str) -> subprocess.CompletedProcess[str]:
+        Path(path).write_text("an error page", encoding="utf-8")
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(source, "run_module", send)
+    with pytest.raises(InstallError, match=r"SHA-256 is .*--source FILE"):
+        source.fetch_source(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_index_out_of_reach_is_said_with_pips_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = subprocess.CompletedProcess([], 1, "", "Traceback\nConnectionError: no route\n")
+    monkeypatch.setattr(source, "run_module", lambda *_: failed)
+    with pytest.raises(InstallError, match=r"index: ConnectionError: no route\. Fetch Minkowski"):
+        source.fetch_source(tmp_path)
+
+
+def test_sources_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def send(module: str, name: str, version: str, path: str) -> subprocess.CompletedProcess[str]:
+        calls.append(name)
+        Path(path).write_text("the release", encoding="utf-8")
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    release = tmp_path / "release"
+    release.write_text("the release", encoding="utf-8")
+    monkeypatch.setattr(source, "SHA256", source.hash_of_file(release))
+    monkeypatch.setattr(source, "run_module", send)
+    first = source.fetch_source(tmp_path)
+    assert source.fetch_source(tmp_path) == first
+    assert calls == ["MinkowskiEngine"]
+
+
+def test_fetching_through_pip_does_not_run_setup_py(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pip")
+    index = tmp_path / "index"
+    index.mkdir()
+    marker = tmp_path / "setup.py ran"
+    files = {"tool-1.5/setup.py": f"open({str(marker)!r}, 'w')", "tool-1.5/PKG-INFO": ""}
+    release = tarball(index / "tool-1.5.tar.gz", files)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    target = tmp_path / "out.tar.gz"
+    done = child.run_module("pip_fetch", "tool", "1.5", str(target))
+    assert done.returncode == 0, done.stderr
+    assert target.read_bytes() == release.read_bytes()
+    assert not marker.exists()
+    done = child.run_module("pip_fetch", "tool", "1.6", str(target))
+    assert done.returncode == 1
+    assert child.last_line(done.stderr, "") == "the package index has no source release of tool 1.6"
+
+
+# wheel
+
+
+def test_every_part_of_the_target_the_sources_and_the_edits_are_in_the_cache_key() -> None:
+    keys = {wheel.cache_key(TARGET, "source", "edits")}
+    for other in ({"torch": "2.1.0+cpu"}, {"python": "cpython-311"}, {"cuda": "CUDA 13.0 for 8.0"}):
+        keys.add(wheel.cache_key(replace(TARGET, **other), "source", "edits"))
+    keys.add(wheel.cache_key(TARGET, "other source", "edits"))
+    keys.add(wheel.cache_key(TARGET, "source", "other edits"))
+    assert len(keys) == 6
+    assert wheel.cache_key(replace(TARGET), "source", "edits") in keys
+
+
+def write_wheel(path: Path) -> Path:
+    """Write a small zip file under the name of a wheel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("module.py", "x = 1\n" * 500)
+    return path
+
+
+def test_a_kept_wheel_is_found_under_its_key_only(tmp_path: Path) -> None:
+    built = write_wheel(tmp_path / "dist" / "me-0.5.4-py3-none-any.whl")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    assert wheel.cached_wheel(cache, "key") is None
+    kept = wheel.keep_wheel(built, cache, "key")
+    assert wheel.cached_wheel(cache, "key") == kept
+    assert kept.read_bytes() == built.read_bytes()
+    assert wheel.cached_wheel(cache, "other") is None
+    assert [path.name for path in kept.parent.iterdir()] == [built.name]
+
+
+def test_a_truncated_wheel_in_the_cache_is_not_used(tmp_path: Path) -> None:
+    kept = write_wheel(tmp_path / "key" / "me.whl")
+    kept.write_bytes(kept.read_bytes()[:-30])
+    assert wheel.cached_wheel(tmp_path, "key") is None
+
+
+SETUP = """
+import os, pathlib, sys
+print(sys.argv[1:])
+print("[1/2] c++ a.cpp")
+print("[2/2] c++ b.cpp")
+print(os.environ["CXX"], os.environ["LDFLAGS"])
+pathlib.Path("dist").mkdir()
+pathlib.Path("dist/me.whl").touch()
+"""
+
+
+def build(tmp_path: Path, setup: str, target: Target = TARGET) -> tuple[Path, str, list[str]]:
+    """Run a stand-in setup.py through build_wheel: the wheel, the log and what was said."""
+    (tmp_path / "setup.py").write_text(setup, encoding="utf-8")
+    tools = Tools("/bin/g++", Path("/conda/include"), Path("/conda/lib"), {"CXX": "/bin/g++"})
+    said: list[str] = []
+    log = tmp_path / "build.log"
+    built = wheel.build_wheel(tmp_path, target, tools, log, said.append)
+    return built, log.read_text(encoding="utf-8"), said
+
+
+def test_build_says_its_progress_and_passes_compiler_and_folders_on(tmp_path: Path) -> None:
+    built, log, said = build(tmp_path, SETUP)
+    assert built == tmp_path / "dist" / "me.whl"
+    assert [line.split(" after ")[0] for line in said[:2]] == ["  file 1/2", "  file 2/2"]
+    assert said[2].endswith(f"the log is {tmp_path / 'build.log'}")
+    assert "'--cpu_only', '--blas_include_dirs=/conda/include'" in log
+    assert "/bin/g++ -L/conda/lib -Wl,-rpath,/conda/lib" in log
+
+
+def test_build_for_cuda_forces_it(tmp_path: Path) -> None:
+    log = build(tmp_path, SETUP, replace(TARGET, cuda="CUDA 13.0 for 8.0"))[1]
+    assert "--force_cuda" in log
+    assert "--cpu_only" not in log
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("print('x.cpp:3: error: no cblas'); raise SystemExit(1)", "x.cpp:3: error: no cblas"),
+        ("print('g++: fatal error: Killed signal'); raise SystemExit(1)", "MAX_JOBS=1"),
+        ("raise SystemExit(3)", "no error was printed"),
+        ("", "exit status 0"),
+    ],
+)
+def test_a_failed_build_names_the_error_and_the_log(tmp_path: Path, body: str, reason: str) -> None:
+    with pytest.raises(InstallError) as caught:
+        build(tmp_path, body)
+    assert reason in str(caught.value)
+    assert f"the whole log is {tmp_path / 'build.log'}" in str(caught.value)
+
+
+def test_a_wheel_that_pip_refuses_is_an_error_with_pips_reason(tmp_path: Path) -> None:
+    pytest.importorskip("pip")
+    broken = tmp_path / "me-0.5.4-py3-none-any.whl"
+    broken.write_text("no zip", encoding="utf-8")
+    with pytest.raises(InstallError, match=r"pip could not install .*me-0.5.4.*: \w+"):
+        wheel.install_wheel(broken)
+
+
+# installation
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace what needs network, compiler and pip by stand-ins, and record their order."""
+    done: list[str] = []
+
+    def fake_build(folder: Path, *_: object) -> Path:
+        done.append("build")
+        return write_wheel(folder / "dist" / "me-0.5.4.whl")
+
+    def fetch(folder: Path) -> Path:
+        done.append("fetch")
+        return tarball(folder / "me.tar.gz", {"me/setup.py": ""})
+
+    passed = subprocess.CompletedProcess([], 0, "7x7: passed\n", "")
+    monkeypatch.setattr(installation, "find_tools", lambda _: Tools("/bin/g++"))
+    monkeypatch.setattr(installation, "fetch_source", fetch)
+    monkeypatch.setattr(installation, "apply_edits", lambda _: done.append("edit"))
+    monkeypatch.setattr(installation, "build_wheel", fake_build)
+    monkeypatch.setattr(installation, "install_wheel", lambda w: done.append(f"install {w.name}"))
+    monkeypatch.setattr(installation, "run_module", lambda name: done.append(name) or passed)
+    return done
+
+
+def test_the_second_installation_takes_the_wheel_from_the_cache(
+    tmp_path: Path, steps: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["install-minkowski", "--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    assert main(command) == 0
+    assert steps == ["fetch", "edit", "build", "install me-0.5.4.whl", "self_test"]
+    steps.clear()
+    assert main(command) == 0
+    assert steps == ["install me-0.5.4.whl", "self_test"]
+    out = capsys.readouterr().out
+    assert "the cache has the wheel" in out
+    assert out.count("self-test: 7x7: passed") == 2
+    assert not list((tmp_path / "cache").glob("build-*"))
+
+
+def test_a_given_source_is_built_instead_of_a_fetched_one(tmp_path: Path, steps: list[str]) -> None:
+    given = tarball(tmp_path / "mine.tar.gz", {"me/setup.py": ""})
+    cache = str(tmp_path / "cache")
+    assert main(["install-minkowski", "--cache", cache, "--source", str(given)]) == 0
+    assert "fetch" not in steps
+    assert "build" in steps
+
+
+def test_fcmae_cache_moves_the_cache(
+    tmp_path: Path, steps: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FCMAE_CACHE", str(tmp_path / "elsewhere"))
+    assert main(["install-minkowski", "--device", "cpu"]) == 0
+    assert len(list((tmp_path / "elsewhere" / "minkowski").glob("*/me-0.5.4.whl"))) == 1
+
+
+def test_a_failed_self_test_is_exit_status_1(
+    tmp_path: Path,
+    steps: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = subprocess.CompletedProcess([], 1, "7x7 depthwise: FAILED\n", "")
+    monkeypatch.setattr(installation, "run_module", lambda _: failed)
+    assert main(["install-minkowski", "--cache", str(tmp_path), "--device", "cpu"]) == 1
+    captured = capsys.readouterr()
+    assert "self-test: 7x7 depthwise: FAILED" in captured.out
+    assert "fcmae: error: MinkowskiEngine is installed but its self-test failed" in captured.err
+
+
+def test_missing_tools_are_exit_status_2(
+    tmp_path: Path, bare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["install-minkowski", "--cache", str(tmp_path), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fcmae: error: MinkowskiEngine cannot be built here, missing: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--source", "--source: .* is no file"), ("--cache", "--cache: .* cannot be used")],
+)
+def test_paths_that_cannot_be_used_are_exit_status_2(
+    tmp_path: Path,
+    steps: list[str],
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    message: str,
+) -> None:
+    (tmp_path / "file").touch()
+    command = ["install-minkowski", "--device", "cpu", "--cache", str(tmp_path)]
+    assert main([*command, option, str(tmp_path / "file" / "below")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
