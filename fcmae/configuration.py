@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import re
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,21 +33,22 @@ def parse(config_class: type[Config], arguments: list[str], *, prog: str) -> Con
             a missing setting, or a value that the dataclass refuses.
     """
     _check_arguments(config_class, arguments)
-    parser = ArgumentParser(prog=prog, description=config_class.__doc__, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings.")
-    parser.add_class_arguments(config_class)
-    # Named instantiate_classes before jsonargparse 4.49, and deprecated under that name since.
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    try:
-        parsed = instantiate(parser.parse_args(arguments))
-    except ArgumentError as error:
-        raise ConfigError(_one_sentence(config_class, str(error))) from error
-    return config_class(**{name: parsed[name] for name in _sections(config_class)})
+    return _read(config_class, prog, lambda parser: parser.parse_args(arguments))
 
 
 def load(config_class: type[Config], path: Path | str) -> Config:
     """Return the settings that a YAML file holds; raises ConfigError as `parse` does."""
     return parse(config_class, ["--config", str(path)], prog="fcmae")
+
+
+def from_plain(config_class: type[Config], settings: Any, *, where: str) -> Config:
+    """Return the settings of nested dicts, {section: {name: value}}; the inverse of `to_plain`.
+
+    Raises:
+        ConfigError: as `parse`; an unknown name is told with `where`, the origin of the settings.
+    """
+    _check_content(settings, where, _sections(config_class))
+    return _read(config_class, "fcmae", lambda parser: parser.parse_object(settings))
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -77,6 +79,22 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def _read(
+    config_class: type[Config], prog: str, parse_with: Callable[[ArgumentParser], Any]
+) -> Config:
+    """Build the parser of a config class, let `parse_with` use it, and build the dataclasses."""
+    parser = ArgumentParser(prog=prog, description=config_class.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings.")
+    parser.add_class_arguments(config_class)
+    # Named instantiate_classes before jsonargparse 4.49, and deprecated under that name since.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    try:
+        parsed = instantiate(parse_with(parser))
+    except ArgumentError as error:
+        raise ConfigError(_one_sentence(config_class, str(error))) from error
+    return config_class(**{name: parsed[name] for name in _sections(config_class)})
+
+
 def _sections(config_class: type) -> dict[str, set[str]]:
     """Return {section: names of its settings}."""
     hints = typing.get_type_hints(config_class)
@@ -103,7 +121,6 @@ def _check_arguments(config_class: type, arguments: list[str]) -> None:
 
 
 def _check_file(path: str, sections: dict[str, set[str]]) -> None:
-    known = {f"{section}.{name}" for section, names in sections.items() for name in names}
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -116,17 +133,22 @@ def _check_file(path: str, sections: dict[str, set[str]]) -> None:
         raise ConfigError(f"--config: {path!r} is not valid YAML: {first}.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config: {path!r} holds no settings; expected sections such as data:.")
+    _check_content(content, path, sections)
+
+
+def _check_content(content: dict[Any, Any], where: str, sections: dict[str, set[str]]) -> None:
+    known = {f"{section}.{name}" for section, names in sections.items() for name in names}
     for section, settings in content.items():
         if section not in sections:
-            raise _unknown(path, str(section), known | set(sections))
+            raise _unknown(where, str(section), known | set(sections))
         if not isinstance(settings, dict):
             raise ConfigError(
-                f"{path}: {section}: got {settings!r}, expected settings such as "
+                f"{where}: {section}: got {settings!r}, expected settings such as "
                 f"{section}.{sorted(sections[section])[0]}."
             )
         for name in settings:
             if name not in sections[section]:
-                raise _unknown(path, f"{section}.{name}", known)
+                raise _unknown(where, f"{section}.{name}", known)
 
 
 def _unknown(where: str, name: str, known: set[str]) -> ConfigError:
