@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from fcmae.errors import ConfigError
+
+# While one process scores or exports, the others wait; a process that dies ends all at once.
+LONGEST_WAIT = datetime.timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,34 @@ class Processes:
             dist.all_reduce(values)
         return values
 
-    def from_main(self, value: object) -> object:
-        """Return the main process's `value`, plain data, in every process."""
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns in the main process, in every process, tensors on the CPU.
+
+        It may be plain data and tensors in dicts, lists and tuples. What `make` raises is raised
+        in every process, so that none waits for the others.
+        """
         if self.world_size == 1:
-            return value
-        box = [value]
+            return make()
+        value: Any = None
+        error: Exception | None = None
+        if self.is_main:
+            try:
+                value = make()
+            except Exception as raised:
+                error = raised
+        tensors: list[torch.Tensor] = []
+        box = [(_take_tensors(value, tensors), error)]
         dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
+        plain, error = box[0]
+        if error is not None:
+            raise error
+        return _put_tensors(plain, iter(tensors), self._broadcast)
+
+    def _broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the main process's `tensor`; the others give one of the same shape and type."""
+        on_device = tensor.to(self.device)
+        dist.broadcast(on_device, src=0)
+        return on_device.cpu()
 
     def gather(self, value: list[object]) -> list[object]:
         """Return the lists of all processes joined in the order of rank, in every process."""
@@ -76,17 +103,34 @@ def start_processes(device: str) -> Processes:
         device: auto, cpu, cuda or cuda:N; with several processes each takes its own GPU.
 
     Raises:
-        ConfigError: a device that this machine does not have.
+        ConfigError: a device that this machine does not have, or a launcher's variables that
+            make no sense.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    world_size, local_rank = _from_environment("WORLD_SIZE", 1), _from_environment("LOCAL_RANK", 0)
     chosen = choose_device(device, local_rank if world_size > 1 else None)
     if world_size == 1:
         return Processes(0, 1, chosen)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"WORLD_SIZE: {world_size} processes are asked for and cannot meet ({reason}); start "
+            "them with torchrun or fcmae submit, or unset WORLD_SIZE to train with one."
+        ) from error
     return Processes(dist.get_rank(), world_size, chosen)
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(
+            f"{name}: the environment says {text!r}, expected a whole number as torchrun sets it; "
+            "unset it to train with one process."
+        )
+    return int(text)
 
 
 def choose_device(device: str, local_rank: int | None = None) -> torch.device:
@@ -111,3 +155,36 @@ def choose_device(device: str, local_rank: int | None = None) -> torch.device:
             "start fewer processes per node, or name another GPU."
         )
     return torch.device("cuda", index)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor belongs in a value that travels without it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _take_tensors(value: Any, tensors: list[torch.Tensor]) -> Any:
+    """Return `value` with a _Place for every tensor, which go to `tensors` in order."""
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        return _Place(tuple(value.shape), value.dtype)
+    if isinstance(value, dict):
+        return {key: _take_tensors(item, tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(_take_tensors(item, tensors) for item in value)
+    return value
+
+
+def _put_tensors(
+    value: Any, mine: Iterator[torch.Tensor], broadcast: Callable[[torch.Tensor], torch.Tensor]
+) -> Any:
+    """Return `value` with the main process's tensor at every _Place; only there `mine` has any."""
+    if isinstance(value, _Place):
+        return broadcast(next(mine, torch.empty(value.shape, dtype=value.dtype)))
+    if isinstance(value, dict):
+        return {key: _put_tensors(item, mine, broadcast) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(_put_tensors(item, mine, broadcast) for item in value)
+    return value

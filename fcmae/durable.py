@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+PARTIAL = ".partial-"  # how the names of files that are being written begin
+
 
 def sync(path: Path) -> None:
     """Force a file's content, or a folder's list of names, to disk."""
@@ -22,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     The partial file keeps the suffix, which many writers choose their format by. It is removed
     when writing fails, and the error goes on.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         write(partial)
         sync(partial)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcmae.durable import write_text
+from fcmae.durable import sync
 
 WALL_CLOCK = frozenset({"seconds", "images_per_second"})  # the only values that a rerun changes
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a metrics file; a last line cut short by a kill is left out."""
+    """Return the lines of a metrics file; what is no complete line of one is left out."""
     if not path.exists():
         return []
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return [line for line in lines if isinstance(line, dict) and "step" in line]
+    lines = map(_parse, path.read_bytes().split(b"\n")[:-1])
+    return [line for line in lines if line is not None]
 
 
 class MetricsLog:
@@ -31,6 +28,7 @@ class MetricsLog:
     Args:
         folder: the run folder.
         resumed_step: lines of later steps are dropped: they will be written again.
+        unwritten: what `force` returned when that step's checkpoint was made.
         tensorboard: write events beside the lines.
         report: called with one sentence when something cannot be written; training goes on, and
             lines wait in memory until the disk takes them.
@@ -40,37 +38,53 @@ class MetricsLog:
         self,
         folder: Path,
         *,
-        resumed_step: int = 0,
+        resumed_step: int = -1,
+        unwritten: Sequence[str] = (),
         tensorboard: bool = True,
         report: Callable[[str], None] = print,
     ) -> None:
         self._path = folder / "metrics.jsonl"
         self._report = report
-        self._waiting: list[str] = []
         self._is_failing = False
-        kept = [line for line in read_metrics(self._path) if line["step"] <= resumed_step]
-        write_text(self._path, "".join(map(_to_line, kept)))
-        self._size = self._path.stat().st_size
+        kept = _lines_until(self._path, resumed_step)
+        self._size = len(kept)
+        self._waiting = _not_at_the_end_of(kept, unwritten)
+        self._flush()
         self._writer: Any = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(
-                str(folder / "tensorboard"), purge_step=resumed_step + 1, flush_secs=30
-            )
+            self._writer = self._open_tensorboard(folder / "tensorboard", resumed_step + 1)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Write one line {"step": step, **values}; numbers go to TensorBoard, too."""
-        self._waiting.append(_to_line({"step": step, **values}))
+        """Write one line {"step": step, **values}; numbers go to TensorBoard, too.
+
+        NaN and infinity, which JSON does not know, become null.
+        """
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        self._waiting.append(json.dumps({"step": step, **finite}) + "\n")
         self._flush()
         if self._writer is not None:
             try:
-                for name, value in values.items():
+                for name, value in finite.items():
                     if isinstance(value, (int, float)):
                         self._writer.add_scalar(name, value, step)
             except OSError as error:
                 self._report(f"TensorBoard events cannot be written ({error}); they stop here.")
                 self._writer = None
+
+    def force(self) -> list[str]:
+        """Force the lines to disk; return those that the disk does not take, for the checkpoint.
+
+        A checkpoint must not outlive the lines before it.
+        """
+        self._flush()
+        try:
+            sync(self._path)
+        except OSError as error:
+            self._fail(error)
+        return list(self._waiting)
 
     def close(self) -> None:
         """Write what waits and close the files."""
@@ -80,27 +94,65 @@ class MetricsLog:
                 self._writer.close()
             except OSError as error:
                 self._report(f"the last TensorBoard events are lost ({error}).")
+            self._writer = None
+
+    def _open_tensorboard(self, folder: Path, purge_step: int) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=30)
+        except OSError as error:
+            self._report(f"{folder}: cannot be written ({error}); there are no TensorBoard events.")
+            return None
 
     def _flush(self) -> None:
         text = "".join(self._waiting).encode()
         try:
-            with self._path.open("r+b") as file:
+            with open(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
                 # A full disk may have taken half a line: begin again where the last good one ends.
-                file.truncate(self._size)
+                self._size = file.truncate(min(self._size, file.seek(0, os.SEEK_END)))
                 file.seek(self._size)
                 file.write(text)
         except OSError as error:
-            if not self._is_failing:
-                self._report(
-                    f"{self._path}: cannot be written ({error.strerror}); training goes on and "
-                    "the lines wait in memory."
-                )
-            self._is_failing = True
+            self._fail(error)
             return
         self._is_failing = False
         self._size += len(text)
         self._waiting.clear()
 
+    def _fail(self, error: OSError) -> None:
+        if not self._is_failing:
+            self._report(
+                f"{self._path}: cannot be written ({error.strerror}); training goes on and "
+                "the lines wait in memory."
+            )
+        self._is_failing = True
 
-def _to_line(values: dict[str, Any]) -> str:
-    return json.dumps(values) + "\n"
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    is_line = isinstance(values, dict) and isinstance(values.get("step"), int)
+    return values if is_line else None
+
+
+def _lines_until(path: Path, step: int) -> bytes:
+    """Return the file up to its last line of a step that is not later."""
+    end = position = 0
+    content = path.read_bytes() if path.exists() else b""
+    for line in content.split(b"\n")[:-1]:
+        position += len(line) + 1
+        values = _parse(line)
+        if values is not None and values["step"] <= step:
+            end = position
+    return content[:end]
+
+
+def _not_at_the_end_of(kept: bytes, lines: Sequence[str]) -> list[str]:
+    """Return the last of `lines`: those that were not written after all before a kill."""
+    for count in range(len(lines), 0, -1):
+        if kept.endswith("".join(lines[:count]).encode()):
+            return list(lines[count:])
+    return list(lines)

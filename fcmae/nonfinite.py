@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fcmae.durable import write_atomically
 from fcmae.errors import NonFiniteLossError
 from fcmae.optimization import StepResult
 
+PATHS_SAID = 4
+
 
 def nonfinite_loss_error(
-    result: StepResult, batches: list[dict[str, Any]], history: list[float], file: Path
+    step: int,
+    rank: int,
+    result: StepResult,
+    batches: list[dict[str, Any]],
+    history: list[float],
+    folder: Path,
 ) -> NonFiniteLossError:
-    """Save the batches of a step with a NaN or infinite loss, and say all that is known."""
-    kept = [
-        {name: batch[name] for name in ("image", "visible", "label", "path") if name in batch}
-        for batch in batches
-    ]
+    """Save what this process read for `step`, counted from 1, and say all that is known.
+
+    nonfinite-step-00000012-0.pt in `folder` holds {"step", "batches"}: a dict of tensors and paths
+    per micro-step, for torch.load with weights_only.
+    """
+    file = folder / f"nonfinite-step-{step:08d}-{rank}.pt"
+    kept = {"step": step, "batches": [_plain(batch) for batch in batches]}
     try:
-        torch.save(kept, file)
+        write_atomically(file, lambda partial: torch.save(kept, partial))
         saved = f"its batch is in {file}"
-    except (OSError, RuntimeError) as error:
-        saved = f"its batch could not be saved ({error})"
+    except (OSError, RuntimeError) as error:  # torch's writer has its own error for a full disk
+        saved = f"its batch could not be saved ({' '.join(str(error).split())})"
     paths = [repr(path) for batch in batches for path in batch["path"]]
-    listed = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+    listed = ", ".join(paths[:PATHS_SAID])
+    listed += f" and {len(paths) - PATHS_SAID} more" if len(paths) > PATHS_SAID else ""
     before = ", ".join(f"{loss:.4g}" for loss in history) or "none"
     return NonFiniteLossError(
-        f"the loss of {file.stem} is {result.loss}, the gradient's norm {result.grad_norm}, the "
-        f"learning rate {result.lr:.3g}; finite losses before: {before}. It saw {listed}; {saved}. "
-        "Lower optim.base_lr, set optim.clip_grad, use train.precision fp32, or allow "
-        "train.skip_nonfinite_steps; the last checkpoint is unharmed."
+        f"step {step}, process {rank}: the loss is {result.loss}, the gradient's norm "
+        f"{result.grad_norm}, the learning rate {result.lr:.3g}; finite losses before: {before}. "
+        f"The process read {listed}; {saved}. This run goes on from its last checkpoint when "
+        "train.skip_nonfinite_steps allows such steps; a new run.dir may also lower "
+        "optim.base_lr, set optim.clip_grad or use train.precision fp32."
     )
+
+
+def _plain(batch: dict[str, Any]) -> dict[str, Any]:
+    names = ("image", "visible", "label", "index")
+    kept: dict[str, Any] = {name: batch[name] for name in names if name in batch}
+    # Names that are no UTF-8 carry surrogates, which torch.load refuses.
+    paths = [os.fsencode(path).decode(errors="backslashreplace") for path in batch["path"]]
+    return {**kept, "path": paths}

@@ -94,11 +94,12 @@ class Optimization:
         step: int,
         micro_batches: Iterable[Any],
         compute_loss: Callable[[Any], Tensor],
-        questions: Sequence[bool] = (),
+        answer: Callable[[], Sequence[bool]] = tuple,
     ) -> StepResult:
         """Take step `step`: mean gradient over all micro-batches of all processes, then update.
 
-        `questions` are what this process answers; any yes counts for all (see StepResult.agreed).
+        `answer` is called late in the step: what this process says to questions that are the same
+        in all of them. Any yes counts for all (see StepResult.agreed).
 
         A loss or gradient that is not finite in any process leaves the weights of all unchanged.
         """
@@ -116,7 +117,7 @@ class Optimization:
             total = total.to(loss.device) + loss.detach()
         norm = self._clip()
         # One exchange and one wait for the device per step, for everything the host must know.
-        answers = torch.tensor(questions, dtype=total.dtype, device=total.device)
+        answers = torch.tensor(tuple(answer()), dtype=total.dtype, device=total.device)
         summed = self._processes.sum(torch.cat([total.view(1), answers]))
         grad_norm, loss_sum, *yes = torch.cat([norm.to(total).view(1), summed]).tolist()
         mean_loss = loss_sum / self._processes.world_size
@@ -126,7 +127,8 @@ class Optimization:
         )
         if is_finite:
             self._scaler.step(self._optimizer)
-            self._scaler.update()
+        # Also without a step: the scale must fall, and gradients be unscaled again next time.
+        self._scaler.update()
         return StepResult(mean_loss, lr, grad_norm, is_finite, tuple(map(bool, yes)))
 
     def _reduce_gradients(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:

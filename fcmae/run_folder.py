@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,14 +15,14 @@ import yaml
 
 from fcmae.checkpoints import CheckpointStore
 from fcmae.configuration import differences, to_plain, to_yaml
-from fcmae.durable import write_text
+from fcmae.durable import PARTIAL, write_text
 from fcmae.errors import ConfigError
 
 
 class RunFolder:
     """Names the files of a run.
 
-    config.yaml metrics.jsonl images.jsonl skipped_files.txt loss_curve.png
+    config.yaml metrics.jsonl images.jsonl skipped_files.txt loss_curve.png finished.txt lock
     tensorboard/ checkpoints/ reconstructions/ export/
     """
 
@@ -34,29 +36,39 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.reconstructions = self.path / "reconstructions"
         self.export = self.path / "export"
+        self.finished = self.path / "finished.txt"
         self._lock: IO[str] | None = None
 
-    def open(self, config: Any, *, may_change: Iterable[str] = ()) -> None:
+    def open(
+        self,
+        config: Any,
+        *,
+        may_change: Iterable[str] = (),
+        report: Callable[[str], None] = print,
+    ) -> None:
         """Create the folder and its config.yaml, or check that it holds the run of `config`.
 
         Args:
             config: the settings, a dataclass of sections.
             may_change: settings, as "section.name", in which a continued run may differ.
+            report: called with one sentence when the file system has no locks.
 
         Raises:
-            ConfigError: the folder holds something else, a run with other settings, or cannot be
-                written.
+            ConfigError: another process writes there, the folder holds something else or a run
+                with other settings, or it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            is_run = self.config.exists()
-            if not is_run and any(path.name != "lock" for path in self.path.iterdir()):
+            names = [path.name for path in self.path.iterdir() if path.name != "lock"]
+            # A kill may leave a config.yaml that was not complete yet.
+            if not self.config.exists() and not all(name.startswith(PARTIAL) for name in names):
                 raise ConfigError(
                     f"run.dir: {self.path} is not empty and holds no run; "
                     "choose a new folder, or one that a run made."
                 )
-            self._take_lock()
-            if is_run:
+            self._take_lock(report)
+            self._remove_partial()
+            if self.config.exists():
                 self._check_settings(config, frozenset(may_change))
             write_text(self.config, to_yaml(config))
         except OSError as error:
@@ -71,7 +83,7 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def _take_lock(self) -> None:
+    def _take_lock(self, report: Callable[[str], None]) -> None:
         """Hold the lock until the process ends, however it ends.
 
         A POSIX record lock, since worker processes do not inherit it: a killed run's readers may
@@ -85,14 +97,26 @@ class RunFolder:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
-            raise ConfigError(
-                f"run.dir: {self.path} is being written by {holder}; wait for it, stop it, or "
-                "choose another folder."
-            ) from error
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ConfigError(
+                    f"run.dir: {self.path} is being written by {holder}; wait for it, stop it, or "
+                    "choose another folder."
+                ) from error
+            report(
+                f"{path}: this file system has no locks ({error.strerror}); make sure that no "
+                "other process trains in this folder."
+            )
+            return
+        self._lock = lock
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
-        self._lock = lock
+
+    def _remove_partial(self) -> None:
+        """Remove what a kill while writing left behind; under the lock nobody else writes."""
+        for folder in (self.path, self.checkpoints, self.reconstructions, self.export):
+            for path in folder.glob(f"{PARTIAL}*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _check_settings(self, config: Any, may_change: frozenset[str]) -> None:
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fcmae.data import ImageList
 from fcmae.durable import write_text
+from fcmae.errors import CheckpointError
 from fcmae.run_folder import RunFolder
 
 
@@ -19,12 +20,15 @@ def fix_images(
     The order of samples is a permutation of the list, so that a file that came or went would
     change everything after it. Files that are gone count as undecodable; new ones wait for
     another run. `report` says so.
+
+    Raises:
+        CheckpointError: the list of a continued run is missing or damaged.
+        OSError: the list of a new run cannot be written.
     """
-    if not is_continued or not folder.images.exists():
+    if not is_continued:
         write_text(folder.images, "".join(json.dumps(path) + "\n" for path in images.paths))
         return images
-    lines = folder.images.read_text(encoding="ascii").splitlines()
-    recorded = tuple(json.loads(line) for line in lines)
+    recorded = _read(folder)
     if recorded == images.paths:
         return images
     if len(recorded) == len(images.paths) and _names(recorded) == _names(images.paths):
@@ -39,6 +43,20 @@ def fix_images(
     )
     labels = None if images.labels is None else tuple(known.get(path, -1) for path in recorded)
     return ImageList(recorded, labels, images.classes, images.root, images.problems)
+
+
+def _read(folder: RunFolder) -> tuple[str, ...]:
+    try:
+        lines = folder.images.read_text(encoding="ascii").splitlines()
+        paths = [json.loads(line) for line in lines]
+        if not paths or not all(isinstance(path, str) for path in paths):
+            raise ValueError("it is no list of paths")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder.images}: the run's list of images cannot be read ({error}), and without it "
+            "the order of images is lost; restore the file, or start again in another run.dir."
+        ) from error
+    return tuple(paths)
 
 
 def _names(paths: tuple[str, ...]) -> list[str]:

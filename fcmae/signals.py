@@ -1,15 +1,16 @@
-"""Turns SIGTERM, SIGINT and SIGUSR1 into a request to stop after the current step."""
+"""Turns SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 into a request to stop after the current step."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import sys
 import threading
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_STDERR = 2
 
 
 class StopRequest:
@@ -19,7 +20,11 @@ class StopRequest:
 
     Attributes:
         name: the signal received, such as SIGTERM; None while there is none.
+        latest: the name of the signal that this process received last, for a launcher that must
+            know whether its scheduler or a person stopped the run.
     """
+
+    latest: ClassVar[str | None] = None
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -42,8 +47,13 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.name is not None:
-            os.write(sys.stderr.fileno(), f"\n{name}: leaving at once.\n".encode())
+            _tell(f"{name}: leaving at once.")
             os._exit(128 + number)
-        self.name = name
-        text = f"\n{name}: stopping after this step, with a checkpoint; once more leaves at once.\n"
-        os.write(sys.stderr.fileno(), text.encode())
+        self.name = StopRequest.latest = name
+        _tell(f"{name}: stopping after this step, with a checkpoint; once more leaves at once.")
+
+
+def _tell(sentence: str) -> None:
+    """Write without Python's buffers, which the interrupted code may hold."""
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        os.write(_STDERR, f"\nfcmae: {sentence}\n".encode())

@@ -11,8 +11,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from fcmae.checkpoints import CheckpointStore
 from fcmae.data import (
     ImageList,
     MicroBatches,
@@ -38,6 +36,7 @@ from fcmae.optimization import Optimization, StepResult, check_precision
 from fcmae.progress import Progress, effective_batch_of
 from fcmae.run_folder import RunFolder
 from fcmae.run_images import fix_images
+from fcmae.run_saving import RunSaving
 from fcmae.signals import StopRequest
 from fcmae.skipped_files import SkippedFiles
 
@@ -78,18 +77,13 @@ class TrainingLoop(abc.ABC):
         self.effective_batch = effective_batch_of(config, processes, len(images))
         self.total_steps = self.total_steps_for(len(images))
         self.folder = RunFolder(config.run.dir)
-        self.store = CheckpointStore(
-            self.folder.checkpoints,
-            keep_last=config.checkpoint.keep_last,
-            keep_every=config.checkpoint.keep_every,
-            report=self.say,
-        )
+        self.saving = RunSaving(self.folder, config.checkpoint, processes, self.say)
+        self.attempt = self.saving.attempt
         self.progress = Progress()
         self.log: MetricsLog | None = None
         self._may_change = may_change
         self._step_batches: list[dict[str, Any]] = []
         self._undecodable: list[tuple[str, str]] = []
-        self._save_failures = 0
         self._saved_at = time.monotonic()
 
     @abc.abstractmethod
@@ -148,27 +142,27 @@ class TrainingLoop(abc.ABC):
             The name of the signal that stopped it, with a checkpoint written; None when done.
         """
         try:
-            if self.processes.is_main:
-                self.folder.open(self.config, may_change=self._may_change)
-            self._prepare()
             with StopRequest() as stop:
+                self.processes.from_main(self._open_folder)
+                self._prepare()
+                if self.saving.is_finished(self.progress.step, self.total_steps):
+                    return None
+                self._start()
                 return self._train(stop)
         finally:
             if self.log is not None:
                 self.log.close()
             self.folder.close()
 
+    def _open_folder(self) -> None:
+        self.folder.open(self.config, may_change=self._may_change, report=self.say)
+
     def _prepare(self) -> None:
         """Put everything where the newest checkpoint left it, or at the start."""
-        found: Any = self.store.load_newest() if self.processes.is_main else None
-        found = self.processes.from_main(found)
-        if self.processes.is_main:
-            for path, reason in self.images.problems:
-                self.say(f"{path!r} {reason}; left out.")
-            self._fix_images(is_continued=found is not None)
-        self.processes.wait()
-        if not self.processes.is_main:
-            self._fix_images(is_continued=True)
+        found = self.saving.load_newest()
+        self.images = self.processes.from_main(
+            lambda: self._fix_images(is_continued=found is not None)
+        )
         config = self.config
         self.total_steps = self.total_steps_for(len(self.images))
         self.skipped = SkippedFiles(self.folder, len(self.images), config.data.max_skipped_share)
@@ -188,41 +182,64 @@ class TrainingLoop(abc.ABC):
             clip_grad=config.optim.clip_grad,
         )
         self.prepare()
+        self._unwritten: list[str] = []
+        self._is_continued = found is not None
         if found is not None:
             self._restore(*found)
-        if self.processes.is_main:
-            self.log = MetricsLog(
-                self.folder.path,
-                resumed_step=self.progress.step if found is not None else -1,
-                tensorboard=config.log.tensorboard,
-                report=self.say,
-            )
-        self.begin()
+        else:
+            self.skipped.add_unlisted(self.images.problems)
 
-    def _fix_images(self, *, is_continued: bool) -> None:
-        self.images = fix_images(
-            self.folder, self.images, is_continued=is_continued, report=self.say
-        )
+    def _fix_images(self, *, is_continued: bool) -> ImageList:
+        for path, reason in self.images.problems:
+            self.say(f"{path!r} {reason}; left out.")
+        try:
+            return fix_images(self.folder, self.images, is_continued=is_continued, report=self.say)
+        except OSError as error:
+            raise DiskError(
+                f"{self.folder.images}: cannot be written ({error.strerror}); make room or mend "
+                "permissions and start again."
+            ) from error
 
     def _restore(self, step: int, state: dict[str, Any]) -> None:
-        if state["effective_batch"] != self.effective_batch:
-            raise ConfigError(
-                f"train.batch_size: the run's effective batch size is {state['effective_batch']} "
-                f"and now it is {self.effective_batch} (batch_size x accumulate x processes); "
-                "change batch_size or accumulate so that it stays the same."
-            )
         try:
             self.model.load_state_dict(state["model"])
             self.optimization.load_state_dict(state["optimization"])
             self.restore_extra_state(state["extra"])
-        except (RuntimeError, ValueError, KeyError) as error:
+            self.progress = Progress(**state["progress"])
+            self.skipped.load_state_dict(state["skipped"])
+            self._unwritten = list(state["unwritten"])
+            effective_batch, num_images = state["effective_batch"], state["num_images"]
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             first = " ".join(str(error).split())
             raise CheckpointError(
                 f"{self.folder.checkpoints}: does not fit the model: {first}"
             ) from error
-        self.progress = Progress(**state["progress"])
-        self.skipped.load_state_dict(state["skipped"])
+        if effective_batch != self.effective_batch:
+            raise ConfigError(
+                f"train.batch_size: the run's effective batch size is {effective_batch} "
+                f"and now it is {self.effective_batch} (batch_size x accumulate x processes); "
+                "change batch_size or accumulate so that it stays the same."
+            )
+        if num_images != len(self.images):
+            raise CheckpointError(
+                f"{self.folder.images}: lists {len(self.images)} images, and the run has "
+                f"{num_images}; restore the file, or start again in another run.dir."
+            )
         self.say(f"continuing after step {step} of {self.total_steps}.")
+
+    def _start(self) -> None:
+        """Open the log and do what comes before the first step."""
+        if self.processes.is_main:
+            self.log = MetricsLog(
+                self.folder.path,
+                resumed_step=self.progress.step if self._is_continued else -1,
+                unwritten=self._unwritten,
+                tensorboard=self.config.log.tensorboard,
+                report=self.say,
+            )
+            self.attempt(self.skipped.write, self.folder.skipped_files)
+        self.skipped.check_share()
+        self.begin()
 
     def _train(self, stop: StopRequest) -> str | None:
         config, progress = self.config, self.progress
@@ -252,7 +269,7 @@ class TrainingLoop(abc.ABC):
                 step,
                 itertools.islice(batches, config.train.accumulate),
                 self._compute_loss,
-                (stop.name is not None, time.monotonic() - self._saved_at >= save_seconds),
+                lambda: (stop.name is not None, time.monotonic() - self._saved_at >= save_seconds),
             )
             should_stop, should_save = result.agreed
             progress.step = step + 1
@@ -267,12 +284,12 @@ class TrainingLoop(abc.ABC):
                 self._log(result)
             self.after_step(result)
             if should_save:
-                self._save()
-            if should_stop and not is_last:
+                self._saved_at = time.monotonic()
+                self.saving.save(progress.step, self._state, is_needed=should_stop or is_last)
+            if should_stop:
                 self.say(f"{stop.name or 'a signal'}: stopped after step {progress.step}.")
                 return stop.name or "a signal in another process"
-        self.finish()
-        self.processes.wait()
+        self.saving.finish(progress.step, self.finish)
         return None
 
     def _compute_loss(self, batch: dict[str, Any]) -> Tensor:
@@ -312,10 +329,12 @@ class TrainingLoop(abc.ABC):
         budget = self.config.train.skip_nonfinite_steps
         if progress.nonfinite_steps > budget:
             raise nonfinite_loss_error(
+                progress.step,
+                self.processes.rank,
                 result,
                 self._step_batches,
                 progress.history,
-                self.folder.path / f"nonfinite-step-{progress.step:08d}-{self.processes.rank}.pt",
+                self.folder.path,
             )
         self.say(
             f"step {progress.step}: loss {result.loss}, gradient norm {result.grad_norm}; step "
@@ -335,7 +354,7 @@ class TrainingLoop(abc.ABC):
         new = self.skipped.add((path, reason) for path, reason in found)
         for path, reason in new[:SKIPPED_SAID]:
             self.say(f"skipped {path!r}: {reason}.")
-        if new and self.processes.is_main:
+        if self.processes.is_main:
             self.attempt(self.skipped.write, self.folder.skipped_files)
         self.skipped.check_share()
 
@@ -362,36 +381,16 @@ class TrainingLoop(abc.ABC):
         }
         self.log.log(progress.step, values)
 
-    def _save(self) -> None:
-        """Write a checkpoint; a failure is told, and too many in a row stop the run."""
-        self._saved_at = time.monotonic()
-        if not self.processes.is_main:
-            return
-        state = {
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds: all that decides the future of the run."""
+        assert self.log is not None
+        return {
             "model": self.model.state_dict(),
             "optimization": self.optimization.state_dict(),
             "progress": dataclasses.asdict(self.progress),
             "skipped": self.skipped.state_dict(),
             "effective_batch": self.effective_batch,
+            "num_images": len(self.images),
+            "unwritten": self.log.force(),
             "extra": self.extra_state(),
         }
-        step, store = self.progress.step, self.store
-        if self.attempt(lambda: store.save(step, state), self.folder.checkpoints):
-            self._save_failures = 0
-            return
-        self._save_failures += 1
-        if self._save_failures >= self.config.checkpoint.max_failures:
-            raise DiskError(
-                f"{self.folder.checkpoints}: {self._save_failures} checkpoints in a row could not "
-                f"be written; stopped at step {self.progress.step}. Make room or mend permissions "
-                "and start the same command again: it goes on from the last good checkpoint."
-            )
-
-    def attempt(self, write: Callable[[], object], where: Path) -> bool:
-        """Write something that training can do without; say what failed and where."""
-        try:
-            write()
-        except OSError as error:
-            self.say(f"{where}: cannot be written ({error.strerror or error}); training goes on.")
-            return False
-        return True

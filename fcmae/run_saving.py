@@ -1,0 +1,128 @@
+"""What a run writes beside its log: checkpoints and results, and what is said of a full disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fcmae.checkpoints import CheckpointStore
+from fcmae.config import CheckpointConfig
+from fcmae.distributed import Processes
+from fcmae.durable import write_text
+from fcmae.errors import DiskError
+from fcmae.run_folder import RunFolder
+
+
+class RunSaving:
+    """The checkpoints of a run, written by the main process, with all processes at one mind.
+
+    Args:
+        folder: of the run.
+        config: how many checkpoints to keep, and how many failures to bear.
+        processes: this process and the others.
+        say: called with one sentence for everything that cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: CheckpointConfig,
+        processes: Processes,
+        say: Callable[[str], None],
+    ) -> None:
+        self._folder = folder
+        self._max_failures = config.max_failures
+        self._processes = processes
+        self._say = say
+        self._store = CheckpointStore(
+            folder.checkpoints,
+            keep_last=config.keep_last,
+            keep_every=config.keep_every,
+            report=say,
+        )
+        self._failures_in_a_row = 0
+        self._num_failures = 0
+
+    def attempt(self, write: Callable[[], object], where: Path) -> bool:
+        """Write something that training can do without; say what failed and where."""
+        try:
+            write()
+        except OSError as error:
+            self._num_failures += 1
+            self._say(f"{where}: cannot be written ({error.strerror or error}); training goes on.")
+            return False
+        return True
+
+    def load_newest(self) -> tuple[int, dict[str, Any]] | None:
+        """Return step and state of the newest undamaged checkpoint in every process, or None.
+
+        Raises:
+            CheckpointError: there are checkpoints and every one is damaged.
+        """
+        found: tuple[int, dict[str, Any]] | None = self._processes.from_main(
+            self._store.load_newest
+        )
+        return found
+
+    def save(self, step: int, state: Callable[[], dict[str, Any]], *, is_needed: bool) -> None:
+        """Write a checkpoint; a failure is told, and too many in a row stop the run.
+
+        The last one, and the one before the run stops, `is_needed`: without it the run must not
+        end as if all were well. `state` is called in the main process only.
+
+        Raises:
+            DiskError: it is needed or too many failed, in every process.
+        """
+        if self._processes.from_main(
+            lambda: self.attempt(lambda: self._store.save(step, state()), self._folder.checkpoints)
+        ):
+            self._failures_in_a_row = 0
+            return
+        self._failures_in_a_row += 1
+        if is_needed or self._failures_in_a_row >= self._max_failures:
+            raise DiskError(
+                f"{self._folder.checkpoints}: {self._failures_in_a_row} checkpoints in a row could "
+                f"not be written; stopped at step {step}. Make room or mend permissions and start "
+                "the same command again: it goes on from the last good checkpoint."
+            )
+
+    def is_finished(self, step: int, total_steps: int) -> bool:
+        """Say so when everything was done by an earlier start of the run."""
+        finished = self._folder.finished
+        is_finished: bool = self._processes.from_main(
+            lambda: finished.exists() and step == total_steps
+        )
+        if is_finished:
+            self._say(
+                f"{self._folder.path}: this run is finished, nothing is left to do; remove "
+                f"{finished} to have its results made again from the last checkpoint."
+            )
+        return is_finished
+
+    def finish(self, step: int, make_results: Callable[[], None]) -> None:
+        """Make the results of a run in every process, and note in its folder that they are made.
+
+        Raises:
+            DiskError: a result could not be written; another start makes them again.
+        """
+        before, failure = self._num_failures, None
+        try:
+            make_results()
+        except OSError as error:
+            failure = error
+        if self._num_failures > before:
+            failure = OSError("see above")
+        self._processes.from_main(lambda: self._note_finished(step, failure))
+
+    def _note_finished(self, step: int, failure: OSError | None) -> None:
+        try:
+            if failure is not None:
+                raise failure
+            write_text(self._folder.finished, f"step {step}\n")
+        except OSError as error:
+            raise DiskError(
+                f"{error.filename or 'the results'}: cannot be written "
+                f"({error.strerror or error}); all steps are taken and saved: make room or mend "
+                "permissions and start the same command again to have the results."
+            ) from error
