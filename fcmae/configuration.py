@@ -89,10 +89,22 @@ def _read(
     # Named instantiate_classes before jsonargparse 4.49, and deprecated under that name since.
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
     try:
-        parsed = instantiate(parse_with(parser))
+        settings = parse_with(parser)
+        _check_nulls(config_class, settings)
+        parsed = instantiate(settings)
     except ArgumentError as error:
         raise ConfigError(_one_sentence(config_class, str(error))) from error
     return config_class(**{name: parsed[name] for name in _sections(config_class)})
+
+
+def _check_nulls(config_class: type, settings: Any) -> None:
+    """Raise ConfigError for a null that the type does not allow: jsonargparse lets them pass."""
+    for section, section_class in typing.get_type_hints(config_class).items():
+        for name, hint in typing.get_type_hints(section_class).items():
+            values = settings.get(section)
+            is_null = values is not None and values.get(name) is None
+            if is_null and type(None) not in typing.get_args(hint):
+                raise ConfigError(f"{section}.{name}: got null, expected {_type_name(hint)}.")
 
 
 def _sections(config_class: type) -> dict[str, set[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fcmae.config import PretrainConfig
-from fcmae.configuration import differences, load, parse, to_plain, to_yaml
+from fcmae.configuration import differences, from_plain, load, parse, to_plain, to_yaml
 from fcmae.errors import ConfigError
 
 MINIMAL = ["--run.dir", "runs/a", "--data.path", "photos", "--train.steps", "3"]
@@ -114,3 +114,36 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ConfigError, match="is not valid YAML"):
         parse_minimal("--config", str(tmp_path / "binary.yaml"))
+
+
+def test_settings_of_nested_dicts_are_those_of_the_command_line() -> None:
+    plain = {
+        "run": {"dir": "runs/a"},
+        "data": {"path": "photos", "image_size": [64, 96]},
+        "train": {"steps": 3},
+        "optim": {"base_lr": "1e-4"},
+    }
+    expected = parse_minimal("--data.image_size", "[64, 96]", "--optim.base_lr", "1e-4")
+    assert from_plain(PretrainConfig, plain, where="base") == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mask": {"ratoi": 0.5}}, "base: unknown setting 'mask.ratoi'. Did you mean mask.ratio"),
+        ({"mask": 0.5}, "base: mask: got 0.5, expected settings such as mask.patch_size"),
+        ({"mask": {"ratio": [0.5]}}, "mask.ratio: got .*, expected a number"),
+        ({"data": {}}, "data.path: not given"),
+    ],
+)
+def test_mistakes_in_nested_dicts_are_told_with_their_origin(
+    changed: dict[str, object], message: str
+) -> None:
+    plain = {"run": {"dir": "a"}, "data": {"path": "b"}, "train": {"steps": 3}, **changed}
+    with pytest.raises(ConfigError, match=message):
+        from_plain(PretrainConfig, plain, where="base")
+
+
+def test_null_is_refused_where_it_means_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"mask\.ratio: got null, expected a number"):
+        parse_minimal("--mask.ratio", "null")
