@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from sparse.authors_layout import timm_name, to_authors_layout, to_timm_layout
 from sparse.errors import BackendUnavailableError
@@ -80,18 +82,12 @@ def encode(
     """Run `module` with the parameters of `dense`, which gets the gradients: -> [N, K, m, m, D].
 
     So whatever trains, copies, saves or exports the dense model needs to know nothing of ME.
-
-    Raises:
-        ValueError: `dense` asks for activation checkpointing or is in half precision.
     """
-    if any(stage.grad_checkpointing for stage in dense.stages):
-        raise ValueError(
-            "model.checkpoint_activations: the minkowski backend cannot recompute activations; "
-            "expected false, or model.backend=native."
-        )
+    stages: Any = dense.stages
+    is_checkpointing = any(stage.grad_checkpointing for stage in stages)
     weights = module.weights_of(dense)
-    arguments = (images, patches, grn_over_batch)
-    return torch.func.functional_call(module.train(dense.training), weights, arguments)
+    arguments = (images, patches, grn_over_batch, is_checkpointing)
+    return functional_call(module.train(dense.training), weights, arguments)
 
 
 class MinkowskiConvNeXt(nn.Module):
@@ -137,10 +133,17 @@ class MinkowskiConvNeXt(nn.Module):
         norm = dense.norm_pre
         self.norm_pre = norm if isinstance(norm, nn.Identity) else _Norm(norm)
 
-    def forward(self, images: Tensor, patches: VisiblePatches, grn_over_batch: bool) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        patches: VisiblePatches,
+        grn_over_batch: bool,
+        is_checkpointing: bool = False,
+    ) -> Tensor:
         """Encode visible patches: images [N, C, H, W] -> [N, K, m, m, D], float32 or float64.
 
         Sites come from `patches`, never from feature values; hidden pixels are not read.
+        `is_checkpointing` recomputes the blocks in the backward pass to save memory.
 
         Raises:
             ValueError: the weights are in half precision.
@@ -160,7 +163,13 @@ class MinkowskiConvNeXt(nn.Module):
                 x = downsample(x)
                 rows = _Rows(x.C[:, 0].long(), patches.num_images, grn_over_batch)
                 for block in blocks:
-                    x = block(x, rows)
+                    if is_checkpointing and x.F.requires_grad:
+                        # By then functional_call has put other weights in place of today's.
+                        weights = dict(block.named_parameters())
+                        run = functools.partial(functional_call, block, weights)
+                        x = checkpoint(run, (x, rows), use_reentrant=False)
+                    else:
+                        x = block(x, rows)
             return _read_patches(self.norm_pre(x), patches)
 
     def weights_of(self, dense: ConvNeXt) -> dict[str, Tensor]:

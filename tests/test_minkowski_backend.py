@@ -17,7 +17,7 @@ from timm.models.convnext import ConvNeXt, convnextv2_atto
 from torch import Tensor, nn
 
 from sparse import SparseConvNeXt
-from sparse.minkowski import MinkowskiConvNeXt
+from sparse.minkowski import MinkowskiConvNeXt, encode, without_storage
 from sparse.sites import VisiblePatches
 
 pytestmark = pytest.mark.minkowski
@@ -201,12 +201,30 @@ def test_half_precision_weights_are_refused() -> None:
         encoder(images.bfloat16(), visible)
 
 
-def test_activation_checkpointing_is_refused() -> None:
-    dense = small_convnext()
-    encoder = SparseConvNeXt(dense, backend="minkowski")
-    dense.set_grad_checkpointing()
-    with pytest.raises(ValueError, match=r"model\.checkpoint_activations: the minkowski backend"):
-        encoder(*Case("checkpointing").inputs())
+@pytest.mark.parametrize("is_standalone", [True, False])
+def test_recomputing_activations_changes_no_gradient(is_standalone: bool) -> None:
+    images, visible = Case("checkpointing").inputs()
+    patches = VisiblePatches.from_indices(visible, 2, 3)
+    gradients = []
+    for is_checkpointing in (False, True):
+        dense = small_convnext(drop_path_rate=0.5)
+        dense.set_grad_checkpointing(is_checkpointing)
+        module = MinkowskiConvNeXt(dense if is_standalone else without_storage(dense))
+        runs: list[str] = []
+        module.stages[0][0].register_forward_hook(lambda *_, runs=runs: runs.append("block"))
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            if is_standalone:
+                features = module(images, patches, False, is_checkpointing)
+            else:
+                features = encode(module, dense, images, patches, grn_over_batch=False)
+            features.square().sum().backward()
+        assert len(runs) == 1 + is_checkpointing
+        owner = module if is_standalone else dense
+        gradients.append({n: p.grad for n, p in owner.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert_same_bits(gradients[1][name], gradient)
 
 
 def test_a_site_whose_features_are_all_zero_stays_active() -> None:
