@@ -211,7 +211,7 @@ def test_recomputing_activations_changes_no_gradient(is_standalone: bool) -> Non
         dense.set_grad_checkpointing(is_checkpointing)
         module = MinkowskiConvNeXt(dense if is_standalone else without_storage(dense))
         runs: list[str] = []
-        module.stages[0][0].register_forward_hook(lambda *_, runs=runs: runs.append("block"))
+        module.stages[0][0].register_forward_pre_hook(lambda *_, runs=runs: runs.append("block"))
         with torch.random.fork_rng():
             torch.manual_seed(2)
             if is_standalone:
