@@ -186,6 +186,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(
     assert main([*command, "--train.steps", "6", "--optim.base_lr", "1e30"]) == FAILED
     assert "finite losses before" in capsys.readouterr().err
     (saved,) = run.glob("nonfinite-step-*.pt")
-    (batch,) = torch.load(saved, weights_only=True)
+    (batch,) = torch.load(saved, weights_only=True)["batches"]
     assert batch["image"].shape == (4, 3, 32, 32)
     assert batch["label"].shape == (4,)
