@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sparse.depthwise import depthwise_convolution
 from sparse.grn import global_response_norm
-from sparse.sites import VisiblePatches
+from sparse.linear import linear
+from sparse.sites import Canvas, VisiblePatches
 
 
 def encode(
@@ -29,13 +30,14 @@ def encode(
         if not isinstance(stage.downsample, nn.Identity):
             blocks = _norm(stage.downsample[0], blocks)
             blocks = _downsample(stage.downsample[1], blocks)
+        canvas = patches.canvas(blocks.shape[2])
         for block in stage.blocks:
             if stage.grad_checkpointing and blocks.requires_grad:
                 blocks = checkpoint(
-                    _run_block, block, blocks, patches, grn_over_batch, use_reentrant=False
+                    _run_block, block, blocks, canvas, grn_over_batch, use_reentrant=False
                 )
             else:
-                blocks = _run_block(block, blocks, patches, grn_over_batch)
+                blocks = _run_block(block, blocks, canvas, grn_over_batch)
     return blocks if isinstance(dense.norm_pre, nn.Identity) else _norm(dense.norm_pre, blocks)
 
 
@@ -46,7 +48,7 @@ def _embed(convolution: nn.Conv2d, images: Tensor, patches: VisiblePatches) -> T
     cells = cells.unflatten(2, (patches.rows, -1, stride))  # [N, C, R, m, s, Q, m, s]
     cells = cells[patches.image, :, patches.row, :, :, patches.column]  # [N, K, C, m, s, m, s]
     cells = cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4)  # [N, K, m, m, C * s * s]
-    return F.linear(cells, convolution.weight.flatten(1), convolution.bias)
+    return linear(cells, convolution.weight.flatten(1), convolution.bias)
 
 
 def _downsample(convolution: nn.Conv2d, blocks: Tensor) -> Tensor:
@@ -55,15 +57,15 @@ def _downsample(convolution: nn.Conv2d, blocks: Tensor) -> Tensor:
     cells = blocks.unflatten(3, (-1, stride))
     cells = cells.unflatten(2, (-1, stride))  # [N, K, m/s, s, m/s, s, C]
     cells = cells.transpose(3, 4).flatten(4)  # [N, K, m/s, m/s, s * s * C]
-    return F.linear(cells, convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias)
+    return linear(cells, convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias)
 
 
 def _run_block(
-    block: ConvNeXtBlock, blocks: Tensor, patches: VisiblePatches, grn_over_batch: bool
+    block: ConvNeXtBlock, blocks: Tensor, canvas: Canvas, grn_over_batch: bool
 ) -> Tensor:
     """One ConvNeXt block with the submanifold depthwise convolution."""
     mlp = block.mlp
-    branch = depthwise_convolution(blocks, block.conv_dw, patches)
+    branch = depthwise_convolution(blocks, block.conv_dw, canvas)
     branch = _linear(mlp.fc1, _norm(block.norm, branch))
     branch = mlp.drop1(mlp.act(branch))
     if hasattr(mlp, "grn"):
@@ -84,4 +86,4 @@ def _norm(norm: nn.LayerNorm, blocks: Tensor) -> Tensor:
 
 def _linear(layer: nn.Linear | nn.Conv2d, blocks: Tensor) -> Tensor:
     """A linear layer or its twin, a 1x1 convolution, on channels-last blocks."""
-    return F.linear(blocks, layer.weight.flatten(1), layer.bias)
+    return linear(blocks, layer.weight.flatten(1), layer.bias)

@@ -87,6 +87,48 @@ class VisiblePatches:
         is_visible[self.image, self.row, self.column] = True
         return is_visible.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
 
+    def canvas(self, side: int) -> Canvas:
+        """Return the maps of a stage whose patches are `side` cells wide."""
+        line = torch.arange(side, device=self.row.device).view(1, 1, -1)  # of cells in a patch
+        line = (self.image * self.rows + self.row).unsqueeze(-1) * side + line  # [N, K, m]
+        runs = line * self.columns + self.column.unsqueeze(-1)
+        return Canvas(runs.flatten(), self.num_images, self.rows * side, self.columns * side, side)
+
     def _patches_first(self, maps_NHWC: Tensor) -> Tensor:
         """View maps as [N, R, m, Q, m, C], to be indexed by patch row and column."""
         return maps_NHWC.unflatten(2, (self.columns, -1)).unflatten(1, (self.rows, -1))
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Maps [N, H, W, C] of one stage as runs of m cells, one line of cells of one patch each.
+
+    Visible patches are moved run by run, each a block of m * C values in memory.
+
+    Attributes:
+        runs: [N * K * m] indices of the visible runs.
+        num_images: N.
+        height: H.
+        width: W.
+        side: m.
+    """
+
+    runs: Tensor
+    num_images: int
+    height: int
+    width: int
+    side: int
+
+    def scatter(self, blocks: Tensor) -> Tensor:
+        """Put visible patches onto maps of zeros: [N, K, m, m, C] -> [N, H, W, C]."""
+        channels = blocks.shape[-1]
+        maps_NHWC = blocks.new_zeros(self.num_images, self.height, self.width, channels)
+        flat = maps_NHWC.view(-1, self.side * channels)
+        flat.index_copy_(0, self.runs, blocks.reshape(-1, self.side * channels))
+        return maps_NHWC
+
+    def gather(self, maps_NHWC: Tensor) -> Tensor:
+        """Cut the visible patches out of maps: [N, H, W, C] -> [N, K, m, m, C]."""
+        channels = maps_NHWC.shape[-1]
+        flat = maps_NHWC.reshape(-1, self.side * channels).index_select(0, self.runs)
+        return flat.view(self.num_images, -1, self.side, self.side, channels)
