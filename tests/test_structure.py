@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import pathlib
 import sys
+from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = {
@@ -13,6 +14,7 @@ SOURCES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 SPARSE = {name: source for name, source in SOURCES.items() if name.startswith("sparse/")}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 MAX_LINES = 400
 DRAWERS = {"utils", "util", "helpers", "helper", "misc", "common"}  # names that say nothing
 
@@ -28,24 +30,42 @@ def imported_packages(source: str) -> set[str]:
     return names
 
 
-def undocumented(source: str) -> list[str]:
-    """Return the public modules, classes, functions and methods without a docstring."""
+def documented_methods(sources: Iterable[str]) -> dict[str, set[str]]:
+    """Return the documented methods of each class, by the name of the class."""
+    return {
+        node.name: {
+            child.name
+            for child in node.body
+            if isinstance(child, FUNCTIONS) and ast.get_docstring(child)
+        }
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def undocumented(source: str, classes: dict[str, set[str]]) -> list[str]:
+    """Return the public modules, classes, functions and methods without a docstring.
+
+    A method that overrides a documented one of a class in `classes` needs none of its own.
+    """
     missing: list[str] = []
 
-    def visit(node: ast.Module | ast.ClassDef, prefix: str) -> None:
+    def visit(node: ast.Module | ast.ClassDef, prefix: str, inherited: set[str]) -> None:
         for child in node.body:
-            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                if child.name.startswith("_"):
-                    continue
-                if ast.get_docstring(child) is None:
-                    missing.append(prefix + child.name)
-                if isinstance(child, ast.ClassDef):
-                    visit(child, f"{prefix}{child.name}.")
+            if not isinstance(child, (ast.ClassDef, *FUNCTIONS)) or child.name.startswith("_"):
+                continue
+            if ast.get_docstring(child) is None and child.name not in inherited:
+                missing.append(prefix + child.name)
+            if isinstance(child, ast.ClassDef):
+                bases = [base.id for base in child.bases if isinstance(base, ast.Name)]
+                methods = set().union(*(classes.get(base, set()) for base in bases))
+                visit(child, f"{prefix}{child.name}.", methods)
 
     tree = ast.parse(source)
     if ast.get_docstring(tree) is None:
         missing.append("the module")
-    visit(tree, "")
+    visit(tree, "", set())
     return missing
 
 
@@ -75,7 +95,8 @@ def test_no_file_is_a_drawer_for_everything_else() -> None:
 
 
 def test_every_public_name_is_documented() -> None:
-    missing = {name: undocumented(source) for name, source in SOURCES.items()}
+    classes = documented_methods(SOURCES.values())
+    missing = {name: undocumented(source, classes) for name, source in SOURCES.items()}
     assert {name: names for name, names in missing.items() if names} == {}
 
 
@@ -93,6 +114,9 @@ def test_the_checks_see_what_they_should() -> None:
         "fcmae",
         "a",
     }
-    source = '"""Doc."""\nclass A:\n    """Doc."""\n    def b(self): ...\n    def _c(self): ...\n'
-    assert undocumented(source) == ["A.b"]
-    assert undocumented("def f(): ...") == ["the module", "f"]
+    source = '"""Doc."""\nclass A:\n  """Doc."""\n  def b(self): """Doc."""\n  def c(self): ...\n'
+    source += (
+        'class B(A):\n  """Doc."""\n  def b(self): ...\n  def c(self): ...\n  def _d(self): ...'
+    )
+    assert undocumented(source, documented_methods([source])) == ["A.c", "B.c"]
+    assert undocumented("def f(): ...", {}) == ["the module", "f"]
