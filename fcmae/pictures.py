@@ -54,26 +54,40 @@ def draw_reconstructions(
         path: the PNG; its folder is created; replaced as a whole.
         names: N captions.
     """
+    cells = reconstruct(model, images, visible, mean, std)
+    note = NORMALIZED_NOTE if model.normalize_targets else PLAIN_NOTE
+    hidden_share = 1 - visible.shape[1] / model.num_patches
+    note = f"{100 * hidden_share:.0f} % of the patches are hidden. {note}"
+    figure = _grid(cells, names, note)
+    _save(figure, path)
+
+
+def reconstruct(
+    model: FCMAE,
+    images: Tensor,
+    visible: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return original, masked, prediction and both pasted: each [N, H, W, 3] of 0..1.
+
+    Arguments as those of `draw_reconstructions`.
+    """
     device = next(model.parameters()).device
     images = images.to(device)
     with evaluating(model), torch.no_grad():
         out = model(images, visible.to(device))
         pasted = model.reconstruct(out, images)
-    is_hidden = _hidden_pixels(out.is_masked, model)  # [N, H, W]
-    original = _to_colours(images, mean, std)  # [N, H, W, 3]
+    is_hidden = _hidden_pixels(out.is_masked, model)  # [N, H, W, 1]
+    original = _to_colours(images, mean, std)
     reconstruction = _to_colours(pasted, mean, std)
     blank = np.array(BLANK)
-    cells = (
+    return (
         original,
         np.where(is_hidden, blank, original),
         np.where(is_hidden, reconstruction, blank),
         reconstruction,
     )
-    note = NORMALIZED_NOTE if model.normalize_targets else PLAIN_NOTE
-    hidden_share = float(out.is_masked.float().mean())
-    note = f"{100 * hidden_share:.0f} % of the patches are hidden. {note}"
-    figure = _grid(cells, names, note)
-    _save(figure, path)
 
 
 def draw_loss_curve(
