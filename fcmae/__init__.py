@@ -17,6 +17,7 @@ from fcmae.errors import (
 )
 
 if TYPE_CHECKING:
+    from fcmae.convert import convert_state_dict
     from fcmae.model import FCMAE, FCMAEOutput
 
 __version__ = "0.1.0"
@@ -30,9 +31,14 @@ __all__ = [
     "FCMAEOutput",
     "NonFiniteLossError",
     "UnsupportedModelError",
+    "convert_state_dict",
 ]
 
-_LAZY = {"FCMAE": "fcmae.model", "FCMAEOutput": "fcmae.model"}
+_LAZY = {
+    "FCMAE": "fcmae.model",
+    "FCMAEOutput": "fcmae.model",
+    "convert_state_dict": "fcmae.convert",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,7 @@ class EncoderInfo:
         mask_ratio: share of patches that was hidden in fact, or None.
         steps: of pretraining.
         origin: licence or origin of weights or images, "" if there is nothing to say.
+        classes: of the classifier, in the order of its outputs; None without one.
     """
 
     model_name: str
@@ -46,6 +47,7 @@ class EncoderInfo:
     mask_ratio: float | None = None
     steps: int = 0
     origin: str = ""
+    classes: tuple[str, ...] | None = None
 
     @classmethod
     def of_run(
@@ -91,11 +93,17 @@ class EncoderInfo:
             for name, value in values.items()
         }
 
-    def create_model(self) -> ConvNeXt:
-        """Return a timm model that the weights fit, leaving the global generator alone."""
+    def create_model(self, num_classes: int = 0) -> ConvNeXt:
+        """Return a timm model that the weights fit, leaving the global generator alone.
+
+        It is the encoder alone unless the classifier's `num_classes` are given.
+        """
         with seeded(0):
             return create_backbone(
-                self.model_name, in_chans=self.in_chans, stem_stride=self.stem_stride
+                self.model_name,
+                in_chans=self.in_chans,
+                stem_stride=self.stem_stride,
+                num_classes=num_classes,
             )
 
     def timm_call(self, path: Path) -> str:
@@ -103,6 +111,7 @@ class EncoderInfo:
         options = "" if self.in_chans == 3 else f"in_chans={self.in_chans}, "
         options += "" if self.stem_stride == 4 else f"patch_size={self.stem_stride}, "
         return (
-            f'timm.create_model("{self.model_name}", num_classes=0, {options}'
+            f'timm.create_model("{self.model_name}", num_classes={len(self.classes or ())}, '
+            f"{options}"
             f'checkpoint_path="{path}")'
         )

@@ -15,6 +15,13 @@ from fcmae.config import PretrainConfig
 from fcmae.durable import write_atomically
 from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
+from fcmae.export_layouts import (
+    export_authors_dense,
+    export_authors_fcmae,
+    export_authors_sparse,
+    export_huggingface,
+)
+from fcmae.export_onnx import export_onnx
 from fcmae.model import FCMAE
 
 # Share of the largest output that a reloaded model may differ by; on one machine it is 0.
@@ -35,7 +42,7 @@ def export_timm(encoder: nn.Module, path: Path, info: EncoderInfo) -> str:
     both are compared on random images.
 
     Args:
-        encoder: a dense timm ConvNeXt without classifier, on any device; not changed.
+        encoder: a dense timm ConvNeXt, with a classifier or without, on any device; not changed.
         path: the file; its folder is created; replaced as a whole.
         info: what goes into the metadata.
 
@@ -50,7 +57,7 @@ def export_timm(encoder: nn.Module, path: Path, info: EncoderInfo) -> str:
     def write(partial: Path) -> None:
         nonlocal largest
         save_file(weights, partial, metadata=info.to_metadata())
-        reloaded = info.create_model()
+        reloaded = info.create_model(getattr(original, "num_classes", 0))
         try:
             reloaded.load_state_dict(load_file(partial), strict=True)
         except RuntimeError as error:
@@ -100,18 +107,27 @@ def _outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """One way to write an encoder.
+    """One way to write an encoder, or a classifier.
 
     Attributes:
-        write: of (encoder, path, info); checks its own result and returns what to print.
-        file_name: default name in the run's export folder.
+        write: of (model, path, info); checks its own result and returns what to print.
+        file_name: default name in the run's export folder, after `encoder` or `classifier`.
+        takes_decoder: whether `write` is given the whole FCMAE instead of its encoder.
     """
 
     write: Callable[[nn.Module, Path, EncoderInfo], str]
     file_name: str
+    takes_decoder: bool = False
 
 
-FORMATS = {"timm": ExportFormat(export_timm, "encoder.safetensors")}
+FORMATS = {
+    "timm": ExportFormat(export_timm, ".safetensors"),
+    "huggingface": ExportFormat(export_huggingface, "-huggingface"),
+    "onnx": ExportFormat(export_onnx, ".onnx"),
+    "authors-dense": ExportFormat(export_authors_dense, "-authors-dense.pth"),
+    "authors-sparse": ExportFormat(export_authors_sparse, "-authors-sparse.pth"),
+    "authors-fcmae": ExportFormat(export_authors_fcmae, "-authors-fcmae.pth", takes_decoder=True),
+}
 
 
 def find_format(name: str) -> ExportFormat:
@@ -121,8 +137,14 @@ def find_format(name: str) -> ExportFormat:
     return FORMATS[name]
 
 
-def export(encoder: nn.Module, format_name: str, path: Path, info: EncoderInfo) -> str:
-    """Write `encoder` to `path` in one of FORMATS and return what to tell the user.
+def export(model: nn.Module, format_name: str, path: Path, info: EncoderInfo) -> str:
+    """Write a model to `path` in one of FORMATS and return what to tell the user.
+
+    Args:
+        model: encoder or classifier of timm; the whole FCMAE where the format takes its decoder.
+        format_name: one of FORMATS.
+        path: file or, for huggingface, folder.
+        info: what goes into the metadata.
 
     Raises:
         ConfigError: unknown format, or the file cannot be written there.
@@ -130,7 +152,7 @@ def export(encoder: nn.Module, format_name: str, path: Path, info: EncoderInfo) 
     """
     chosen = find_format(format_name)
     try:
-        return chosen.write(encoder, path, info)
+        return chosen.write(model, path, info)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(

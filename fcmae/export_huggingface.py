@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
 from fcmae.convert.conversion import Weights, write_weights
 from fcmae.convert.structure import Structure
+from fcmae.durable import sync
 from fcmae.errors import BackendUnavailableError, CheckpointError
 
 
@@ -63,42 +65,42 @@ def write_huggingface(
     weights: Weights,
     folder: Path,
     metadata: Mapping[str, str],
-    classes: Sequence[str] | None = None,
-) -> Any:
-    """Write config.json and model.safetensors, and return the model that transformers loads.
+    classes: Sequence[str] | None,
+    prove: Callable[[dict[str, Tensor]], str],
+) -> str:
+    """Write config.json and model.safetensors into a folder, and return what `prove` says.
 
-    The folder is complete or absent; one that is there is replaced only if it holds such a model.
+    Args:
+        weights: to write.
+        folder: created; other files in it are left alone.
+        metadata: texts to keep with the weights.
+        classes: names of the classifier's outputs.
+        prove: called with the weights that transformers loads, before the files take their place.
 
     Raises:
         BackendUnavailableError: transformers is not installed.
-        CheckpointError: transformers has no such ConvNeXt, or loads other weights.
-        OSError: the folder cannot be written, or holds something else.
+        CheckpointError: transformers has no such ConvNeXt, or `prove` refuses.
+        OSError: the folder cannot be written.
     """
     model = build_model(weights.structure, classes)
     state = write_weights(weights, "huggingface")
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise FileExistsError(17, "it is there and holds no Hugging Face model")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".partial-{folder.name}-", dir=folder.parent))
-    try:
-        partial.chmod(0o755)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
+        partial = Path(name)
         model.config.save_pretrained(partial)
         save_file(state, partial / "model.safetensors", metadata={**metadata, "format": "pt"})
-        loaded = load_folder(partial)
-        again = load_file(partial / "model.safetensors")
-        own = loaded.state_dict()
-        if own.keys() != again.keys() or any(not torch.equal(own[n], again[n]) for n in own):
+        loaded: dict[str, Tensor] = load_folder(partial).state_dict()
+        if loaded.keys() != state.keys():
             raise CheckpointError(
-                f"huggingface: transformers {import_transformers().__version__} loads other "
-                "weights than were written; nothing was written."
+                "huggingface: transformers loads other entries than were written: "
+                f"{', '.join(sorted(loaded.keys() ^ state.keys()))}; nothing was written."
             )
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return loaded
+        proof = prove(loaded)
+        for file in sorted(partial.iterdir()):
+            sync(file)
+            os.replace(file, folder / file.name)
+        sync(folder)
+    return proof
 
 
 def load_folder(folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from fcmae.errors import CheckpointError, ConfigError
 from fcmae.model import FCMAE
 from fcmae.pretraining_setup import create_model
 from fcmae.run_folder import RunFolder
-from fcmae.weights import load_encoder, read_metadata
+from fcmae.weights import load_classifier, load_encoder, read_metadata
 
 
 class LoadedRun(NamedTuple):
@@ -69,6 +70,36 @@ def load_run_config(run_dir: str | Path) -> PretrainConfig:
             "(its run.dir)."
         )
     return load(PretrainConfig, folder.config)
+
+
+class Trained(NamedTuple):
+    """What a run has trained, on the CPU and in evaluation mode.
+
+    Attributes:
+        model: the encoder, or the classifier of a fine-tuning.
+        fcmae: the whole model of a pretraining; None of a fine-tuning.
+        info: of `model`.
+    """
+
+    model: ConvNeXt
+    fcmae: FCMAE | None
+    info: EncoderInfo
+
+
+def load_trained(run_dir: str | Path, origin: str = "") -> Trained:
+    """Return the classifier that a fine-tuning has exported, or the model of a pretraining.
+
+    Raises:
+        ConfigError, CheckpointError: as `load_run`; a classifier that cannot be read.
+    """
+    file = RunFolder(run_dir).export / "classifier.safetensors"
+    info = EncoderInfo.from_metadata(read_metadata(file)) if file.is_file() else None
+    if info is None or info.classes is None:
+        config, fcmae, step = load_run(run_dir)
+        return Trained(fcmae.encoder, fcmae, EncoderInfo.of_run(config, fcmae, step, origin))
+    model = info.create_model(len(info.classes))
+    load_classifier(model, file)
+    return Trained(model.eval(), None, dataclasses.replace(info, origin=origin or info.origin))
 
 
 def load_described_encoder(

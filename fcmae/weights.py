@@ -1,6 +1,6 @@
 """Reads weights: any file of tensors, without ever running code from it, into a timm model.
 
-Layouts that hold other tensors than timm's (sparse ones) are converted elsewhere, not here.
+Other layouts than timm's are converted by fcmae.convert.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from timm.models.convnext import ConvNeXt, checkpoint_filter_fn
+from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
 from fcmae.checkpoints import CheckpointStore
+from fcmae.convert.conversion import timm_state_for
 from fcmae.errors import CheckpointError
 from fcmae.run_folder import RunFolder
 
@@ -139,31 +140,12 @@ def _read(model: ConvNeXt, source: Path | str) -> tuple[str, dict[str, Tensor]]:
 
 
 def to_timm(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return the encoder's tensors under timm's names, from FCMAE, timm or the authors' dense ones.
+    """Return the encoder's tensors under timm's names, from any layout that fcmae converts.
 
     Raises:
-        CheckpointError: the sparse layout of MinkowskiEngine, or names of no ConvNeXt.
+        CheckpointError: names of no known layout, or entries missing from one.
     """
-    if any(name.startswith("encoder.") for name in state):
-        state = {
-            name.removeprefix("encoder."): tensor
-            for name, tensor in state.items()
-            if name.startswith("encoder.")
-        }
-    if any(name.endswith(".kernel") for name in state):
-        raise CheckpointError(
-            "sparse weights of MinkowskiEngine layers; turn them into a dense model first with "
-            "fcmae convert."
-        )
-    if not any(name.startswith("downsample_layers.") for name in state):
-        return dict(state)
-    try:
-        return dict(checkpoint_filter_fn(state, model))
-    except (KeyError, RuntimeError) as error:  # a name or a shape that this model does not have
-        raise CheckpointError(
-            f"weights of another model: entry {error} does not fit this one; choose the model.name "
-            "that the weights were made with."
-        ) from error
+    return timm_state_for(state, model)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from timm.models.convnext import ConvNeXt
 from torch import Tensor
 
 from fcmae.checkpoints import CheckpointStore
+from fcmae.convert import convert_state_dict
 from fcmae.errors import CheckpointError
 from fcmae.weights import (
     load_classifier,
@@ -204,10 +205,16 @@ def test_released_encoder_without_head_leaves_the_head_alone(tmp_path: Path) -> 
         assert torch.equal(tensor, before[name])
 
 
-def test_sparse_layout_points_to_the_converter(tmp_path: Path) -> None:
-    torch.save({"encoder.stages.0.0.dwconv.kernel": torch.zeros(49, 4)}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"w.pth: sparse weights.*fcmae convert"):
-        load_encoder(tiny(), tmp_path / "w.pth")
+def test_sparse_layout_is_converted_and_what_it_lacks_is_listed(tmp_path: Path) -> None:
+    source, model = tiny(seed=1, num_classes=0), tiny(seed=2)
+    sparse = convert_state_dict(source.state_dict(), to="authors-sparse")
+    torch.save({"model": sparse}, tmp_path / "w.pth")
+    load_encoder(model, tmp_path / "w.pth")
+    assert_same_encoder(model, source)
+    del sparse["stages.1.1.dwconv.kernel"]
+    torch.save(sparse, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"w.pth: .*1 missing: stages.1.1.dwconv.kernel\)"):
+        load_encoder(model, tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("num_classes", [0, 3])

@@ -15,6 +15,7 @@ COMMANDS = {
     "reconstruct": "fcmae.cli.reconstruct",
     "embed": "fcmae.cli.embed",
     "probe": "fcmae.cli.probe",
+    "convert": "fcmae.cli.convert",
     "install-minkowski": "fcmae.cli.install_minkowski",
 }
 

@@ -1,4 +1,4 @@
-"""`fcmae export RUN --to FORMAT`: the pretrained encoder as a file that others load."""
+"""`fcmae export RUN --to FORMAT`: what a run has trained, as a file that others load."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from pathlib import Path
 
 from fcmae.cli.arguments import new_parser, parse_arguments
 
-SUMMARY = "write the encoder of a run for timm, checked by loading it back"
+SUMMARY = "write the encoder or classifier of a run for timm, Hugging Face, ONNX, the authors"
 
 
 def run(arguments: list[str]) -> None:
     """Export and print what was written, how equal it is, and the line that loads it."""
-    from fcmae.encoder_info import EncoderInfo
+    from fcmae.errors import ConfigError
     from fcmae.export import FORMATS, export, find_format
     from fcmae.run_folder import RunFolder
-    from fcmae.run_model import load_run
+    from fcmae.run_model import load_trained
 
     parser = new_parser("export", SUMMARY)
-    parser.add_argument("run", help="Folder of a pretraining run.")
+    parser.add_argument("run", help="Folder of a run, of pretraining or fine-tuning.")
     parser.add_argument("--to", type=str, default="timm", help=f"One of {', '.join(FORMATS)}.")
-    parser.add_argument("--output", type=str, help="File; default RUN/export/encoder.safetensors.")
+    parser.add_argument(
+        "--output", type=str, help="File or folder; default RUN/export/encoder..., or classifier..."
+    )
     parser.add_argument(
         "--origin",
         type=str,
@@ -28,10 +30,19 @@ def run(arguments: list[str]) -> None:
     )
     parsed = parse_arguments(parser, arguments)
     chosen = find_format(parsed.to)
-    loaded = load_run(parsed.run)
-    info = EncoderInfo.of_run(loaded.config, loaded.model, loaded.step, parsed.origin)
-    default = RunFolder(parsed.run).export / chosen.file_name
+    model, fcmae, info = load_trained(parsed.run, parsed.origin)
+    if chosen.takes_decoder and fcmae is None:
+        raise ConfigError(
+            f"--to: {parsed.to} is a whole FCMAE, and {parsed.run} is a run of fine-tuning, which "
+            "has no decoder; name the run of pretraining, or choose another format."
+        )
+    kind = "encoder" if info.classes is None else "classifier"
+    default = RunFolder(parsed.run).export / f"{kind}{chosen.file_name}"
     path = Path(parsed.output) if parsed.output else default
-    print(export(loaded.model.encoder, parsed.to, path, info))
+    if parsed.to == "timm" and fcmae is None and path == default:
+        print(f"{path}: is a file of timm already, as fine-tuning wrote it.")
+    else:
+        subject = fcmae if chosen.takes_decoder and fcmae is not None else model
+        print(export(subject, parsed.to, path, info))
     if parsed.to == "timm":
         print(f"Load it with: {info.timm_call(path)}")

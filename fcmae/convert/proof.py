@@ -36,11 +36,11 @@ def compare_models(before: State, source: str, after: State, to: str) -> str:
     largest = 0.0
     for name in expected.keys() & found.keys():
         gap = float((expected[name] - found[name]).abs().max())
-        allowed = TOLERANCE * max(1.0, float(expected[name].abs().max()))
+        allowed = TOLERANCE * float(expected[name].abs().max())
         if not gap <= allowed:  # also when it is NaN
             raise CheckpointError(
                 f"convert: {name} of the {to} model differ by {gap:.3g} from those of the {source} "
-                f"model on random images, expected {allowed:.1g} at most; nothing was written."
+                f"model on random images, expected {allowed:.2g} at most; nothing was written."
             )
         largest = max(largest, gap)
     compared = " and ".join(sorted(expected.keys() & found.keys()))
@@ -147,7 +147,7 @@ def _minkowski_proof(after: State, to: str, weights: Weights, images: Tensor) ->
     patches = VisiblePatches.from_indices(visible, 2, 3)
     found = twin.eval()(images, patches, False)
     gap = float((expected - found).abs().max())
-    if not gap <= TOLERANCE * max(1.0, float(expected.abs().max())):
+    if not gap <= TOLERANCE * float(expected.abs().max()):
         raise CheckpointError(
             f"convert: MinkowskiEngine's layers with the {to} weights differ by {gap:.3g} from the "
             "native encoder on masked images; nothing was written."

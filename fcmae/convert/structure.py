@@ -175,9 +175,12 @@ def read_structure(stored: Mapping[str, Tensor], *, is_timm: bool) -> Structure:
         depths.append(max(blocks, default=0) + 1)
         kernel_sizes.append(_side(_majority(kernels), dim))
     stem = stored.get("stem.0.weight")
-    is_convolution = stem is not None and stem.dim() == 4
-    in_chans, stem_size = (stem.shape[1], stem.shape[2]) if is_convolution else (3, 4)
-    norms = [n for n in ("head.norm", "norm_pre") if f"{n}.weight" in stored or f"{n}.bias" in stored]
+    in_chans, stem_size = 3, 4
+    if stem is not None and stem.dim() == 4:
+        in_chans, stem_size = stem.shape[1], stem.shape[2]
+    norms = [
+        n for n in ("head.norm", "norm_pre") if f"{n}.weight" in stored or f"{n}.bias" in stored
+    ]
     sizes_of_stages = (tuple(depths), tuple(dims))
     conv_mlp = sizes_of_stages in _SMALL or (sizes_of_stages == _TINY and norms == ["norm_pre"])
     if is_timm:

@@ -1,0 +1,135 @@
+"""Writes an encoder or a classifier as ONNX and compares it with ONNX Runtime's results."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.convnext import ConvNeXt
+from torch import Tensor, nn
+
+from fcmae.durable import sync
+from fcmae.encoder_info import EncoderInfo
+from fcmae.errors import BackendUnavailableError, CheckpointError
+
+TOLERANCE = 1e-5  # share of the largest output; other kernels, other order of sums, float32
+OPSET = 18
+CHECKED_BATCHES = (1, 3)  # neither is the batch that the model is traced with
+# Protocol buffers end at 2 GiB: weights of a larger model lie in a file beside.
+LARGEST_SINGLE_FILE = 1_900_000_000
+
+
+class _Outputs(nn.Module):
+    """Says by name what the exported graph returns."""
+
+    def __init__(self, model: ConvNeXt) -> None:
+        super().__init__()
+        self.model = model
+        self.names = ["logits"] if model.num_classes else ["feature_map", "features"]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        feature_map: Tensor = self.model.forward_features(images)
+        pooled: Tensor = self.model.forward_head(feature_map)
+        return (pooled,) if self.model.num_classes else (feature_map, pooled)
+
+
+def export_onnx(model: nn.Module, path: Path, info: EncoderInfo) -> str:
+    """Write a timm ConvNeXt as ONNX with any batch size, and return a sentence that says so.
+
+    The input `images` is [batch, channels, height, width] in float32, normalised as the metadata
+    say. A classifier returns `logits` [batch, classes]; an encoder `feature_map`
+    [batch, D, rows, columns] and `features` [batch, D], what timm pools and normalises from it.
+
+    Args:
+        model: encoder or classifier, on any device; not changed.
+        path: the file; replaced when ONNX Runtime has computed the same.
+        info: what goes into the metadata.
+
+    Raises:
+        BackendUnavailableError: onnx, onnxscript or onnxruntime is not installed.
+        CheckpointError: ONNX Runtime computes something else; nothing is written then.
+    """
+    onnx = _import_onnx()
+    assert isinstance(model, ConvNeXt)
+    outputs = _Outputs(copy.deepcopy(model).cpu().float()).eval()
+    num_bytes = sum(4 * weight.numel() for weight in outputs.parameters())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as name:
+        partial = Path(name) / path.name  # the same name: the file of weights is known by it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's advice to its own developers
+            torch.onnx.export(
+                outputs,
+                (torch.zeros(2, info.in_chans, *info.image_size),),
+                str(partial),
+                input_names=["images"],
+                output_names=outputs.names,
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=num_bytes > LARGEST_SINGLE_FILE,
+                verbose=False,
+            )
+        graph = onnx.load(partial, load_external_data=False)
+        onnx.helper.set_model_props(graph, info.to_metadata())
+        onnx.save(graph, partial)
+        onnx.checker.check_model(str(partial))
+        largest = _largest_difference(outputs, partial, info)
+        for file in sorted(Path(name).iterdir()):
+            sync(file)
+            os.replace(file, path.parent / file.name)
+        sync(path.parent)
+    return (
+        f"{path}: written as ONNX (opset {OPSET}, input images [batch, {info.in_chans}, "
+        f"{info.image_size[0]}, {info.image_size[1]}], output {' and '.join(outputs.names)}); in "
+        f"ONNX Runtime with batches of {CHECKED_BATCHES[0]} and {CHECKED_BATCHES[1]} random images "
+        f"the largest difference is {largest:.1e} of the largest value."
+    )
+
+
+@torch.no_grad()
+def _largest_difference(outputs: _Outputs, path: Path, info: EncoderInfo) -> float:
+    """Return the largest difference of any output as a share of its largest value."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    rng = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for batch in CHECKED_BATCHES:
+        images = torch.randn(batch, info.in_chans, *info.image_size, generator=rng)
+        found = session.run(outputs.names, {"images": images.numpy()})
+        for name, expected, array in zip(outputs.names, outputs(images), found, strict=True):
+            gap = float((expected - torch.from_numpy(array)).abs().max())
+            scale = float(expected.abs().max())
+            if not gap <= TOLERANCE * scale:  # also when it is NaN
+                raise CheckpointError(
+                    f"export: {name} of ONNX Runtime differ by {gap:.3g} from the model's on "
+                    f"random images, expected {TOLERANCE * scale:.2g} at most; nothing was "
+                    "written. Weights that are not finite cause this: look at the run's loss."
+                )
+            largest = max(largest, gap / scale if scale else 0.0)
+    return largest
+
+
+def _import_onnx() -> Any:
+    """Return the module onnx.
+
+    Raises:
+        BackendUnavailableError: one of the three packages that are needed is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import onnx
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"onnx: {error.name or 'onnx'} is not installed; run pip install 'fcmae[onnx]'."
+        ) from error
+    return onnx
