@@ -71,7 +71,10 @@ def _weight_gradient(maps_NHWC: Tensor, grad_NHWC: Tensor, weight: Tensor) -> Te
     padding = weight.shape[-1] // 2
     slices = []
     for maps, grad, kernel in zip(
-        maps_NHWC.split(step, dim=-1), grad_NHWC.split(step, dim=-1), weight.split(step), strict=True
+        maps_NHWC.split(step, dim=-1),
+        grad_NHWC.split(step, dim=-1),
+        weight.split(step),
+        strict=True,
     ):
         slices.append(
             torch.ops.aten.convolution_backward(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def global_response_norm(
@@ -25,10 +28,45 @@ def global_response_norm(
     Deviation: the authors' sparse layer pools over the whole batch; the default is per image, as
         in the dense model. Held by test_output_does_not_depend_on_batch_mates.
     """
-    pooled = tuple(range(0 if over_batch else 1, features.dim() - 1))
-    accurate = torch.promote_types(features.dtype, torch.float32)
-    response = torch.linalg.vector_norm(features, dim=pooled, keepdim=True, dtype=accurate)
-    ratio = response / (response.mean(dim=-1, keepdim=True) + eps)
-    # x + bias + weight * (x * ratio), in one pass over the features
-    scale = (1 + weight * ratio).to(features.dtype)
-    return torch.addcmul(bias.to(features.dtype), features, scale)
+    return _GlobalResponseNorm.apply(features, weight, bias, eps, over_batch)
+
+
+class _GlobalResponseNorm(torch.autograd.Function):
+    """x + bias + weight * x * ratio, with ratio = response / (mean response + eps).
+
+    Backward keeps the features and one number per image and channel, and passes over the features
+    four times; the graph of the formula would pass eight times.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, eps: float, over_batch: bool
+    ) -> Tensor:
+        first = 0 if over_batch else 1
+        ctx.pooled = tuple(range(first, features.dim() - 1))
+        response = _sum(features, features, ctx.pooled).sqrt_()
+        divisor = response.mean(dim=-1, keepdim=True) + eps
+        ctx.save_for_backward(features, weight, response, divisor)
+        scale = 1 + weight * (response / divisor)
+        return torch.addcmul(bias.to(features.dtype), features, scale.to(features.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, response, divisor = ctx.saved_tensors
+        ratio = response / divisor
+        by_scale = _sum(grad, features, ctx.pooled)  # gradient of weight * ratio
+        by_ratio = by_scale * weight
+        by_response = by_ratio / divisor - (by_ratio * ratio).mean(dim=-1, keepdim=True) / divisor
+        # d response / d x = x / response; a dead channel has neither
+        pull = torch.where(response > 0, by_response / response, 0).to(grad.dtype)
+        grad_features = (grad * (1 + weight * ratio).to(grad.dtype)).addcmul_(features, pull)
+        grad_weight = (by_scale * ratio).flatten(0, -2).sum(dim=0)
+        grad_bias = grad.flatten(0, -2).sum(dim=0, dtype=response.dtype)
+        return grad_features, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None, None
+
+
+def _sum(a: Tensor, b: Tensor, pooled: tuple[int, ...]) -> Tensor:
+    """Sum a * b over the pooled dimensions, in float32 at least."""
+    accurate = torch.promote_types(a.dtype, torch.float32)
+    return (a.to(accurate) * b.to(accurate)).sum(dim=pooled, keepdim=True)
