@@ -47,17 +47,17 @@ class ClassificationScores:
     @property
     def accuracy(self) -> float:
         """Share of all images that is right."""
-        return float(self.confusion.diagonal().sum() / self.confusion.sum())
+        return int(self.confusion.diagonal().sum()) / self.num_images
 
     @property
     def per_class(self) -> list[float]:
         """Share of each class's images that is right; NaN for a class without images."""
-        return (self.confusion.diagonal() / self.confusion.sum(dim=1)).tolist()
+        return (self.confusion.diagonal().double() / self.confusion.sum(dim=1)).tolist()
 
     @property
     def balanced_accuracy(self) -> float:
         """Mean over the classes that have images of the share that is right."""
-        return float(torch.tensor(self.per_class).nanmean())
+        return float(torch.tensor(self.per_class, dtype=torch.float64).nanmean())
 
     def table(self, classes: Sequence[str]) -> str:
         """Return lines of text: accuracy per class, then overall."""

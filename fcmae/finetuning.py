@@ -28,7 +28,7 @@ from fcmae.finetune_setup import (
     create_optimizer,
 )
 from fcmae.optimization import StepResult
-from fcmae.training_loop import TrainingLoop, effective_batch_of
+from fcmae.training_loop import TrainingLoop
 
 # Settings in which a continued run may differ from what its folder records.
 MAY_CHANGE = (
@@ -84,6 +84,7 @@ class Finetuning(TrainingLoop):
     """
 
     model: Any  # timm's ConvNeXt
+    schedule: Schedule
 
     def __init__(
         self,
@@ -95,9 +96,6 @@ class Finetuning(TrainingLoop):
         assert train.classes is not None
         self.classes = train.classes
         self.validation = validation
-        self.schedule = Schedule(
-            config, len(train), effective_batch_of(config, processes, len(train))
-        )
         model, told = create_classifier(config, self.classes)
         super().__init__(config, processes, train, model, MAY_CHANGE)
         self._told = told

@@ -168,6 +168,37 @@ def test_two_micro_steps_train_as_one_larger_batch(labelled: Path, tmp_path: Pat
     assert two == pytest.approx(one, rel=1e-4)  # another order of summation in float32
 
 
+@pytest.mark.ddp
+def test_two_processes_train_and_score_as_two_micro_steps(labelled: Path, tmp_path: Path) -> None:
+    """Also what is drawn: mixing and drop path depend on the place in the step, not on who."""
+    extra = [*RANDOM, "--train.batch_size", "2", "--evaluate.batch_size", "2"]
+    assert finetune(tmp_path / "one", labelled, *extra, "--train.accumulate", "2", steps=2) == DONE
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *("finetune.py", "--run.dir", str(tmp_path / "two"), "--data.path", str(labelled)),
+        *(*SMALL, "--train.steps", "2", *extra, "--train.device", "cpu"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == DONE, done.stderr
+    one, two = lines_of(tmp_path / "one"), lines_of(tmp_path / "two")
+    assert [line.keys() for line in two] == [line.keys() for line in one]
+    for mine, other in zip(two, one, strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)  # another order of summation in float32
+
+
+def test_undecodable_validation_images_are_left_out_and_said(
+    labelled: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(labelled, tmp_path / "val")
+    broken = tmp_path / "val" / "birch" / "picture-003.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    extra = ["--data.val_path", str(tmp_path / "val")]
+    assert finetune(tmp_path / "run", labelled, *extra, steps=1) == DONE
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"1 validation images left out; the first is {str(broken)!r}:" in said
+    assert "% of 23" in said
+
+
 def test_evaluation_alone_repeats_the_best_scores_and_trains_nothing(
     finished: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
