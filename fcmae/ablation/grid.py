@@ -1,0 +1,229 @@
+"""From an ablation to its cells: one complete pretraining configuration each, checked."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcmae.ablation.config import Ablation, Plain
+from fcmae.ablation.split import IMAGES_FILE, Split
+from fcmae.config import PretrainConfig
+from fcmae.configuration import from_plain, to_plain
+from fcmae.errors import ConfigError, UnsupportedModelError
+from fcmae.finetune_config import FinetuneConfig
+from fcmae.pretraining_setup import create_model, mean_and_std, total_steps_of
+
+SEED = "train.seed"
+LONGEST_NAME = 120
+# What an untrained encoder's features depend on, beside the seed.
+OF_THE_ENCODER = ("model.name", "model.stem_stride")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pretraining of the grid, or an untrained encoder as its baseline.
+
+    Attributes:
+        name: of its folder.
+        settings: {"section.name": value} of what the grid varies, without the seed.
+        seed: train.seed.
+        config: the pretraining; of a baseline what its encoder would be trained with.
+        finetune: the fine-tuning of its encoder, or None.
+        is_scratch: True for a baseline, whose encoder is not trained.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    seed: int
+    config: PretrainConfig
+    finetune: FinetuneConfig | None
+    is_scratch: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.run.dir)
+
+    @property
+    def title(self) -> str:
+        """What it is, in words: mask.ratio 0.6, train.seed 1."""
+        words = ["from scratch"] if self.is_scratch else []
+        words += [f"{name} {_short(value)}" for name, value in self.settings.items()]
+        return ", ".join([*words, f"{SEED} {self.seed}"])
+
+
+def build_cells(ablation: Ablation, split: Split, *, check: bool = True) -> list[Cell]:
+    """Return the cells, every setting for the first seed, then for the next; baselines last.
+
+    Args:
+        ablation: what is asked for.
+        split: its images.
+        check: build every model without its weights, too, which finds what does not fit.
+
+    Raises:
+        ConfigError: a setting that cannot work, with the cell that has it.
+    """
+    varied = [name for name in ablation.grid if name != SEED]
+    cells: dict[str, Cell] = {}
+    for seed in ablation.grid[SEED]:
+        for values in itertools.product(*(ablation.grid[name] for name in varied)):
+            settings = dict(zip(varied, values, strict=True))
+            cell = _cell(ablation, split, settings, seed, check=check)
+            cells[_free_name(cell, cells)] = cell
+    if ablation.evaluate.scratch:
+        for cell in list(cells.values()):
+            baseline = _baseline(ablation, split, cell)
+            cells.setdefault(baseline.name, baseline)
+    return list(cells.values())
+
+
+def default_settings(cells: list[Cell], ablation: Ablation) -> dict[str, Any]:
+    """Return the settings that the others are compared with: the base run's own.
+
+    Where the grid leaves the base's value out, its first value counts.
+    """
+    base = to_plain(_complete(ablation, {}, cells[0].seed, "base", None))
+    settings = {}
+    for name in cells[0].settings:
+        section, _, leaf = name.partition(".")
+        known = [cell.settings[name] for cell in cells if not cell.is_scratch]
+        settings[name] = base[section][leaf] if base[section][leaf] in known else known[0]
+    return settings
+
+
+def _cell(
+    ablation: Ablation, split: Split, settings: dict[str, Any], seed: Any, *, check: bool
+) -> Cell:
+    name = _slug({**settings, SEED: seed})
+    title = ", ".join(f"{key} {_short(value)}" for key, value in {**settings, SEED: seed}.items())
+    try:
+        config = _complete(ablation, {**settings, SEED: seed}, seed, f"cells/{name}", split)
+        if check:
+            _check_model(config, split)
+        finetune = _finetune(ablation, config, split, is_scratch=False)
+    except (ConfigError, UnsupportedModelError) as error:
+        raise ConfigError(f"cell {title}: {error}") from error
+    plain = to_plain(config)
+    exact = {key: plain[key.partition(".")[0]][key.partition(".")[2]] for key in settings}
+    return Cell(name, exact, config.train.seed, config, finetune)
+
+
+def _baseline(ablation: Ablation, split: Split, cell: Cell) -> Cell:
+    """Return the untrained counterpart of a cell."""
+    settings = {name: cell.settings[name] for name in OF_THE_ENCODER if name in cell.settings}
+    name = "scratch_" + _slug({**settings, SEED: cell.seed})
+    run = {**to_plain(cell.config), "run": {"dir": str(cell.folder.parent / name)}}
+    config = from_plain(PretrainConfig, run, where=name)
+    finetune = _finetune(ablation, config, split, is_scratch=True)
+    return Cell(name, settings, cell.seed, config, finetune, is_scratch=True)
+
+
+def _complete(
+    ablation: Ablation, settings: Plain, seed: Any, folder: str, split: Split | None
+) -> PretrainConfig:
+    """Return the whole configuration of a cell."""
+    plain = copy.deepcopy(ablation.base)
+    root = Path(ablation.run.dir)
+    # The ablation scores every cell itself, on images that no cell was trained on.
+    plain.setdefault("evaluate", {}).setdefault("draws", 0)
+    for name, value in {SEED: seed, **settings}.items():
+        section, dot, leaf = name.partition(".")
+        if not dot or section == "run":
+            raise ConfigError(f"grid: {name!r} cannot vary; expected a setting such as mask.ratio.")
+        if not isinstance(plain.setdefault(section, {}), dict):
+            raise ConfigError(f"base: {section}: got {plain[section]!r}, expected settings.")
+        plain[section][leaf] = value
+    plain["run"] = {"dir": str(root / folder)}
+    if split is not None and split.is_cut_from_base:
+        plain["data"] = {**plain["data"], "path": str(root / IMAGES_FILE), "label": None}
+    return from_plain(PretrainConfig, plain, where="base or grid")
+
+
+def _check_model(config: PretrainConfig, split: Split) -> None:
+    """Raise the errors of the model and of the number of images, without drawing weights."""
+    with torch.device("meta"):
+        create_model(config)
+    batch = config.train.batch_size * config.train.accumulate
+    if split.is_cut_from_base and batch > len(split.train):
+        raise ConfigError(
+            f"train.batch_size: a step takes {batch} images (batch_size x accumulate) and "
+            f"{len(split.train)} are left to train on; use a smaller batch_size."
+        )
+    total_steps_of(config, len(split.train), batch)
+
+
+def _finetune(
+    ablation: Ablation, config: PretrainConfig, split: Split, *, is_scratch: bool
+) -> FinetuneConfig | None:
+    """Return the fine-tuning of a cell's encoder: the same for all of them but for the weights."""
+    if not ablation.finetune:
+        return None
+    plain = copy.deepcopy(ablation.finetune)
+    data, model = config.data, config.model
+    mean, std = mean_and_std(config)
+    fixed: Plain = {
+        "run": {"dir": str(Path(config.run.dir) / "finetune")},
+        "data": {
+            "path": split.source,
+            "in_chans": data.in_chans,
+            "value_range": data.value_range,
+            **{name: split.made_by[name] for name in ("label", "val_share", "split_seed")},
+        },
+        "model": {"name": model.name, "stem_stride": model.stem_stride},
+        "train": {"seed": config.train.seed},
+    }
+    for section, values in fixed.items():
+        given = set(plain.get(section, {})) & set(values)
+        if given:
+            raise ConfigError(
+                f"finetune.{section}.{min(given)}: it follows from the cell; remove it."
+            )
+        plain[section] = {**plain.get(section, {}), **values}
+    plain["model"]["weights"] = None if is_scratch else config.run.dir
+    size = data.image_size
+    defaults = {"image_size": list(size) if isinstance(size, tuple) else size}
+    defaults |= {"mean": list(mean), "std": list(std)}  # type: ignore[dict-item]
+    plain["data"] = {**defaults, **plain["data"]}
+    complete = from_plain(FinetuneConfig, plain, where="finetune")
+    if not is_scratch:
+        return complete
+    compare, optim = complete.compare, to_plain(complete)["optim"]
+    optim["layer_decay"] = compare.scratch_layer_decay
+    if compare.scratch_base_lr is not None:
+        optim["base_lr"] = compare.scratch_base_lr
+    return from_plain(FinetuneConfig, {**to_plain(complete), "optim": optim}, where="finetune")
+
+
+def _slug(settings: dict[str, Any]) -> str:
+    """Return a folder name: mask-ratio-0.6_train-seed-1."""
+    parts = [f"{name}-{_short(value)}" for name, value in settings.items()]
+    text = "_".join(re.sub(r"[^\w.]+|(?<=[a-z])\.(?=[a-z])", "-", part) for part in parts)
+    if len(text) <= LONGEST_NAME:
+        return text
+    return text[: LONGEST_NAME - 9] + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _free_name(cell: Cell, taken: dict[str, Cell]) -> str:
+    if cell.name in taken:
+        raise ConfigError(
+            f"grid: {cell.title} and {taken[cell.name].title} would share the folder {cell.name}; "
+            "write their values so that they differ in letters or digits."
+        )
+    return cell.name
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def trained(cells: list[Cell]) -> Iterator[Cell]:
+    """Yield the cells that are pretrained."""
+    return (cell for cell in cells if not cell.is_scratch)

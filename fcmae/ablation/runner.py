@@ -1,0 +1,196 @@
+"""Runs the cells of an ablation that are not done yet, each in a process of its own.
+
+The number of processes at a time changes no result: nothing is shared but the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fcmae.ablation.config import Ablation
+from fcmae.ablation.evaluation import check_labels, read_result
+from fcmae.ablation.grid import Cell, build_cells, trained
+from fcmae.ablation.split import open_split, write_split
+from fcmae.ablation.worker import failure_file, note_failure
+from fcmae.cli import DONE, FAILED, INTERRUPTED
+from fcmae.config import PretrainConfig
+from fcmae.configuration import differences, load, to_plain
+from fcmae.errors import ConfigError
+from fcmae.pretraining import MAY_CHANGE
+from fcmae.run_folder import RunFolder
+from fcmae.signals import StopRequest
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 120.0  # for the step and the checkpoint that a stopped cell still makes
+
+
+@dataclass
+class _Running:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    slot: int
+    started: float
+
+
+class Runner:
+    """One ablation, from its settings to the results of all cells.
+
+    Creating it checks every cell and starts nothing.
+
+    Attributes:
+        ablation: what is asked for.
+        cells: all of them, in the order in which they are run.
+
+    Raises:
+        ConfigError: a cell that cannot work, no labels where they are needed, a folder that holds
+            something else.
+    """
+
+    def __init__(self, ablation: Ablation, say: Callable[[str], None] = print) -> None:
+        self.ablation = ablation
+        self.folder = Path(ablation.run.dir)
+        self._say = say
+        self._split = open_split(ablation)
+        check_labels(ablation.evaluate, self._split)
+        self.cells = build_cells(ablation, self._split)
+        for cell in trained(self.cells):
+            _check_folder(cell)
+
+    def run(self) -> int:
+        """Run what is left; return DONE, FAILED when a cell failed, or INTERRUPTED."""
+        folder = RunFolder(self.folder)
+        folder.open(self.ablation)
+        try:
+            write_split(self._split, self.folder)
+            with StopRequest() as stop:
+                return self._run(stop)
+        finally:
+            folder.close()
+
+    def _run(self, stop: StopRequest) -> int:
+        waiting = [cell for cell in self.cells if read_result(cell, self.ablation) is None]
+        done = len(self.cells) - len(waiting)
+        self._say(
+            f"{len(self.cells)} cells, {done} of them done; "
+            f"{min(self.ablation.run.jobs, max(len(waiting), 1))} at a time."
+        )
+        (self.folder / "logs").mkdir(exist_ok=True)
+        running: list[_Running] = []
+        failures = 0
+        while running or (waiting and stop.name is None):
+            free = set(range(self.ablation.run.jobs)) - {one.slot for one in running}
+            while waiting and free and stop.name is None:
+                running.append(self._start(waiting.pop(0), free.pop()))
+            time.sleep(POLL_SECONDS)
+            if stop.name is not None:
+                self._stop(running)
+                return INTERRUPTED
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                status = one.process.returncode
+                if status == INTERRUPTED:  # somebody stopped this one cell
+                    self._say(f"{one.cell.title}: stopped; start the same command again.")
+                    self._stop(running)
+                    return INTERRUPTED
+                failures += status != DONE
+                done += 1
+                self._tell(one, status, done)
+        return FAILED if failures else DONE
+
+    def _start(self, cell: Cell, slot: int) -> _Running:
+        threads = str(self.ablation.run.threads)
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment |= _gpu_of(slot)
+        command = [sys.executable, "-m", "fcmae.ablation.worker", str(self.folder), cell.name]
+        with self._log_file(cell).open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # closes when this process dies, and the cell with it
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # the terminal's interrupt comes through _stop alone
+            )
+        self._say(f"{cell.title}: started.")
+        return _Running(cell, process, slot, time.monotonic())
+
+    def _tell(self, one: _Running, status: int, done: int) -> None:
+        cell = one.cell
+        result = read_result(cell, self.ablation) if status == DONE else None
+        count = f"{done} of {len(self.cells)}"
+        if result is None:
+            if not failure_file(self.folder, cell.name).exists():
+                note_failure(self.folder, cell.name, self._why(one, status))
+            why = failure_file(self.folder, cell.name).read_text(encoding="utf-8").strip()
+            self._say(f"{cell.title}: failed ({count}): {why}")
+            return
+        means = {name: sum(draws) / len(draws) for name, draws in result["scores"].items()}
+        scores = ", ".join(f"{name} {mean:.1f} %" for name, mean in means.items())
+        seconds = time.monotonic() - one.started
+        self._say(f"{cell.title}: done in {seconds:.0f} s ({count}). {scores}".rstrip(" ."))
+
+    def _why(self, one: _Running, status: int) -> str:
+        log = self._log_file(one.cell)
+        if status < 0:
+            name = signal.Signals(-status).name
+            return (
+                f"its process was ended by {name}; too little memory is a usual cause. See {log}."
+            )
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        return f"{said[-1] if said else f'exit status {status}'} (see {log})."
+
+    def _log_file(self, cell: Cell) -> Path:
+        return self.folder / "logs" / f"{cell.name}.txt"
+
+    def _stop(self, running: list[_Running]) -> None:
+        """Let every running cell write a checkpoint and end."""
+        self._say(f"stopping {len(running)} cells, each with a checkpoint.")
+        for one in running:
+            with contextlib.suppress(ProcessLookupError):
+                one.process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for one in running:
+            try:
+                one.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                one.process.kill()
+
+
+def _gpu_of(slot: int) -> dict[str, str]:
+    """Give each process at a time a GPU of its own, where there are several."""
+    count = torch.cuda.device_count()
+    if count < 2:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(count)]
+    return {"CUDA_VISIBLE_DEVICES": names[slot % len(names)]}
+
+
+def _check_folder(cell: Cell) -> None:
+    """Raise ConfigError when the folder of a cell holds a run of other settings."""
+    folder = RunFolder(cell.folder)
+    if not folder.config.exists() or not any(folder.checkpoints.glob("step-*")):
+        return
+    saved = load(PretrainConfig, folder.config)
+    changed = {
+        name: pair
+        for name, pair in differences(to_plain(saved), to_plain(cell.config)).items()
+        if name not in MAY_CHANGE
+    }
+    if changed:
+        listed = "; ".join(f"{name} {old} there, {new} now" for name, (old, new) in changed.items())
+        raise ConfigError(
+            f"cell {cell.title}: {cell.folder} holds a run with other settings ({listed}); choose "
+            "another run.dir, or give the settings of the first time."
+        )

@@ -1,0 +1,163 @@
+"""The images of an ablation, cut once: what cells train on and what every cell is scored on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcmae.ablation.config import Ablation
+from fcmae.config import PretrainConfig
+from fcmae.configuration import from_plain
+from fcmae.data import ImageList, open_images, open_train_and_validation, sample_seed
+from fcmae.data.sources import VALIDATION_NAMES
+from fcmae.durable import write_text
+from fcmae.errors import ConfigError
+
+IMAGES_FILE = "images.txt"  # what the cells train on, where it is cut from the base run's images
+SPLIT_FILE = "split.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images for training (of cells and of classifiers), and held-out ones for scores.
+
+    Attributes:
+        train: the cells' images where they are cut from the base run's, else labelled ones.
+        test: held out, the same for every cell.
+        source: where they come from, as data.path has it.
+        is_cut_from_base: whether the cells train on `train`.
+        made_by: the settings that decided the cut.
+    """
+
+    train: ImageList
+    test: ImageList
+    source: Any
+    is_cut_from_base: bool
+    made_by: dict[str, Any]
+
+
+def open_split(ablation: Ablation) -> Split:
+    """Return the split of a new ablation, or the one that its folder records.
+
+    Raises:
+        ConfigError: no images; no labels where methods need them; too few images of a class; the
+            folder's ablation has another split.
+    """
+    evaluate = ablation.evaluate
+    # A complete configuration of the base run, for its data section's defaults and its errors.
+    placeholder = {"run": {"dir": "base"}, **ablation.base}
+    base = from_plain(PretrainConfig, placeholder, where="base")
+    is_cut = evaluate.path is None
+    varied = sorted({"data.path", "data.label"} & set(ablation.grid))
+    if is_cut and varied:
+        raise ConfigError(
+            f"grid: {varied[0]} varies, so that images held out of one cell would be trained on in "
+            "another; name images for the evaluation, --evaluate.path FOLDER."
+        )
+    source = base.data.path if evaluate.path is None else evaluate.path
+    label = base.data.label if is_cut else evaluate.label
+    made_by = {
+        "path": source,
+        "label": label,
+        "val_share": evaluate.val_share,
+        "split_seed": evaluate.split_seed,
+        "is_cut_from_base": is_cut,
+    }
+    recorded = Path(ablation.run.dir) / SPLIT_FILE
+    if recorded.exists():
+        split = read_split(recorded)
+        changed = [name for name in made_by if split.made_by.get(name) != made_by[name]]
+        if changed:
+            there, now = split.made_by.get(changed[0]), made_by[changed[0]]
+            raise ConfigError(
+                f"run.dir: {recorded.parent} holds an ablation with another split of the images "
+                f"({changed[0]} {there} there, {now} now); choose another run.dir."
+            )
+    else:
+        where = "data.path" if is_cut else "evaluate.path"
+        cut = _cut(source, label, evaluate.val_share, evaluate.split_seed, where)
+        train, test = map(_with_absolute_paths, cut)
+        split = Split(train, test, source, is_cut, made_by)
+    needs = [*evaluate.methods, *(["fine-tuning"] if ablation.finetune else [])]
+    if needs and split.test.labels is None:
+        raise ConfigError(
+            f"evaluate.methods: {' and '.join(needs)} need labels, and {source!r} has none; name "
+            "a folder with one folder per class as --evaluate.path, or score without labels: "
+            "--evaluate.methods [] and no finetune settings."
+        )
+    return split
+
+
+def _cut(
+    source: Any, label: str | None, share: float, seed: int, where: str
+) -> tuple[ImageList, ImageList]:
+    if open_images(source, label, where).labels is not None or _is_cut_by_folders(source):
+        return open_train_and_validation(source, label, share, seed)
+    images = open_images(source, label, where)
+    rng = torch.Generator().manual_seed(sample_seed(seed, "split"))
+    order = torch.randperm(len(images), generator=rng).tolist()
+    count = max(1, round(share * len(images)))
+    if count >= len(images):
+        raise ConfigError(
+            f"{where}: {len(images)} images, of which {count} cannot be held out with any left "
+            "for training."
+        )
+    held_out = set(order[:count])
+    left = [index for index in range(len(images)) if index not in held_out]
+    return images.select(left), images.select(sorted(held_out))
+
+
+def _is_cut_by_folders(source: Any) -> bool:
+    """Whether a folder says itself what is training and what validation."""
+    if not isinstance(source, str) or not (Path(source).expanduser() / "train").is_dir():
+        return False
+    root = Path(source).expanduser()
+    has_both = any((root / name).is_dir() for name in VALIDATION_NAMES)
+    return has_both and open_images(str(root / "train")).labels is not None
+
+
+def _with_absolute_paths(images: ImageList) -> ImageList:
+    return dataclasses.replace(images, paths=tuple(map(os.path.abspath, images.paths)))
+
+
+def write_split(split: Split, folder: Path) -> None:
+    """Record the split, and the list of images that cells train on."""
+    if split.is_cut_from_base:
+        text = "".join(f"{path}\n" for path in split.train.paths)
+        write_text(folder / IMAGES_FILE, text)
+    lists = {
+        name: {"paths": images.paths, "labels": images.labels, "classes": images.classes}
+        for name, images in (("train", split.train), ("test", split.test))
+    }
+    text = json.dumps({"made_by": split.made_by, "source": split.source, **lists}, indent=0)
+    write_text(folder / SPLIT_FILE, text + "\n")
+
+
+def read_split(path: Path) -> Split:
+    """Return what `write_split` recorded.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="ascii"))
+        train, test = (
+            ImageList(
+                tuple(stored[name]["paths"]),
+                None if stored[name]["labels"] is None else tuple(stored[name]["labels"]),
+                None if stored[name]["classes"] is None else tuple(stored[name]["classes"]),
+            )
+            for name in ("train", "test")
+        )
+        made_by = stored["made_by"]
+        return Split(train, test, stored["source"], made_by["is_cut_from_base"], made_by)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"run.dir: {path} is damaged; restore it, or remove its folder."
+        ) from error

@@ -1,0 +1,45 @@
+"""What a pretraining costs: arithmetic counted from the model, time read from its log."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fcmae.config import PretrainConfig
+from fcmae.pretraining_setup import create_model
+
+FORWARD_PASSES = 3  # a backward pass costs two forward ones: gradients of inputs and of weights
+
+
+def flops_per_image(config: PretrainConfig) -> float:
+    """Return the floating-point operations of training on one image, two per multiply-add.
+
+    Counted are convolutions and matrix products. Every cell of the encoder costs the same, so a
+    sparse encoder's work is the dense one's times the visible share; masked_dense computes all.
+    """
+    with torch.device("meta"):
+        model = create_model(config)
+        images = torch.zeros(1, model.in_chans, *model.image_size)
+        with FlopCounterMode(display=False) as encoder, torch.no_grad():
+            features = model.encoder.forward_features(images)  # type: ignore[operator]
+        is_masked = torch.zeros(1, 1, *features.shape[2:], dtype=torch.bool)
+        with FlopCounterMode(display=False) as decoder, torch.no_grad():
+            model.decoder(features, is_masked)
+    is_sparse = config.model.backend != "masked_dense"
+    share = 1 - model.effective_mask_ratio if is_sparse else 1.0
+    forward = share * encoder.get_total_flops() + decoder.get_total_flops()
+    return float(FORWARD_PASSES * forward)
+
+
+def seconds_per_image(lines: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the median of what metrics.jsonl measured, or None when nothing was.
+
+    The median leaves out the lines whose time holds a picture, a score or a checkpoint. The first
+    line is the first step, which is slower than the others.
+    """
+    rates = [line["images_per_second"] for line in lines if line.get("images_per_second")]
+    return 1 / statistics.median(rates[1:]) if len(rates) > 1 else None
