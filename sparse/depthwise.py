@@ -11,9 +11,9 @@ from torch.autograd.function import once_differentiable
 
 from sparse.sites import Canvas
 
-# Channels per slice of the weight gradient on CPU: oneDNN's kernel walks over pixels, whose
-# distance in channels-last memory must stay small for its cache lines to fall into different sets.
-SLICE_CHANNELS = 32
+# Channels per slice of the weight gradient on CPU: oneDNN's kernel walks from pixel to pixel, and
+# is up to twenty times slower where many channels lie between two of them.
+SLICE_CHANNELS = 96
 
 
 def depthwise_convolution(blocks: Tensor, layer: nn.Conv2d, canvas: Canvas) -> Tensor:
@@ -69,26 +69,25 @@ def _weight_gradient(maps_NHWC: Tensor, grad_NHWC: Tensor, weight: Tensor) -> Te
     """Gradient of the kernel, [C, 1, K, K]."""
     step = SLICE_CHANNELS if maps_NHWC.device.type == "cpu" else weight.shape[0]
     padding = weight.shape[-1] // 2
-    slices = []
-    for maps, grad, kernel in zip(
-        maps_NHWC.split(step, dim=-1),
-        grad_NHWC.split(step, dim=-1),
-        weight.split(step),
-        strict=True,
-    ):
-        slices.append(
-            torch.ops.aten.convolution_backward(
-                grad.contiguous().permute(0, 3, 1, 2),
-                maps.contiguous().permute(0, 3, 1, 2),
-                kernel,
-                None,  # no bias
-                [1, 1],  # stride
-                [padding, padding],
-                [1, 1],  # dilation
-                False,  # not transposed
-                [0, 0],  # output padding
-                kernel.shape[0],  # groups
-                [False, True, False],  # the gradient of the weight alone
-            )[1]
+    slices = [
+        torch.ops.aten.convolution_backward(
+            grad.contiguous().permute(0, 3, 1, 2),
+            maps.contiguous().permute(0, 3, 1, 2),
+            kernel,
+            None,  # no bias
+            [1, 1],  # stride
+            [padding, padding],
+            [1, 1],  # dilation
+            False,  # not transposed
+            [0, 0],  # output padding
+            kernel.shape[0],  # groups
+            [False, True, False],  # the gradient of the weight alone
+        )[1]
+        for maps, grad, kernel in zip(
+            maps_NHWC.split(step, dim=-1),
+            grad_NHWC.split(step, dim=-1),
+            weight.split(step),
+            strict=True,
         )
+    ]
     return torch.cat(slices)
