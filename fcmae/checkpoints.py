@@ -9,6 +9,7 @@ import hashlib
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -129,14 +130,19 @@ class CheckpointStore:
             expected = (path / _CHECKSUM).read_bytes()
             if _digest(path / _STATE).encode() != expected:
                 raise ValueError("its checksum does not match its content")
-            state: dict[str, Any] = torch.load(path / _STATE, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict):
-                raise ValueError(f"it holds a {type(state).__name__}")
+            state = _read_state(path / _STATE)
         except Exception as error:  # a damaged or hostile file may raise anything
             raise CheckpointError(
                 f"{path}: damaged checkpoint, not used: {_reason(error)}."
             ) from error
         return state
+
+    def name_newest(self, step: int) -> None:
+        """Write `last`, for people and their scripts; a kill may have come before it."""
+        try:
+            write_text(self.folder / "last", self._path(step).name + "\n")
+        except OSError as error:
+            self._report(f"{self.folder / 'last'}: cannot be written ({error.strerror}).")
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{_PREFIX}{step:08d}"
@@ -157,8 +163,8 @@ class CheckpointStore:
 
     def _tidy(self, step: int) -> None:
         """Name the newest and remove the others that are too many; nothing of it is essential."""
+        self.name_newest(step)
         try:
-            write_text(self.folder / "last", self._path(step).name + "\n")
             past = [other for other in self.steps() if other <= step]
             for other in self.steps():
                 # Later ones are damaged: the run passed over them. Kept, they would count as new.
@@ -194,6 +200,15 @@ def _write_state(path: Path, state: dict[str, Any]) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hashing.digest.hexdigest() + "\n"
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles that torch did not write; refused anyway
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    return state
 
 
 def _digest(path: Path) -> str:

@@ -60,9 +60,13 @@ class RunSaving:
         Raises:
             CheckpointError: there are checkpoints and every one is damaged.
         """
-        found: tuple[int, dict[str, Any]] | None = self._processes.from_main(
-            self._store.load_newest
-        )
+        found: tuple[int, dict[str, Any]] | None = self._processes.from_main(self._load_newest)
+        return found
+
+    def _load_newest(self) -> tuple[int, dict[str, Any]] | None:
+        found = self._store.load_newest()
+        if found is not None:
+            self._store.name_newest(found[0])
         return found
 
     def save(self, step: int, state: Callable[[], dict[str, Any]], *, is_needed: bool) -> None:
