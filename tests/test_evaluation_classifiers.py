@@ -3,9 +3,11 @@
 import math
 
 import numpy as np
+import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
-from fcmae.evaluation import balanced_accuracy, knn_predict, linear_probe_predict
+from fcmae.evaluation import balanced_accuracy, knn_predict, linear_probe, linear_probe_predict
 
 
 def unit(*degrees: float) -> torch.Tensor:
@@ -63,6 +65,35 @@ def test_linear_probe_is_deterministic_and_takes_constant_features() -> None:
     first = linear_probe_predict(points[:30], labels[:30], points)
     assert torch.equal(first, linear_probe_predict(points[:30], labels[:30], points))
     assert first.dtype == torch.int64
+
+
+def test_linear_probe_of_wide_features_is_plain_logistic_regression(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Features wider than the training images are many take a shortcut; it changes nothing."""
+    rng = torch.Generator().manual_seed(4)
+    labels = torch.arange(80) % 3
+    points = torch.randn(80, 70, generator=rng, dtype=torch.float64)
+    points[:, 0] += labels
+    train, test = points[:40], points[40:]
+    mean, deviation = train.mean(dim=0), train.std(dim=0)
+    for penalty in (0.01, 1.0):
+        monkeypatch.setattr(linear_probe, "INVERSE_PENALTIES", (penalty,))
+        plain = LogisticRegression(C=penalty, class_weight="balanced", max_iter=500)
+        plain.fit((train - mean) / deviation, labels[:40])
+        expected = plain.predict((test - mean) / deviation).tolist()
+        assert linear_probe_predict(train, labels[:40], test).tolist() == expected
+
+
+def test_linear_probe_penalises_noise_more_than_fine_signals() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.arange(120) % 2
+    # Two near copies whose difference alone tells: strong penalties cannot see it.
+    shared = rng.normal(size=120)
+    fine = np.stack([shared, shared + 0.2 * (labels - 0.5) + 0.02 * rng.normal(size=120)], axis=1)
+    noisy = rng.normal(size=(120, 60)) + 0.3 * (labels - 0.5)[:, None]
+    for_fine, for_noisy = (linear_probe._choose_penalty(v, labels) for v in (fine, noisy))
+    assert for_noisy < 1.0 <= for_fine
 
 
 def test_linear_probe_works_with_one_image_per_class() -> None:

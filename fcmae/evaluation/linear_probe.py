@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 from torch import Tensor
 
-# Inverse strengths of the L2 penalty that are tried. Features are standardised, so that one range
-# serves all widths.
-INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
-VALIDATION_EVERY = 4  # each fourth training image of a class chooses the penalty
+# Inverse strengths of the L2 penalty that are tried, strongest first. Features are standardised,
+# so that one range serves all widths.
+INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+NUM_FOLDS = 4
 
 
 def linear_probe_predict(
@@ -22,39 +22,52 @@ def linear_probe_predict(
 ) -> Tensor:
     """Return the class of each test vector, LongTensor [N], by logistic regression.
 
-    Features are standardised by the training part. The penalty is the one with the best balanced
-    accuracy on every fourth training image of each class, the strongest of equals; then all
-    training images are fitted. Classes weigh the same however many images they have. Nothing is
-    random.
+    Features are standardised by the training part. The penalty is chosen inside the training
+    part, by the balanced accuracy of four-fold cross-validation, the strongest of equals: with
+    some 50 images, a single fold's choice moved scores by ten points between draws. Classes weigh
+    the same however many images they have. Nothing is random.
 
     Args:
         train_vectors: [M, D].
-        train_labels: LongTensor [M], of two classes at least.
+        train_labels: LongTensor [M], of two classes at least, in an order without meaning.
         test_vectors: [N, D].
     """
     mean = train_vectors.double().mean(dim=0)
     deviation = train_vectors.double().std(dim=0)
     deviation = torch.where(deviation > 1e-12, deviation, 1.0)  # a constant says nothing
-    train = ((train_vectors.double() - mean) / deviation).numpy()
-    test = ((test_vectors.double() - mean) / deviation).numpy()
-    labels = train_labels.numpy()
-    penalty = _choose_penalty(train, labels)
-    return torch.from_numpy(_fit(train, labels, penalty).predict(test)).long()
+    train = (train_vectors.double() - mean) / deviation
+    test = (test_vectors.double() - mean) / deviation
+    # The weights of a regression with an L2 penalty lie in the span of its training vectors: in
+    # coordinates of that span the result is the same and wide features cost no more than narrow.
+    span = torch.linalg.svd(train, full_matrices=False).Vh.T  # [D, min(M, D)]
+    train_array, labels = (train @ span).numpy(), train_labels.numpy()
+    model = _fit(train_array, labels, _choose_penalty(train_array, labels))
+    return torch.from_numpy(model.predict((test @ span).numpy())).long()
 
 
 def _choose_penalty(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """Return the inverse penalty that is best on the validation part of the training images."""
-    is_validation = np.zeros(len(labels), dtype=bool)
+    """Return the inverse penalty that is best in cross-validation over the training images."""
+    fold = np.zeros(len(labels), dtype=int)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        is_validation[members[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]] = True
-    if not is_validation.any():
-        return INVERSE_PENALTIES[1]
-    fitted, held_out = ~is_validation, is_validation
+        fold[members] = np.arange(len(members)) % NUM_FOLDS
+    # A fold that holds every image of a class leaves none to learn from.
+    folds = [
+        number
+        for number in range(NUM_FOLDS)
+        if (fold == number).any() and len(np.unique(labels[fold != number])) > 1
+    ]
+    if not folds:
+        return 1.0
+    is_scored = np.isin(fold, folds)
 
     def score(penalty: float) -> float:
-        model = _fit(vectors[fitted], labels[fitted], penalty)
-        return balanced_accuracy(model.predict(vectors[held_out]), labels[held_out])
+        predictions = np.empty_like(labels)
+        for number in folds:
+            held_out = fold == number
+            model = _fit(vectors[~held_out], labels[~held_out], penalty)
+            predictions[held_out] = model.predict(vectors[held_out])
+        return balanced_accuracy(predictions[is_scored], labels[is_scored])
 
     return max(INVERSE_PENALTIES, key=score)  # the first, which is the strongest, of equals
 

@@ -162,7 +162,7 @@ def draw_labels(labels: Tensor, count: int, generator: torch.Generator) -> tuple
         order = torch.randperm(len(members), generator=generator)
         is_train[members[order[:take]]] = True
     train = is_train.nonzero().flatten()
-    # In random order: the linear probe's validation part takes every fourth.
+    # In random order: the linear probe cuts its folds by position.
     train = train[torch.randperm(len(train), generator=generator)]
     return train, (~is_train).nonzero().flatten()
 
