@@ -166,6 +166,16 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HealthConfig:
+    """Looks at images held out of the training, without labels; see health.png in the run."""
+
+    checks: int = 5
+    """Looks in the course of the run, beside one at the start; 0 holds nothing out."""
+    images: int = 32
+    """Images held out; at most a twentieth of all, and none when that is fewer than four."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """When the run is saved."""
 
@@ -194,6 +204,7 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
@@ -246,6 +257,8 @@ class PretrainConfig:
             evaluate.draws,
             "0, or 3 or more: fewer show no spread",
         )
+        require(self.health.checks >= 0, "health.checks", self.health.checks, "0 or more")
+        require(self.health.images >= 0, "health.images", self.health.images, "0 or more")
         for name, value in (
             ("log.pictures_every_steps", log.pictures_every_steps),
             ("evaluate.every_steps", evaluate.every_steps),

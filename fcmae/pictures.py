@@ -59,7 +59,7 @@ def draw_reconstructions(
     hidden_share = 1 - visible.shape[1] / model.num_patches
     note = f"{100 * hidden_share:.0f} % of the patches are hidden. {note}"
     figure = _grid(cells, names, note)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def reconstruct(
@@ -121,7 +121,7 @@ def draw_loss_curve(
         axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _hidden_pixels(is_masked: Tensor, model: FCMAE) -> np.ndarray:
@@ -196,7 +196,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (total[places + reach + 1] - total[places - reach]) / (2 * reach + 1)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG; its folder is created; replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     write_atomically(path, lambda partial: figure.savefig(partial, format="png"))

@@ -10,6 +10,7 @@ from torch import Tensor
 from fcmae.config import PretrainConfig
 from fcmae.data import ImageList, PretrainDataset, open_images
 from fcmae.distributed import Processes, start_processes
+from fcmae.health import hold_out
 from fcmae.model import FCMAE
 from fcmae.optimization import StepResult
 from fcmae.pretraining_setup import (
@@ -20,6 +21,7 @@ from fcmae.pretraining_setup import (
     total_steps_of,
 )
 from fcmae.pretraining_watch import Watch
+from fcmae.run_images import fix_images
 from fcmae.training_loop import TrainingLoop
 
 # Settings in which a continued run may differ from what its folder records.
@@ -67,7 +69,8 @@ class Pretraining(TrainingLoop):
             from fcmae.weights import load_encoder
 
             load_encoder(model.encoder, config.model.init_from)
-        super().__init__(config, processes, images, model, MAY_CHANGE)
+        training, self._held_out = hold_out(images, config.health, config.train.seed)
+        super().__init__(config, processes, training, model, MAY_CHANGE)
         self.watch: Watch | None = None
 
     def total_steps_for(self, num_images: int) -> int:
@@ -96,9 +99,28 @@ class Pretraining(TrainingLoop):
         if self.log is None:
             return
         self._describe()
-        self.watch = Watch(self.config, self.folder, self.model, self.images, self.log, self.say)
+        self.watch = Watch(
+            self.config,
+            self.folder,
+            self.model,
+            self.images,
+            self._fix_held_out(),
+            self.log,
+            self.total_steps,
+            self.say,
+        )
         if self.progress.step == 0:
             self.watch.begin()
+
+    def _fix_held_out(self) -> ImageList:
+        """Return the images that the run holds out, from the first time it was started."""
+        file = self.folder.held_out
+        return fix_images(
+            file,
+            self._held_out,
+            is_continued=self.progress.step > 0 and file.exists(),
+            report=self.say,
+        )
 
     def after_step(self, result: StepResult) -> None:
         if self.watch is not None:

@@ -5,6 +5,7 @@ Nothing here changes the training: it draws from no global generator and trains 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from fcmae.durable import write_text
 from fcmae.evaluation import Features, extract_together, report, score_features, thumbnails
 from fcmae.evaluation.features import Describer
 from fcmae.export import export_run_encoder
+from fcmae.health import HealthCheck, draw_health, verdict
 from fcmae.masking import draw_visible
 from fcmae.metrics import MetricsLog, read_metrics
 from fcmae.model import FCMAE
@@ -49,23 +51,29 @@ class Watch:
         folder: RunFolder,
         model: FCMAE,
         images: ImageList,
+        held_out: ImageList,
         log: MetricsLog,
+        total_steps: int,
         say: Callable[[str], None],
     ) -> None:
         self.log = log
+        self._total_steps = total_steps
         self._config = config
         self._folder = folder
         self._model = model
         self._say = say
         mean, std = mean_and_std(config)
         self._transform = EvaluationTransform(model.image_size, mean=mean, std=std)
-        self._pictured = self._choose_pictures(images)
+        # Pictures are of held-out images where there are any: the model never saw them.
+        self._pictured = self._choose_pictures(held_out if len(held_out) else images)
+        self._health = self._prepare_health(held_out)
         self._scored = self._choose_scored(images)
 
     def begin(self) -> None:
         """Picture and score the untrained model."""
         self._draw_pictures(0)
         self._log_knn(0)
+        self._log_health(0)
 
     def look(self, step: int) -> None:
         """Picture and score after `step` where a cadence says so."""
@@ -74,12 +82,17 @@ class Watch:
             self._draw_pictures(step)
         if scores is not None and step % scores == 0:
             self._log_knn(step)
+        if step in self._health_steps():
+            self._log_health(step)
 
     def finish(self, step: int) -> Path:
         """Draw the last pictures, export the encoder and score it; return the exported file."""
         self.log.close()
         self._draw_pictures(step)
         self._draw_loss_curve()
+        if self._health is not None:
+            lines = read_metrics(self._folder.metrics)
+            self._say(f"held-out loss: {verdict(lines, self._total_steps)}")
         path = self._folder.export / "encoder.safetensors"
         self._say(export_run_encoder(self._config, self._model, step, path))
         self._report_scores()
@@ -138,6 +151,31 @@ class Watch:
         except OSError as error:
             reason = error.strerror or error
             self._say(f"{path}: cannot be written ({reason}); training goes on without it.")
+
+    def _health_steps(self) -> set[int]:
+        checks = self._config.health.checks
+        return {round(self._total_steps * (n + 1) / checks) for n in range(checks)}
+
+    def _prepare_health(self, held_out: ImageList) -> HealthCheck | None:
+        """Decode the held-out images; None when there are none."""
+        data, decoded = self._config.data, []
+        for path in held_out.paths:
+            with contextlib.suppress(UndecodableImageError):
+                decoded.append(self._transform(decode_image(path, data.in_chans, data.value_range)))
+        if not decoded:
+            return None
+        return HealthCheck(self._model, torch.stack(decoded), self._config.train.seed)
+
+    def _log_health(self, step: int) -> None:
+        """Measure, log and draw the health of the model; the first line has what to beat."""
+        if self._health is None:
+            return
+        values = self._health.measure()
+        if step == 0 and self._model.normalize_targets:
+            values |= self._health.trivial_losses()
+        self.log.log(step, values)
+        path, lines = self._folder.health, read_metrics(self._folder.metrics)
+        self._attempt(path, lambda: draw_health(lines, self._total_steps, path))
 
     def _log_knn(self, step: int) -> None:
         """Log the frozen encoder's kNN score at a cadence; at step 0 it is the untrained one's."""

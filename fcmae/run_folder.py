@@ -22,7 +22,7 @@ from fcmae.errors import ConfigError
 class RunFolder:
     """Names the files of a run.
 
-    config.yaml metrics.jsonl images.jsonl skipped_files.txt loss_curve.png finished.txt lock
+    config.yaml metrics.jsonl images.jsonl held_out.jsonl health.png skipped_files.txt loss_curve.png finished.txt lock
     tensorboard/ checkpoints/ reconstructions/ export/
     """
 
@@ -31,6 +31,8 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.images = self.path / "images.jsonl"
+        self.held_out = self.path / "held_out.jsonl"
+        self.health = self.path / "health.png"
         self.skipped_files = self.path / "skipped_files.txt"
         self.loss_curve = self.path / "loss_curve.png"
         self.checkpoints = self.path / "checkpoints"
@@ -71,7 +73,11 @@ class RunFolder:
             if self.config.exists():
                 self._check_settings(config, frozenset(may_change))
             write_text(self.config, to_yaml(config))
+        except ConfigError:
+            self.close()
+            raise
         except OSError as error:
+            self.close()
             raise ConfigError(
                 f"run.dir: {self.path} cannot be written ({error.strerror}); choose a folder that "
                 "you may write."

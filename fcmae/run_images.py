@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from fcmae.data import ImageList
 from fcmae.durable import write_text
 from fcmae.errors import CheckpointError
-from fcmae.run_folder import RunFolder
 
 
 def fix_images(
-    folder: RunFolder, images: ImageList, *, is_continued: bool, report: Callable[[str], None]
+    file: Path, images: ImageList, *, is_continued: bool, report: Callable[[str], None]
 ) -> ImageList:
-    """Record the images of a new run, or return those that a continued run began with.
+    """Record the images of a new run in `file`, or return those that a continued run began with.
 
     The order of samples is a permutation of the list, so that a file that came or went would
     change everything after it. Files that are gone count as undecodable; new ones wait for
@@ -26,9 +26,9 @@ def fix_images(
         OSError: the list of a new run cannot be written.
     """
     if not is_continued:
-        write_text(folder.images, "".join(json.dumps(path) + "\n" for path in images.paths))
+        write_text(file, "".join(json.dumps(path) + "\n" for path in images.paths))
         return images
-    recorded = _read(folder)
+    recorded = _read(file)
     if recorded == images.paths:
         return images
     if len(recorded) == len(images.paths) and _names(recorded) == _names(images.paths):
@@ -39,21 +39,21 @@ def fix_images(
     gone = len(set(recorded) - set(images.paths))
     report(
         f"the folder has {new} new images and {gone} are gone since the run began; it goes on "
-        f"with its own list of {len(recorded)} ({folder.images})."
+        f"with its own list of {len(recorded)} ({file})."
     )
     labels = None if images.labels is None else tuple(known.get(path, -1) for path in recorded)
     return ImageList(recorded, labels, images.classes, images.root, images.problems)
 
 
-def _read(folder: RunFolder) -> tuple[str, ...]:
+def _read(file: Path) -> tuple[str, ...]:
     try:
-        lines = folder.images.read_text(encoding="ascii").splitlines()
+        lines = file.read_text(encoding="ascii").splitlines()
         paths = [json.loads(line) for line in lines]
         if not paths or not all(isinstance(path, str) for path in paths):
             raise ValueError("it is no list of paths")
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{folder.images}: the run's list of images cannot be read ({error}), and without it "
+            f"{file}: the run's list of images cannot be read ({error}), and without it "
             "the order of images is lost; restore the file, or start again in another run.dir."
         ) from error
     return tuple(paths)

@@ -193,7 +193,9 @@ class TrainingLoop(abc.ABC):
         for path, reason in self.images.problems:
             self.say(f"{path!r} {reason}; left out.")
         try:
-            return fix_images(self.folder, self.images, is_continued=is_continued, report=self.say)
+            return fix_images(
+                self.folder.images, self.images, is_continued=is_continued, report=self.say
+            )
         except OSError as error:
             raise DiskError(
                 f"{self.folder.images}: cannot be written ({error.strerror}); make room or mend "

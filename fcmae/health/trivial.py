@@ -1,0 +1,71 @@
+"""What hidden patches cost without any learning: the losses that a model must beat.
+
+Each predictor is scored like the model, on patches standardised by their own mean and deviation.
+Brightness is given to it, as it is to the model: its prediction's own mean is taken away.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcmae.loss import normalize_patches, patch_statistics, reconstruction_loss
+from fcmae.patches import patchify, unpatchify
+
+
+def patch_mean_loss(images: Tensor, is_masked: Tensor, patch_size: int) -> float:
+    """Return the loss of predicting each hidden patch's mean everywhere: 1, less for flat patches.
+
+    Args:
+        images: [N, C, H, W].
+        is_masked: bool [N, L].
+        patch_size: px.
+    """
+    target = normalize_patches(patchify(images, patch_size))
+    return float(reconstruction_loss(torch.zeros_like(target), target, is_masked))
+
+
+def blurred_surroundings_loss(
+    images: Tensor, is_masked: Tensor, patch_size: int, grid: tuple[int, int]
+) -> float:
+    """Return the loss of filling hidden pixels with a Gaussian mean of the visible ones.
+
+    The Gaussian's deviation is half a patch, and it reaches three deviations; weights are
+    renormalised over visible pixels. Where it reaches none, the patch's mean is left.
+    """
+    patches = patchify(images, patch_size)
+    visible = (~is_masked).to(images.dtype).unsqueeze(-1).expand(-1, -1, patch_size**2)
+    weight = unpatchify(visible, patch_size, grid)  # [N, 1, H, W]
+    blurred = _blur(images * weight, patch_size / 2)
+    filled = blurred / _blur(weight, patch_size / 2).clamp_min(1e-12)
+    guess = patchify(filled, patch_size)
+    _, deviation = patch_statistics(patches)
+    guess = (guess - guess.mean(dim=-1, keepdim=True)) / deviation
+    return float(reconstruction_loss(guess, normalize_patches(patches), is_masked))
+
+
+def nearest_patch_loss(
+    images: Tensor, is_masked: Tensor, patch_size: int, grid: tuple[int, int]
+) -> float:
+    """Return the loss of copying the nearest visible patch, standardised; the first of equals."""
+    target = normalize_patches(patchify(images, patch_size))
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    places = torch.stack([rows.flatten(), columns.flatten()], dim=1).to(images)
+    distance = torch.cdist(places, places).expand(len(images), -1, -1)
+    distance = distance.masked_fill(is_masked.unsqueeze(1), torch.inf)
+    nearest = distance.argmin(dim=2)  # [N, L]
+    guess = target.gather(1, nearest.unsqueeze(-1).expand_as(target))
+    return float(reconstruction_loss(guess, target, is_masked))
+
+
+def _blur(maps: Tensor, deviation: float) -> Tensor:
+    """Gaussian blur of [N, C, H, W] with zeros outside, not renormalised."""
+    reach = round(3 * deviation)
+    offsets = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-0.5 * (offsets / deviation).square())
+    channels = maps.shape[1]
+    vertical = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    horizontal = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    maps = F.conv2d(maps, vertical, padding=(reach, 0), groups=channels)
+    return F.conv2d(maps, horizontal, padding=(0, reach), groups=channels)
