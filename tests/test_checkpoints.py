@@ -206,7 +206,7 @@ class Bomb:
 def test_a_hostile_pickle_with_the_right_checksum_is_refused_and_not_run(
     tmp_path: Path, told: list[str]
 ) -> None:
-    store = make_store(tmp_path, told)
+    store = make_store(tmp_path, told, keep_last=5)
     store.save(1, state_of(1))
     trap = tmp_path / "executed"
     for number, content in enumerate(("zip", "bare"), start=2):
