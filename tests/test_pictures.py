@@ -38,13 +38,13 @@ def draw(
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved, to look into."""
     saved: list[Figure] = []
-    save = pictures._save
+    save = pictures.save_figure
 
     def remember(figure: Figure, path: Path) -> None:
         saved.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(pictures, "_save", remember)
+    monkeypatch.setattr(pictures, "save_figure", remember)
     return saved
 
 
