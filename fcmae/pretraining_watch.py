@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -170,7 +171,7 @@ class Watch:
         """Measure, log and draw the health of the model; the first line has what to beat."""
         if self._health is None:
             return
-        values = self._health.measure()
+        values: dict[str, Any] = self._health.measure()
         if step == 0 and self._model.normalize_targets:
             values |= self._health.trivial_losses()
         self.log.log(step, values)

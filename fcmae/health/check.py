@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +68,11 @@ class HealthCheck:
         }
 
     @torch.no_grad()
-    def measure(self) -> dict[str, float]:
-        """Return every measure of the model as it stands, by the name it is logged under."""
+    def measure(self) -> dict[str, float | list[float]]:
+        """Return every measure of the model as it stands, by the name it is logged under.
+
+        `health/diversity_by_layer` has one value per block, first to last; all others are numbers.
+        """
         model = self._model
         images = self._images.to(next(model.parameters()).device)
         with evaluating(model):
@@ -77,21 +80,17 @@ class HealthCheck:
             with _expanded_features(model) as layers:
                 maps = model.encoder.forward_features(images)
         values["health/rank_me"] = rank_me(maps.mean(dim=(2, 3)).float())
+        diversity = {place: channel_diversity(after) for place, (_, after) in layers.items()}
         for stage in range(len(model.encoder.stages)):
             before = [found for (place, _), (found, _) in layers.items() if place == stage]
-            after = [found for (place, _), (_, found) in layers.items() if place == stage]
-            values[f"health/diversity_stage_{stage}"] = _mean(map(channel_diversity, after))
+            diverse = [value for (place, _), value in diversity.items() if place == stage]
+            values[f"health/diversity_stage_{stage}"] = _mean(diverse)
             shares = [dead_and_saturated(found) for found in before]
             values[f"health/dead_stage_{stage}"] = _mean(dead for dead, _ in shares)
             values[f"health/saturated_stage_{stage}"] = _mean(full for _, full in shares)
-        return {name: round(value, 6) for name, value in {**values, **self._grn_norms()}.items()}
-
-    def diversity_by_layer(self) -> list[float]:
-        """Return the diversity of the expanded features of every block, first to last."""
-        model = self._model
-        with evaluating(model), torch.no_grad(), _expanded_features(model) as layers:
-            model.encoder.forward_features(self._images)
-        return [channel_diversity(after) for _, after in layers.values()]
+        rounded = {name: round(value, 6) for name, value in {**values, **self._grn_norms()}.items()}
+        by_layer = [round(value, 6) for value in diversity.values()]
+        return {**rounded, "health/diversity_by_layer": by_layer}
 
     def _losses(self, images: Tensor) -> dict[str, float]:
         losses = {
@@ -147,6 +146,6 @@ def _expanded_features(model: FCMAE) -> Iterator[dict[tuple[int, int], tuple[Ten
             hook.remove()
 
 
-def _mean(values: Iterator[float] | map[float]) -> float:
+def _mean(values: Iterable[float]) -> float:
     listed = list(values)
     return sum(listed) / len(listed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def draw_health(lines: Sequence[Mapping[str, Any]], total_steps: int, path: Path
         axes[1, 2], checks, "health/grn_gamma_stage_", "GRN weight norms: gamma (-), beta (:)"
     )
     _draw_group(axes[1, 2], checks, "health/grn_beta_stage_", None, style=":")
-    figure.suptitle(f"Held-out loss: {verdict(lines, total_steps)}", fontsize=10)
+    axes[1, 0].set_ylim(bottom=0)
+    figure.suptitle(textwrap.fill(f"Held-out loss: {verdict(lines, total_steps)}", 130), fontsize=9)
     save_figure(figure, path)
 
 
