@@ -29,4 +29,6 @@ def run(arguments: list[str]) -> int:
             signal = finetune(config, processes).signal
     finally:
         processes.close()
+    if signal is not None and processes.is_main:
+        print("\nStart the same command again to go on from here.")
     return DONE if signal is None else INTERRUPTED
