@@ -16,6 +16,7 @@ COMMANDS = {
     "embed": "fcmae.cli.embed",
     "probe": "fcmae.cli.probe",
     "convert": "fcmae.cli.convert",
+    "verify": "fcmae.cli.verify",
     "install-minkowski": "fcmae.cli.install_minkowski",
 }
 

@@ -1,0 +1,1 @@
+"""The sparsity certificate: claims about a model, measured."""

@@ -1,0 +1,256 @@
+"""Measures each claim of the certificate on one model."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from fcmae.encoder_info import EncoderInfo
+from fcmae.errors import BackendUnavailableError
+from fcmae.export import export_timm
+from fcmae.model import FCMAE
+from fcmae.verification import reference
+from fcmae.verification.certificate import Line
+from sparse import SparseConvNeXt
+from sparse.encoder import Backend, GrnScope
+
+# Shares of the largest value. The same sums in another order; gradients add over all sites.
+FEATURES_BOUND = {torch.float64: 1e-10, torch.float32: 1e-5}
+GRADIENTS_BOUND = {torch.float64: 1e-10, torch.float32: 1e-4}
+# A parameter whose gradients nearly cancel is measured against this share of the largest gradient.
+GRADIENT_FLOOR = 1e-3
+NAMES = {torch.float64: "float64", torch.float32: "float32"}
+
+
+class Case(NamedTuple):
+    """The model under test and one batch.
+
+    Attributes:
+        model: the whole FCMAE, float32, evaluation mode.
+        info: of its encoder.
+        grn_scope: `image` or `batch`.
+        images: [N, C, H, W], float64, N >= 2.
+        visible: LongTensor [N, K].
+    """
+
+    model: FCMAE
+    info: EncoderInfo
+    grn_scope: GrnScope
+    images: Tensor
+    visible: Tensor
+
+    def encoder(self, backend: Backend, dtype: torch.dtype = torch.float32) -> SparseConvNeXt:
+        """Return a sparse encoder on a copy of the weights."""
+        dense = copy.deepcopy(self.model.encoder).to(dtype)
+        return SparseConvNeXt(
+            dense, backend=backend, grn_scope=self.grn_scope, patch_size=self.model.patch_size
+        ).eval()
+
+    def with_hidden(self, value: float) -> Tensor:
+        """Return the images, float32, with every hidden pixel replaced."""
+        is_hidden = ~self.is_visible_pixel()
+        return self.images.float().masked_fill(is_hidden, value)
+
+    def is_visible_pixel(self) -> Tensor:
+        """Return bool [N, 1, H, W]."""
+        rows, columns = self.model.grid
+        is_visible = torch.zeros(len(self.images), rows * columns, dtype=torch.bool)
+        is_visible.scatter_(1, self.visible, value=True)
+        side = self.model.patch_size
+        grid = is_visible.view(-1, 1, rows, columns)
+        return grid.repeat_interleave(side, 2).repeat_interleave(side, 3)
+
+
+class Results(NamedTuple):
+    """Features and the gradients of their weighted sum, by parameter; the images' under ''."""
+
+    features: Tensor
+    gradients: dict[str, Tensor]
+
+
+def measure(case: Case) -> Iterator[Line]:
+    """Yield the lines of the certificate, one after another."""
+    expected = run_reference(case)
+    native: dict[torch.dtype, Results] = {}
+    hidden_gradient = 0.0
+    for backend in ("native", "masked_dense"):
+        for dtype in (torch.float64, torch.float32):
+            results = run_backend(case, backend, dtype)
+            yield from compare(f"{backend} = reference", results, expected, dtype)
+            hidden = results.gradients[""].masked_select(~case.is_visible_pixel())
+            hidden_gradient = max(hidden_gradient, largest(hidden))
+            if backend == "native":
+                native[dtype] = results
+    backends: list[Backend] = ["native", "masked_dense"]
+    try:
+        case.encoder("minkowski")
+    except BackendUnavailableError as error:
+        why = "not installed" if "not installed" in str(error) else "present but broken"
+        yield Line("minkowski = native", None, note=f"MinkowskiEngine is {why}.")
+    else:
+        backends.append("minkowski")
+        for dtype in (torch.float64, torch.float32):
+            results = run_backend(case, "minkowski", dtype)
+            yield from compare("minkowski = native", results, native[dtype], dtype)
+    yield from hidden_pixels(case, backends, hidden_gradient)
+    yield from batch_mates(case, backends)
+    yield from fully_visible(case)
+    yield exported(case)
+
+
+def run_reference(case: Case) -> Results:
+    """Run the reference in float64."""
+    dense: Any = copy.deepcopy(case.model.encoder).double()
+    images = case.images.clone().requires_grad_()
+    features = reference.encode(
+        dense,
+        images,
+        case.visible,
+        case.model.patch_size,
+        grn_over_batch=case.grn_scope == "batch",
+    )
+    return _with_gradients(features, images, dense)
+
+
+def run_backend(case: Case, backend: Backend, dtype: torch.dtype) -> Results:
+    """Run a backend in one precision."""
+    encoder = case.encoder(backend, dtype)
+    images = case.images.to(dtype, copy=True).requires_grad_()
+    return _with_gradients(encoder(images, case.visible), images, encoder.dense)
+
+
+def compare(title: str, found: Results, expected: Results, dtype: torch.dtype) -> Iterator[Line]:
+    """Yield a line on features and one on the gradients of parameters."""
+    gap = difference(found.features, expected.features)
+    yield Line(f"{title}, {NAMES[dtype]}: features", gap, FEATURES_BOUND[dtype])
+    names = [name for name in expected.gradients if name]
+    floor = GRADIENT_FLOOR * max(largest(expected.gradients[name]) for name in names)
+    gaps = [difference(found.gradients[n], expected.gradients[n], floor) for n in names]
+    worst = float(torch.tensor(gaps).max())  # NaN stays NaN
+    yield Line(f"{title}, {NAMES[dtype]}: gradients of parameters", worst, GRADIENTS_BOUND[dtype])
+
+
+@torch.no_grad()
+def hidden_pixels(case: Case, backends: list[Backend], gradient: float) -> Iterator[Line]:
+    """Yield lines on what hidden pixels do to features, predictions and gradients."""
+    for backend in backends:
+        encoder = case.encoder(backend)
+        before = encoder(case.images.float(), case.visible)
+        change = 0.0
+        for value in (1e6, float("nan")):
+            after = encoder(case.with_hidden(value), case.visible)
+            change = max(change, exact_change(after, before))
+        yield Line(f"hidden pixels replaced, {backend}: change of features", change, 0)
+    before = case.model(case.images.float(), case.visible).prediction
+    after = case.model(case.with_hidden(1e6), case.visible).prediction
+    yield Line("hidden pixels replaced: change of predictions", exact_change(after, before), 0)
+    yield Line("gradient of features by hidden pixels", gradient, 0)
+
+
+@torch.no_grad()
+def batch_mates(case: Case, backends: list[Backend]) -> Iterator[Line]:
+    """Yield lines on what the other images of the batch do to the first one's features."""
+    images, mates = case.images.float(), case.images.float()
+    mates[1:] = -3 * mates[1:] + 1
+    moved = case.visible.clone()
+    moved[1:] = (moved[1:] + 1) % case.model.num_patches
+    if case.grn_scope == "batch":
+        encoder = case.encoder("native")
+        before, after = (encoder(x, case.visible)[0] for x in (images, mates))
+        title = "other images replaced, GRN over the batch: change of features"
+        yield Line(title, difference(after, before))
+        return
+    for backend in backends:
+        # ME's rows change their order with the masks of others, and with it the order of sums.
+        is_ordered = backend != "minkowski"
+        encoder = case.encoder(backend)
+        before = encoder(images, case.visible)[0]
+        after = encoder(mates, moved if is_ordered else case.visible)[0]
+        what = "images and masks" if is_ordered else "images"
+        title = f"other {what} replaced, {backend}: change of features"
+        yield Line(title, exact_change(after, before), 0)
+
+
+@torch.no_grad()
+def fully_visible(case: Case) -> Iterator[Line]:
+    """Yield lines on the sparse encoder with nothing hidden beside the dense timm model."""
+    num = case.model.num_patches
+    for dtype in (torch.float64, torch.float32):
+        encoder = case.encoder("native", dtype)
+        dense: Any = encoder.dense
+        images = case.images.to(dtype)[:1]
+        found = as_map(encoder(images, torch.arange(num).unsqueeze(0)), case.model.grid)
+        gap = difference(found, dense.forward_features(images))
+        yield Line(f"all visible = dense timm model, {NAMES[dtype]}", gap, FEATURES_BOUND[dtype])
+    if case.grn_scope == "batch":
+        visible = torch.arange(num).repeat(len(case.images), 1)
+        found = as_map(encoder(case.images.float(), visible), case.model.grid)
+        gap = difference(found, dense.forward_features(case.images.float()))
+        title = f"all visible, batch of {len(visible)}, GRN over the batch: beside the dense model"
+        yield Line(title, gap)
+
+
+@torch.no_grad()
+def exported(case: Case) -> Line:
+    """Return the line on the exported file, loaded by timm alone."""
+    info = case.info
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "encoder.safetensors"
+        export_timm(case.model.encoder, path, info)
+        stem = {} if info.stem_stride == 4 else {"patch_size": info.stem_stride}
+        loaded: Any = timm.create_model(
+            info.model_name,
+            num_classes=0,
+            in_chans=info.in_chans,
+            checkpoint_path=str(path),
+            **stem,  # type: ignore[arg-type]
+        ).eval()
+    images = case.images.float()[:1]
+    everything = torch.arange(case.model.num_patches).unsqueeze(0)
+    found = as_map(case.encoder("native")(images, everything), case.model.grid)
+    gap = difference(loaded.forward_features(images), found)
+    return Line("exported file in timm = all visible, float32", gap, FEATURES_BOUND[torch.float32])
+
+
+def as_map(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Arrange the features of all patches, in order: [N, L, m, m, D] -> [N, D, H, W]."""
+    rows = features.unflatten(1, grid).permute(0, 5, 1, 3, 2, 4)
+    return rows.flatten(4).flatten(2, 3)
+
+
+def difference(found: Tensor, expected: Tensor, floor: float = 0.0) -> float:
+    """Return the largest difference as a share of the largest expected value, or of `floor`.
+
+    It is NaN when a value is, and infinite when only one side is zero everywhere.
+    """
+    gap = float((found.double() - expected.double()).abs().max())
+    scale = max(largest(expected), floor)
+    return gap / scale if scale else (0.0 if gap == 0 else float("inf"))
+
+
+def exact_change(after: Tensor, before: Tensor) -> float:
+    """Return the largest absolute change; infinite when NaN or infinity came in."""
+    gap = float((after - before).abs().max())
+    return gap if gap < float("inf") else float("inf")
+
+
+def largest(values: Tensor) -> float:
+    """Return the largest absolute value, 0 of nothing."""
+    return float(values.detach().double().abs().max()) if values.numel() else 0.0
+
+
+def _with_gradients(features: Tensor, images: Tensor, dense: nn.Module) -> Results:
+    rng = torch.Generator().manual_seed(17)
+    weights = torch.randn(features.shape, generator=rng, dtype=torch.float64).to(features.dtype)
+    named = {n: p for n, p in dense.named_parameters() if not n.startswith("head.")}
+    for parameter in named.values():
+        parameter.requires_grad_()
+    gradients = torch.autograd.grad((features * weights).sum(), [images, *named.values()])
+    return Results(features.detach(), dict(zip(["", *named], gradients, strict=True)))

@@ -1,0 +1,125 @@
+"""Submanifold ConvNeXt V2 by its definition: a list of sites, neighbours found by coordinates.
+
+Written from the paper (arXiv 2301.00808) for the certificate. It reads the parameters of a timm
+model and shares no arithmetic and no geometry with the backends that it judges.
+"""
+
+# N images, K visible patches per image, M sites of the batch, C channels, P patch side in pixels,
+# m patch side in cells of the stage at hand
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def encode(
+    dense: Any, images: Tensor, visible: Tensor, patch_size: int, *, grn_over_batch: bool
+) -> Tensor:
+    """Return the features of visible patches, images [N, C, H, W] -> [N, K, m, m, D]."""
+    grid = (images.shape[2] // patch_size, images.shape[3] // patch_size)
+    stride = dense.stem[0].stride[0]
+    side = patch_size // stride
+    sites = _sites(visible, grid, side)
+    image, row, column = sites.unbind(dim=1)
+    pixels = images.unfold(2, stride, stride).unfold(3, stride, stride)  # [N, C, H, W, s, s]
+    x = pixels[image, :, row, column].flatten(1) @ dense.stem[0].weight.flatten(1).T
+    x = _norm(dense.stem[1], _plus(x, dense.stem[0].bias))
+    for stage in dense.stages:
+        if not isinstance(stage.downsample, nn.Identity):
+            norm, convolution = stage.downsample
+            side //= convolution.stride[0]
+            coarse = _sites(visible, grid, side)
+            x = _downsample(convolution, _norm(norm, x), sites, coarse, grid, side)
+            sites = coarse
+        neighbours = _Neighbours(sites, (len(images), grid[0] * side, grid[1] * side))
+        pool = torch.zeros_like(sites[:, 0]) if grn_over_batch else sites[:, 0]
+        for block in stage.blocks:  # recomputed in backward: 49 shifted copies of x need memory
+            x = checkpoint(_block, block, x, neighbours, pool, len(images), use_reentrant=False)
+    if not isinstance(dense.norm_pre, nn.Identity):
+        x = _norm(dense.norm_pre, x)
+    return x.view(*visible.shape, side, side, -1)
+
+
+def _sites(visible: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """Return [M, 3] (image, row, column) of the cells of visible patches, patch by patch."""
+    rows = []
+    for image, patches in enumerate(visible.tolist()):
+        for patch in patches:
+            top, left = patch // grid[1] * side, patch % grid[1] * side
+            rows += [(image, top + i, left + j) for i in range(side) for j in range(side)]
+    return torch.tensor(rows)
+
+
+class _Neighbours:
+    """Looks sites up by their coordinates."""
+
+    def __init__(self, sites: Tensor, shape: tuple[int, int, int]) -> None:
+        self.sites, self.shape = sites, shape
+        self.place = torch.full(shape, -1)
+        self.place[tuple(sites.unbind(dim=1))] = torch.arange(len(sites))
+
+    def at(self, x: Tensor, down: int, right: int) -> Tensor:
+        """Return the features of the sites so many cells away, 0 where there is no site."""
+        image, row, column = self.sites.unbind(dim=1)
+        row, column = row + down, column + right
+        is_inside = (row >= 0) & (row < self.shape[1])
+        is_inside &= (column >= 0) & (column < self.shape[2])
+        index = torch.where(is_inside, self.place[image, row * is_inside, column * is_inside], -1)
+        found = x[index.clamp_min(0)]
+        return torch.where((index >= 0).unsqueeze(1), found, 0)
+
+
+def _block(block: Any, x: Tensor, neighbours: _Neighbours, pool: Tensor, num_images: int) -> Tensor:
+    """One block; `pool` [M] says which sites GRN sums together."""
+    kernel, mlp = block.conv_dw.weight, block.mlp
+    centre = kernel.shape[2] // 2
+    branch = torch.zeros_like(x)
+    for i in range(kernel.shape[2]):
+        for j in range(kernel.shape[3]):
+            branch = branch + kernel[:, 0, i, j] * neighbours.at(x, i - centre, j - centre)
+    branch = _norm(block.norm, _plus(branch, block.conv_dw.bias))
+    branch = branch @ mlp.fc1.weight.flatten(1).T + mlp.fc1.bias
+    branch = branch * (1 + torch.erf(branch / 2**0.5)) / 2
+    if hasattr(mlp, "grn"):
+        energy = branch.new_zeros(num_images, branch.shape[1]).index_add(0, pool, branch.square())
+        response = energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()
+        ratio = response / (response.mean(dim=1, keepdim=True) + mlp.grn.eps)
+        branch = mlp.grn.weight * (branch * ratio[pool]) + mlp.grn.bias + branch
+    branch = branch @ mlp.fc2.weight.flatten(1).T + mlp.fc2.bias
+    return x + (branch if block.gamma is None else branch * block.gamma)
+
+
+def _downsample(
+    convolution: nn.Conv2d,
+    x: Tensor,
+    fine: Tensor,
+    coarse: Tensor,
+    grid: tuple[int, int],
+    side: int,
+) -> Tensor:
+    """Sum over the fine sites that each coarse site covers."""
+    stride = convolution.stride[0]
+    shape = (int(fine[:, 0].max()) + 1, grid[0] * side * stride, grid[1] * side * stride)
+    place = torch.full(shape, -1)
+    place[tuple(fine.unbind(dim=1))] = torch.arange(len(fine))
+    image, row, column = coarse.unbind(dim=1)
+    total = x.new_zeros(len(coarse), convolution.out_channels)
+    for i in range(stride):
+        for j in range(stride):
+            covered = x[place[image, row * stride + i, column * stride + j]]
+            total = total + covered @ convolution.weight[:, :, i, j].T
+    return _plus(total, convolution.bias)
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    """Standardise each site over its channels."""
+    x = x - x.mean(dim=1, keepdim=True)
+    return x / (x.square().mean(dim=1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+
+
+def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias
