@@ -49,7 +49,7 @@ def _read(file: Path) -> tuple[str, ...]:
     try:
         lines = file.read_text(encoding="ascii").splitlines()
         paths = [json.loads(line) for line in lines]
-        if not paths or not all(isinstance(path, str) for path in paths):
+        if not all(isinstance(path, str) for path in paths):
             raise ValueError("it is no list of paths")
     except (OSError, ValueError) as error:
         raise CheckpointError(

@@ -163,9 +163,16 @@ class TrainingLoop(abc.ABC):
         self.images = self.processes.from_main(
             lambda: self._fix_images(is_continued=found is not None)
         )
+        num_images = len(self.images)
+        recorded = num_images if found is None else found[1].get("num_images")
+        if recorded != num_images:
+            raise CheckpointError(
+                f"{self.folder.images}: lists {num_images} images, and the checkpoint's run has "
+                f"{recorded}; restore the file, or start again in another run.dir."
+            )
         config = self.config
-        self.total_steps = self.total_steps_for(len(self.images))
-        self.skipped = SkippedFiles(self.folder, len(self.images), config.data.max_skipped_share)
+        self.total_steps = self.total_steps_for(num_images)
+        self.skipped = SkippedFiles(self.folder, num_images, config.data.max_skipped_share)
         self.model.to(self.processes.device)
         self.network: nn.Module = self.model
         if config.train.compile:
@@ -210,7 +217,7 @@ class TrainingLoop(abc.ABC):
             self.progress = Progress(**state["progress"])
             self.skipped.load_state_dict(state["skipped"])
             self._unwritten = list(state["unwritten"])
-            effective_batch, num_images = state["effective_batch"], state["num_images"]
+            effective_batch = state["effective_batch"]
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             first = " ".join(str(error).split())
             raise CheckpointError(
@@ -221,11 +228,6 @@ class TrainingLoop(abc.ABC):
                 f"train.batch_size: the run's effective batch size is {effective_batch} "
                 f"and now it is {self.effective_batch} (batch_size x accumulate x processes); "
                 "change batch_size or accumulate so that it stays the same."
-            )
-        if num_images != len(self.images):
-            raise CheckpointError(
-                f"{self.folder.images}: lists {len(self.images)} images, and the run has "
-                f"{num_images}; restore the file, or start again in another run.dir."
             )
         self.say(f"continuing after step {step} of {self.total_steps}.")
 

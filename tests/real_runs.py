@@ -152,6 +152,14 @@ def run_together(
     return [wait(pid) for pid in pids]
 
 
+def without_pictures() -> None:
+    """Draw nothing: it takes most of the time of a tiny run."""
+    from fcmae import pretraining_watch
+
+    pretraining_watch.draw_reconstructions = lambda *args, **kwargs: None
+    pretraining_watch.draw_loss_curve = lambda *args, **kwargs: None
+
+
 def final_state(run_dir: Path) -> dict[str, Any]:
     """Return what the newest checkpoint of a run holds."""
     found = CheckpointStore(run_dir / "checkpoints").load_newest()

@@ -20,6 +20,7 @@ from real_runs import (
     run,
     start,
     wait,
+    without_pictures,
 )
 
 STEPS = 40
@@ -89,14 +90,6 @@ def test_a_kill_before_any_change_of_the_disk_loses_nothing(
         assert (again / "checkpoints" / "last").read_text() == "step-00000006\n"
         shutil.rmtree(again)
     assert deaths >= 25 // stride
-
-
-def without_pictures() -> None:
-    """Draw nothing: it takes most of the time of a tiny run."""
-    from fcmae import pretraining_watch
-
-    pretraining_watch.draw_reconstructions = lambda *args, **kwargs: None
-    pretraining_watch.draw_loss_curve = lambda *args, **kwargs: None
 
 
 def test_the_comparison_sees_one_changed_bit(undisturbed: tuple[Path, float]) -> None:
