@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcmae.config import HealthConfig
 from fcmae.data import ImageList, sample_seed
 from fcmae.errors import ConfigError
-from fcmae.evaluation import evaluating
-from fcmae.health.measures import channel_diversity, dead_and_saturated, rank_me
+from fcmae.evaluation.features import evaluating, pooled_features
+from fcmae.health.measures import ChannelRanges, channel_diversity, rank_me
 from fcmae.health.trivial import blurred_surroundings_loss, nearest_patch_loss, patch_mean_loss
 from fcmae.masking import draw_visible, is_masked_from_visible
 from fcmae.model import FCMAE
 
 RATIOS = (0.3, 0.6, 0.9)  # beside the run's own
 MIN_IMAGES = 4  # fewer say nothing about a set
+CHUNK_IMAGES = 8  # at a time: bounds memory; a GRN of scope `batch` pools over them
 
 
 def hold_out(images: ImageList, config: HealthConfig, seed: int) -> tuple[ImageList, ImageList]:
@@ -68,37 +71,57 @@ class HealthCheck:
         }
 
     @torch.no_grad()
-    def measure(self) -> dict[str, float | list[float]]:
+    def measure(self) -> dict[str, float | list[float | None]]:
         """Return every measure of the model as it stands, by the name it is logged under.
 
         `health/diversity_by_layer` has one value per block, first to last; all others are numbers.
         """
-        model = self._model
-        images = self._images.to(next(model.parameters()).device)
-        with evaluating(model):
-            values = self._losses(images)
-            with _expanded_features(model) as layers:
-                maps = model.encoder.forward_features(images)
-        values["health/rank_me"] = rank_me(maps.mean(dim=(2, 3)).float())
-        diversity = {place: channel_diversity(after) for place, (_, after) in layers.items()}
-        for stage in range(len(model.encoder.stages)):
-            before = [found for (place, _), (found, _) in layers.items() if place == stage]
-            diverse = [value for (place, _), value in diversity.items() if place == stage]
-            values[f"health/diversity_stage_{stage}"] = _mean(diverse)
-            shares = [dead_and_saturated(found) for found in before]
+        with evaluating(self._model):
+            values = self._losses()
+            layers, vectors = self._look_at_features()
+        values["health/rank_me"] = rank_me(vectors)
+        for stage in sorted({layer.stage for layer in layers}):
+            of_stage = [layer for layer in layers if layer.stage == stage]
+            shares = [layer.before.dead_and_saturated() for layer in of_stage]
+            values[f"health/diversity_stage_{stage}"] = _mean(one.diversity for one in of_stage)
             values[f"health/dead_stage_{stage}"] = _mean(dead for dead, _ in shares)
             values[f"health/saturated_stage_{stage}"] = _mean(full for _, full in shares)
         rounded = {name: round(value, 6) for name, value in {**values, **self._grn_norms()}.items()}
-        by_layer = [round(value, 6) for value in diversity.values()]
+        # JSON knows no NaN, and the log replaces it in numbers only.
+        found = [layer.diversity for layer in layers]
+        by_layer = [round(value, 6) if math.isfinite(value) else None for value in found]
         return {**rounded, "health/diversity_by_layer": by_layer}
 
-    def _losses(self, images: Tensor) -> dict[str, float]:
-        losses = {
-            ratio: float(self._model(images, visible).loss)
-            for ratio, visible in self._visible.items()
-        }
+    def _chunks(self) -> Iterator[tuple[Tensor, slice]]:
+        """Yield images on the model's device, and which of all they are."""
+        device = next(self._model.parameters()).device
+        for start in range(0, len(self._images), CHUNK_IMAGES):
+            rows = slice(start, start + CHUNK_IMAGES)
+            yield self._images[rows].to(device), rows
+
+    def _losses(self) -> dict[str, float]:
+        sums = dict.fromkeys(self._visible, 0.0)
+        for images, rows in self._chunks():
+            for ratio, visible in self._visible.items():
+                sums[ratio] += len(images) * float(self._model(images, visible[rows]).loss)
+        losses = {ratio: total / len(self._images) for ratio, total in sums.items()}
         named = {f"health/loss_at_{ratio:g}": loss for ratio, loss in losses.items()}
         return {"health/loss": losses[self._model.mask_ratio], **named}
+
+    def _look_at_features(self) -> tuple[list[_Layer], Tensor]:
+        """Run the dense encoder on whole images; return its layers and pooled features [N, D]."""
+        layers = [
+            _Layer(number, block)
+            for number, stage in enumerate(self._model.encoder.stages)
+            for block in stage.blocks
+        ]
+        vectors = []
+        with contextlib.ExitStack() as hooks:
+            for layer in layers:
+                hooks.enter_context(layer.listening())
+            for images, _ in self._chunks():
+                vectors.append(pooled_features(self._model.encoder, images).float().cpu())
+        return layers, torch.cat(vectors)
 
     def _grn_norms(self) -> dict[str, float]:
         """Return the mean L2 norms of GRN's gamma and beta per stage; nothing for V1."""
@@ -113,37 +136,50 @@ class HealthCheck:
         return norms
 
 
-@contextlib.contextmanager
-def _expanded_features(model: FCMAE) -> Iterator[dict[tuple[int, int], tuple[Tensor, Tensor]]]:
-    """Collect, by (stage, block), the expanded MLP features before and after GRN, [N, H, W, C].
+class _Layer:
+    """The expanded MLP features of one block, where the paper finds the collapse.
 
-    The paper finds the collapse in this layer; without GRN both are the same.
+    Attributes:
+        stage: number of the block's stage.
+        before: ranges of the channels before GRN.
     """
-    found: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-    hooks = []
 
-    def watch(place: tuple[int, int], mlp: nn.Module, is_channels_first: bool) -> None:
-        def last(maps: Tensor) -> Tensor:
-            return (maps.permute(0, 2, 3, 1) if is_channels_first else maps).float().cpu()
+    def __init__(self, stage: int, block: Any) -> None:
+        self.stage = stage
+        self.before = ChannelRanges()
+        self._mlp = block.mlp
+        self._is_channels_first = block.use_conv_mlp
+        self._sum = 0.0
+        self._count = 0
 
-        def keep_before(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            found[place] = (last(output), last(output))
+    @property
+    def diversity(self) -> float:
+        """Mean over the images of the diversity after GRN; without GRN before is after."""
+        return self._sum / self._count
 
-        def keep_after(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            found[place] = (found[place][0], last(output))
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take in what the block computes inside."""
+        after = getattr(self._mlp, "grn", self._mlp.act)
+        hooks = [
+            self._mlp.act.register_forward_hook(lambda _, __, maps: self._take_before(maps)),
+            after.register_forward_hook(lambda _, __, maps: self._take_after(maps)),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
-        hooks.append(mlp.act.register_forward_hook(keep_before))  # type: ignore[union-attr]
-        if hasattr(mlp, "grn"):
-            hooks.append(mlp.grn.register_forward_hook(keep_after))  # type: ignore[union-attr]
+    def _channels_last(self, maps: Tensor) -> Tensor:
+        return maps.permute(0, 2, 3, 1) if self._is_channels_first else maps
 
-    for stage_number, stage in enumerate(model.encoder.stages):
-        for block_number, block in enumerate(stage.blocks):
-            watch((stage_number, block_number), block.mlp, block.use_conv_mlp)
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def _take_before(self, maps: Tensor) -> None:
+        self.before.update(self._channels_last(maps))
+
+    def _take_after(self, maps: Tensor) -> None:
+        self._sum += len(maps) * channel_diversity(self._channels_last(maps))
+        self._count += len(maps)
 
 
 def _mean(values: Iterable[float]) -> float:

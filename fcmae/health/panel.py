@@ -7,20 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fcmae.health.verdict import verdict
 from fcmae.pictures import save_figure
 
+Lines = Sequence[Mapping[str, Any]]
+
 TRIVIAL = {
     "health/loss_patch_mean": ("patch mean", "#b03030"),
     "health/loss_blurred_surroundings": ("blurred surroundings", "#c07a20"),
     "health/loss_nearest_patch": ("nearest visible patch", "#7a7a7a"),
 }
+HIGHEST_LOSS = 1.5  # above it lie only predictors that nobody needs to beat
+BLUE = "#1f4e8c"
 
 
-def draw_health(lines: Sequence[Mapping[str, Any]], total_steps: int, path: Path) -> None:
+def draw_health(lines: Lines, total_steps: int, path: Path) -> None:
     """Write a PNG of every health measure over the steps.
 
     Args:
@@ -29,68 +34,86 @@ def draw_health(lines: Sequence[Mapping[str, Any]], total_steps: int, path: Path
         path: the PNG; its folder is created; replaced as a whole.
     """
     checks = [line for line in lines if "health/loss" in line]
-    figure = Figure(figsize=(12, 7), dpi=110, layout="constrained")
+    figure = Figure(figsize=(12, 7.2), dpi=110, layout="constrained")
     axes = figure.subplots(2, 3)
-    _draw_losses(axes[0, 0], lines, checks)
-    _draw_group(axes[0, 1], checks, "health/loss_at_", "held-out loss by mask ratio")
-    _draw_group(axes[0, 2], checks, "health/rank_me", "RankMe (effective rank of features)")
+    losses, ratios, rank, diversity, channels, norms = axes.flat
+    _draw_losses(losses, lines, checks)
+    _draw_group(ratios, checks, "health/loss_at_", "mask ratio ")
+    _finish(ratios, "held-out loss by mask ratio", "loss")
+    _draw_group(rank, checks, "health/rank_me", "")
+    _finish(rank, "RankMe: effective rank of the pooled features", "rank")
+    rank.set_ylim(bottom=1)
+    _draw_group(diversity, checks, "health/diversity_stage_", "stage ")
+    _finish(diversity, "channel diversity after GRN (near 0: collapse)", "cosine distance")
+    diversity.set_ylim(0, max(0.55, diversity.get_ylim()[1]))
+    _draw_group(channels, checks, "health/dead_stage_", "dead, stage ", scale=100)
     _draw_group(
-        axes[1, 0], checks, "health/diversity_stage_", "channel diversity by stage (0: collapse)"
+        channels, checks, "health/saturated_stage_", "saturated, stage ", scale=100, style=":"
     )
-    _draw_group(axes[1, 1], checks, "health/dead_stage_", "dead (-) and saturated (:) channels")
-    _draw_group(axes[1, 1], checks, "health/saturated_stage_", None, style=":")
-    _draw_group(
-        axes[1, 2], checks, "health/grn_gamma_stage_", "GRN weight norms: gamma (-), beta (:)"
-    )
-    _draw_group(axes[1, 2], checks, "health/grn_beta_stage_", None, style=":")
-    axes[1, 0].set_ylim(bottom=0)
-    figure.suptitle(textwrap.fill(f"Held-out loss: {verdict(lines, total_steps)}", 130), fontsize=9)
+    _finish(channels, "dead and saturated channels before GRN", "% of the channels", columns=2)
+    channels.set_ylim(-0.5, max(5.0, 1.5 * channels.get_ylim()[1]))
+    _draw_group(norms, checks, "health/grn_gamma_stage_", "gamma, stage ")
+    _draw_group(norms, checks, "health/grn_beta_stage_", "beta, stage ", style=":")
+    if norms.lines:
+        _finish(norms, "L2 norms of GRN's weights", "norm", columns=2)
+    else:
+        norms.set_axis_off()
+        norms.text(0.5, 0.5, "this encoder has no GRN", ha="center", color="0.4")
+    for drawn in axes.flat:
+        drawn.set_xlim(-0.02 * total_steps, 1.02 * total_steps)
+    says = f"Held-out loss: {verdict(lines, total_steps)}"
+    figure.suptitle(textwrap.fill(says, 130), fontsize=10)
     save_figure(figure, path)
 
 
-def _draw_losses(
-    axes: Axes, lines: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]
-) -> None:
+def _draw_losses(axes: Axes, lines: Lines, checks: Lines) -> None:
     training = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
     if training:
         axes.plot(*zip(*training, strict=True), color="#9bb7d9", linewidth=1, label="training")
-    steps = [line["step"] for line in checks]
-    losses = [line["health/loss"] for line in checks]
-    axes.plot(steps, losses, color="#1f4e8c", marker=".", label="held-out")
+    _plot(axes, checks, "health/loss", label="held-out", color=BLUE)
     for name, (label, colour) in TRIVIAL.items():
-        values = [line[name] for line in checks if name in line]
-        if values:
+        values = [line[name] for line in checks if line.get(name) is not None]
+        if values and values[0] <= HIGHEST_LOSS:
             axes.axhline(values[0], color=colour, linestyle="--", linewidth=1, label=label)
-    _finish(axes, "loss at hidden patches, beside trivial predictors")
+        elif values:  # told, not drawn: it would press all other lines together
+            axes.plot([], [], "--", color=colour, label=f"{label}: {values[0]:.2f}")
+    _finish(axes, "loss at hidden patches, and losses to beat", "loss")
+    axes.set_ylim(top=min(axes.get_ylim()[1], HIGHEST_LOSS))
 
 
 def _draw_group(
-    axes: Axes,
-    checks: Sequence[Mapping[str, Any]],
-    prefix: str,
-    title: str | None,
-    style: str = "-",
+    axes: Axes, checks: Lines, prefix: str, label: str, *, scale: float = 1.0, style: str = "-"
 ) -> None:
+    """Draw one line for every measure whose name begins with `prefix`."""
     names = sorted({name for line in checks for name in line if name.startswith(prefix)})
     for number, name in enumerate(names):
-        points = [(line["step"], line[name]) for line in checks if name in line]
-        label = name.removeprefix(prefix) or None
-        axes.plot(
-            *zip(*points, strict=True),
-            style,
-            color=f"C{number}",
-            marker=".",
-            label=label if style == "-" else None,
-        )
-    if title is not None:
-        _finish(axes, title)
+        what = label + name.removeprefix(prefix)
+        colour = colormaps["viridis"](0.9 * number / max(1, len(names) - 1))
+        _plot(axes, checks, name, label=what, scale=scale, style=style, color=colour)
 
 
-def _finish(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=9)
-    axes.tick_params(labelsize=7)
-    axes.set_xlabel("step", fontsize=7)
+def _plot(
+    axes: Axes,
+    checks: Lines,
+    name: str,
+    *,
+    label: str,
+    color: Any,
+    scale: float = 1.0,
+    style: str = "-",
+) -> None:
+    points = [(line["step"], scale * line[name]) for line in checks if line.get(name) is not None]
+    if points:
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, style, color=color, marker=".", label=label or None)
+
+
+def _finish(axes: Axes, title: str, unit: str, columns: int = 1) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel("step", fontsize=8)
+    axes.set_ylabel(unit, fontsize=8)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(fontsize=8, ncols=columns, framealpha=0.8, edgecolor="none")

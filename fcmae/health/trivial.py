@@ -51,10 +51,10 @@ def nearest_patch_loss(
     """Return the loss of copying the nearest visible patch, standardised; the first of equals."""
     target = normalize_patches(patchify(images, patch_size))
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()], dim=1).to(images)
-    distance = torch.cdist(places, places).expand(len(images), -1, -1)
-    distance = distance.masked_fill(is_masked.unsqueeze(1), torch.inf)
-    nearest = distance.argmin(dim=2)  # [N, L]
+    places = torch.stack([rows.flatten(), columns.flatten()], dim=1)  # [L, 2]
+    distance = (places[:, None] - places).square().sum(dim=2)  # whole numbers: equal is equal
+    far = int(distance.max()) + 1
+    nearest = torch.where(is_masked.unsqueeze(1), far, distance).argmin(dim=2)  # [N, L]
     guess = target.gather(1, nearest.unsqueeze(-1).expand_as(target))
     return float(reconstruction_loss(guess, target, is_masked))
 

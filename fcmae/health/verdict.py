@@ -15,26 +15,36 @@ WORTH_GOING_ON = 0.005  # relative fall of the held-out loss per tenth of the ru
 def verdict(lines: Sequence[Mapping[str, Any]], total_steps: int) -> str:
     """Say whether the held-out loss still falls.
 
-    The rule: a straight line through the last three checks; the run is improving when the line
-    falls by more than 0.5 % of the present loss per tenth of the run's steps.
+    The rule: a straight line through the last three checks, the one of the untrained model left
+    out. The run is improving when the line falls by 0.5 % of the present loss or more per tenth
+    of the run's steps, and getting worse when it rises by as much.
 
     Args:
         lines: of metrics.jsonl.
         total_steps: of the whole run.
     """
-    points = [(line["step"], line[LOSS]) for line in lines if line.get(LOSS) is not None]
-    points = points[-LAST_CHECKS:]
+    points = [
+        (line["step"], line[LOSS])
+        for line in lines
+        if line.get(LOSS) is not None and line["step"] > 0
+    ][-LAST_CHECKS:]
     if len(points) < LAST_CHECKS:
-        return f"too early to say: {len(points)} of {LAST_CHECKS} checks of the held-out loss."
+        return (
+            f"too early to say ({len(points)} of {LAST_CHECKS} checks of the held-out loss "
+            "after the start)."
+        )
     steps, losses = zip(*points, strict=True)
     slope = float(stats.linregress(steps, losses).slope)
     fall = -slope * total_steps / 10 / losses[-1]
+    change = f"{'falls' if fall >= 0 else 'rises'} by {100 * abs(fall):.1f} %"
     rule = (
-        f"the held-out loss falls by {100 * fall:.1f} % per tenth of the run over its last "
-        f"{LAST_CHECKS} checks; from {100 * WORTH_GOING_ON:.1f} % on it counts as improving"
+        f"the held-out loss {change} per tenth of the run over its last {LAST_CHECKS} checks; "
+        f"{100 * WORTH_GOING_ON:.1f} % or more counts"
     )
+    if fall <= -WORTH_GOING_ON:
+        return f"getting worse: the model begins to learn its training images by heart ({rule})."
     if fall < WORTH_GOING_ON:
         return f"no longer improving ({rule})."
     if points[-1][0] >= total_steps:
-        return f"still improving at the end: a longer run will give a lower loss ({rule})."
+        return f"still improving at the end: a longer run should give a lower loss ({rule})."
     return f"still improving ({rule})."
