@@ -125,8 +125,12 @@ class RunSaving:
                 raise failure
             write_text(self._folder.finished, f"step {step}\n")
         except OSError as error:
-            raise DiskError(
-                f"{error.filename or 'the results'}: cannot be written "
-                f"({error.strerror or error}); all steps are taken and saved: make room or mend "
-                "permissions and start the same command again to have the results."
-            ) from error
+            raise disk_error(error, " All steps are taken and saved.") from error
+
+
+def disk_error(error: OSError, said: str = "") -> DiskError:
+    """Return the error of a run that stops since something essential cannot be written."""
+    return DiskError(
+        f"{error.filename or 'some results'}: cannot be written ({error.strerror or error}).{said} "
+        "Make room or mend permissions and start the same command again."
+    )

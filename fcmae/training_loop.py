@@ -29,14 +29,14 @@ from fcmae.data import (
     seeded,
 )
 from fcmae.distributed import Processes
-from fcmae.errors import CheckpointError, ConfigError, DiskError
+from fcmae.errors import CheckpointError, ConfigError
 from fcmae.metrics import MetricsLog
 from fcmae.nonfinite import nonfinite_loss_error
 from fcmae.optimization import Optimization, StepResult, check_precision
 from fcmae.progress import Progress, effective_batch_of
 from fcmae.run_folder import RunFolder
 from fcmae.run_images import fix_images
-from fcmae.run_saving import RunSaving
+from fcmae.run_saving import RunSaving, disk_error
 from fcmae.signals import StopRequest
 from fcmae.skipped_files import SkippedFiles
 
@@ -204,10 +204,7 @@ class TrainingLoop(abc.ABC):
                 self.folder.images, self.images, is_continued=is_continued, report=self.say
             )
         except OSError as error:
-            raise DiskError(
-                f"{self.folder.images}: cannot be written ({error.strerror}); make room or mend "
-                "permissions and start again."
-            ) from error
+            raise disk_error(error) from error
 
     def _restore(self, step: int, state: dict[str, Any]) -> None:
         try:
@@ -243,7 +240,10 @@ class TrainingLoop(abc.ABC):
             )
             self.attempt(self.skipped.write, self.folder.skipped_files)
         self.skipped.check_share()
-        self.begin()
+        try:
+            self.begin()
+        except OSError as error:
+            raise disk_error(error) from error
 
     def _train(self, stop: StopRequest) -> str | None:
         config, progress = self.config, self.progress

@@ -158,6 +158,7 @@ def without_pictures() -> None:
 
     pretraining_watch.draw_reconstructions = lambda *args, **kwargs: None
     pretraining_watch.draw_loss_curve = lambda *args, **kwargs: None
+    pretraining_watch.draw_health = lambda *args, **kwargs: None
 
 
 def final_state(run_dir: Path) -> dict[str, Any]:
