@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sparse import block_depthwise
 from sparse.sites import Canvas
 
 # Channels per slice of the weight gradient on CPU: oneDNN's kernel walks from pixel to pixel, and
@@ -39,12 +40,16 @@ class _Depthwise(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(blocks, weight)
         ctx.canvas = canvas
+        if block_depthwise.is_available(blocks):
+            return block_depthwise.convolve(blocks, weight, bias, canvas)
         return canvas.gather(_convolve(canvas.scatter(blocks), weight, bias))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         blocks, weight = ctx.saved_tensors
+        if block_depthwise.is_available(blocks):
+            return *_gradients_by_block(ctx, blocks, weight, grad), None
         maps_grad = ctx.canvas.scatter(grad)
         grad_blocks = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
@@ -56,6 +61,17 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(dim=(0, 1, 2, 3))
         return grad_blocks, grad_weight, grad_bias, None
+
+
+def _gradients_by_block(
+    ctx: Any, blocks: Tensor, weight: Tensor, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    grad_blocks = grad_weight = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        grad_blocks = block_depthwise.convolve(grad, weight.flip(2, 3), None, ctx.canvas)
+    if any(ctx.needs_input_grad[1:3]):
+        grad_weight, grad_bias = block_depthwise.weight_gradients(blocks, grad, weight, ctx.canvas)
+    return grad_blocks, grad_weight, grad_bias if ctx.needs_input_grad[2] else None
 
 
 def _convolve(maps_NHWC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

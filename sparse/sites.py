@@ -91,8 +91,19 @@ class VisiblePatches:
         """Return the maps of a stage whose patches are `side` cells wide."""
         line = torch.arange(side, device=self.row.device).view(1, 1, -1)  # of cells in a patch
         line = (self.image * self.rows + self.row).unsqueeze(-1) * side + line  # [N, K, m]
-        runs = line * self.columns + self.column.unsqueeze(-1)
-        return Canvas(runs.flatten(), self.num_images, self.rows * side, self.columns * side, side)
+        runs = (line * self.columns + self.column.unsqueeze(-1)).flatten()
+        place = self.row * self.columns + self.column
+        number = torch.arange(self.row.shape[1], device=self.row.device, dtype=torch.int32)
+        where = number.new_full((self.num_images, self.rows * self.columns), -1)
+        where.scatter_(1, place, number.expand_as(place))
+        return Canvas(
+            runs,
+            place.int(),
+            where.unflatten(1, (self.rows, self.columns)),
+            self.rows * side,
+            self.columns * side,
+            side,
+        )
 
     def _patches_first(self, maps_NHWC: Tensor) -> Tensor:
         """View maps as [N, R, m, Q, m, C], to be indexed by patch row and column."""
@@ -107,14 +118,16 @@ class Canvas:
 
     Attributes:
         runs: [N * K * m] indices of the visible runs.
-        num_images: N.
+        places: int32 [N, K], row-major place of each visible patch on the patch grid.
+        where: int32 [N, R, Q], number of the visible patch at each place; -1 where it is hidden.
         height: H.
         width: W.
         side: m.
     """
 
     runs: Tensor
-    num_images: int
+    places: Tensor
+    where: Tensor
     height: int
     width: int
     side: int
@@ -122,7 +135,7 @@ class Canvas:
     def scatter(self, blocks: Tensor) -> Tensor:
         """Put visible patches onto maps of zeros: [N, K, m, m, C] -> [N, H, W, C]."""
         channels = blocks.shape[-1]
-        maps_NHWC = blocks.new_zeros(self.num_images, self.height, self.width, channels)
+        maps_NHWC = blocks.new_zeros(len(self.places), self.height, self.width, channels)
         flat = maps_NHWC.view(-1, self.side * channels)
         flat.index_copy_(0, self.runs, blocks.reshape(-1, self.side * channels))
         return maps_NHWC
@@ -131,4 +144,4 @@ class Canvas:
         """Cut the visible patches out of maps: [N, H, W, C] -> [N, K, m, m, C]."""
         channels = maps_NHWC.shape[-1]
         flat = maps_NHWC.reshape(-1, self.side * channels).index_select(0, self.runs)
-        return flat.view(self.num_images, -1, self.side, self.side, channels)
+        return flat.view(len(self.places), -1, self.side, self.side, channels)

@@ -10,10 +10,21 @@ import torch.nn.functional as F
 from comparison import assert_relative, assert_same_bits
 from torch import Tensor, nn
 
-from sparse import depthwise
+from sparse import block_depthwise, depthwise
+from sparse.compiled import load_kernels
 from sparse.depthwise import depthwise_convolution
 from sparse.linear import _is_for_onednn, linear
 from sparse.sites import VisiblePatches
+
+
+@pytest.fixture(params=["plain", "compiled"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to convolve: on maps by torch, and on blocks by the compiled kernels."""
+    if request.param == "plain":
+        monkeypatch.setattr(block_depthwise, "load_kernels", lambda dtype: None)
+    elif load_kernels(torch.float64) is None:
+        pytest.skip("no C compiler on this machine")
+    return request.param
 
 
 def example(
@@ -34,13 +45,19 @@ def by_masking(blocks: Tensor, layer: nn.Conv2d, patches: VisiblePatches) -> Ten
     return patches.gather(layer(patches.scatter(blocks).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("side", [1, 2, 3])
+@pytest.mark.parametrize("side", [1, 2, 3, 8])
 @pytest.mark.parametrize("slice_channels", [2, 5, 96])
+@pytest.mark.parametrize(("channels", "kernel"), [(5, 7), (8, 3), (19, 9), (1, 1)])
 def test_outputs_and_gradients_equal_autograd_on_masked_maps(
-    side: int, slice_channels: int, monkeypatch: pytest.MonkeyPatch
+    side: int,
+    slice_channels: int,
+    channels: int,
+    kernel: int,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(depthwise, "SLICE_CHANNELS", slice_channels)
-    blocks, layer, patches = example(side, kernel=7)
+    blocks, layer, patches = example(side, channels, kernel)
     results = []
     for output in (
         depthwise_convolution(blocks, layer, patches.canvas(side)),
@@ -53,7 +70,7 @@ def test_outputs_and_gradients_equal_autograd_on_masked_maps(
         assert_relative(result, expected, 1e-12)
 
 
-def test_gradients_of_the_depthwise_layer_by_differences() -> None:
+def test_gradients_of_the_depthwise_layer_by_differences(path: str) -> None:
     blocks, layer, patches = example(side=2, channels=2)
     canvas = patches.canvas(2)
 
@@ -63,7 +80,7 @@ def test_gradients_of_the_depthwise_layer_by_differences() -> None:
     assert torch.autograd.gradcheck(convolve, (blocks, layer.weight, layer.bias))
 
 
-def test_frozen_parameters_and_inputs_get_no_gradient() -> None:
+def test_frozen_parameters_and_inputs_get_no_gradient(path: str) -> None:
     blocks, layer, patches = example(side=2)
     layer.bias.requires_grad_(False)
     depthwise_convolution(blocks.detach(), layer, patches.canvas(2)).sum().backward()
@@ -74,7 +91,7 @@ def test_frozen_parameters_and_inputs_get_no_gradient() -> None:
     assert blocks.grad is not None
 
 
-def test_backward_keeps_the_visible_patches_and_no_map() -> None:
+def test_backward_keeps_the_visible_patches_and_no_map(path: str) -> None:
     blocks, layer, patches = example(side=2)
     saved: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(
@@ -82,6 +99,35 @@ def test_backward_keeps_the_visible_patches_and_no_map() -> None:
     ):
         depthwise_convolution(blocks, layer, patches.canvas(2))
     assert sorted(saved) == sorted([blocks.numel(), layer.weight.numel()])
+
+
+def test_any_number_of_threads_gives_the_same_bits(path: str) -> None:
+    if path == "plain":
+        pytest.skip("torch's own sums depend on the threads")
+    blocks, layer, patches = example(side=4, channels=70, kernel=7, dtype=torch.float32)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            output = depthwise_convolution(blocks, layer, patches.canvas(4))
+            inputs = [blocks, layer.weight, layer.bias]
+            results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
+    finally:
+        torch.set_num_threads(threads)
+    for first, second in zip(*results, strict=True):
+        assert_same_bits(first, second)
+
+
+def test_non_contiguous_blocks_and_gradients_are_read_right(path: str) -> None:
+    blocks, layer, patches = example(side=2)
+    turned = blocks.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
+    canvas, results = patches.canvas(2), []
+    for inputs in (blocks, turned):
+        output = depthwise_convolution(inputs, layer, canvas).transpose(2, 3)
+        weights = torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view_as(output)
+        results.append(torch.autograd.grad((output * weights).sum(), [inputs, layer.weight]))
+    for first, second in zip(*results, strict=True):
+        assert_relative(first, second, 1e-14)
 
 
 def test_autocast_convolves_in_bfloat16_with_float32_gradients_of_weights() -> None:

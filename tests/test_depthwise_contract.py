@@ -1,0 +1,19 @@
+"""The contract of the native backend where there is no compiler."""
+
+from __future__ import annotations
+
+import pytest
+from backend_contract import BackendContract, Encoder
+from timm.models.convnext import ConvNeXt
+
+from sparse import SparseConvNeXt, block_depthwise
+
+
+@pytest.fixture(autouse=True)
+def _no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_depthwise, "load_kernels", lambda dtype: None)
+
+
+class TestNativeWithoutCompiler(BackendContract):
+    def build(self, dense: ConvNeXt, *, patch_size: int, grn_scope: str) -> Encoder:
+        return SparseConvNeXt(dense, backend="native", grn_scope=grn_scope, patch_size=patch_size)
