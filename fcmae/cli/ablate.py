@@ -1,0 +1,25 @@
+"""`fcmae ablate`: a grid of pretraining runs, each evaluated in the same way, and their report."""
+
+from __future__ import annotations
+
+SUMMARY = "pretrain over a grid of settings and seeds, evaluate, and write a report"
+
+
+def run(arguments: list[str]) -> int:
+    """Run what is left of the ablation, write its report, and return the exit status."""
+    from fcmae.ablation.config import parse_ablation
+
+    ablation = parse_ablation(arguments)
+
+    from fcmae.ablation.runner import Runner
+    from fcmae.report.writing import write_ablation_report
+
+    status = Runner(ablation, say=_say).run()
+
+    for path in write_ablation_report(ablation.run.dir):
+        print(path)
+    return status
+
+
+def _say(sentence: str) -> None:
+    print(f"fcmae: {sentence}", flush=True)

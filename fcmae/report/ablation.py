@@ -1,0 +1,343 @@
+"""The report of an ablation, built from the folders of its cells."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fcmae.ablation.evaluation import PICTURES_FILE
+from fcmae.machine import hardware
+from fcmae.pictures import NORMALIZED_NOTE, PLAIN_NOTE
+from fcmae.report import figures
+from fcmae.report.document import (
+    Block,
+    Bullets,
+    Details,
+    Document,
+    Picture,
+    Section,
+    Table,
+    Text,
+)
+from fcmae.report.health import LOSS, curve, health_blocks
+from fcmae.report.records import (
+    LABEL_FREE,
+    RATIO,
+    AblationRecord,
+    Key,
+    Record,
+    common_settings,
+)
+from fcmae.report.statistics import differences, means
+from fcmae.report.verdicts import (
+    decimals_of,
+    failures,
+    mean_of,
+    name_of,
+    sentences,
+)
+
+AXIS_RATIO = "effective mask ratio (share of patches hidden in fact)"
+
+
+def ablation_document(found: AblationRecord) -> Document:
+    """Return the whole report of an ablation, finished or not."""
+    everything = [*found.records, *found.baselines]
+    done = [record for record in found.records if record.state == "done"]
+    varied = ", ".join(name for name, _ in found.default) or "nothing but the seed"
+    lead = (
+        f"{len(found.records)} pretraining runs: {varied}, {len(found.seeds)} seeds; "
+        f"{len(done)} of them done. Scored on {len(found.split.test)} held-out images."
+    )
+    return Document(
+        f"Ablation: {varied}",
+        lead,
+        [
+            Section("In short", [Bullets(sentences(found))] if done else []),
+            Section("Failed or not finished", _failed(everything)),
+            Section("Scores", _scores(found)),
+            Section("Every setting", _table(found) if done else []),
+            Section("Scores against cost", _cost(found)),
+            Section("Loss", _losses(found)),
+            Section("Reconstructions of held-out images", _reconstructions(found)),
+            Section("Health without labels", health_blocks(_first_seed_curves(found), done)),
+            Section("How to read this", [Bullets(_notes(found))]),
+            Section("Settings, versions, hardware", _settings(found, everything)),
+        ],
+    )
+
+
+def ablation_csv(found: AblationRecord) -> str:
+    """Return one line per cell, the untrained ones, too."""
+    measures = found.measures
+    names = [name for name, _ in found.default]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    header = ["cell", "kind", "state", *names, "train.seed", "effective_mask_ratio", *measures]
+    writer.writerow([*header, "step_milliseconds", "seconds", "flops", "failure"])
+    for record in [*found.records, *found.baselines]:
+        is_scratch = record.cell.is_scratch
+        writer.writerow(
+            [record.cell.name, "untrained" if is_scratch else "pretrained", record.state]
+            + [record.cell.settings.get(name, "") for name in names]
+            + [record.cell.seed, "" if is_scratch else round(found.effective_ratio(record.key), 6)]
+            + [_plain(record.measures.get(measure)) for measure in measures]
+            + [_plain(record.step_milliseconds), _plain(record.seconds)]
+            + [_plain(record.result.get("flops")), record.failure]
+        )
+    return stream.getvalue()
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _failed(records: Sequence[Record]) -> list[Block]:
+    lines = failures(records)
+    return [Bullets(lines)] if lines else []
+
+
+def _axis(found: AblationRecord) -> tuple[str, dict[Key, float | str], dict[Key, str]]:
+    """Return the title of the horizontal axis, the place of each setting on it, and its series."""
+    names = [name for name, _ in found.default]
+    numeric = [name for name in names if all(_is_number(dict(key)[name]) for key in found.keys)]
+    chosen = RATIO if RATIO in names else (numeric or names or [""])[0]
+    places: dict[Key, float | str] = {}
+    series: dict[Key, str] = {}
+    for key in found.keys:
+        value = dict(key).get(chosen, "")
+        is_ratio = chosen == RATIO
+        place = found.effective_ratio(key) if is_ratio else value
+        places[key] = place if is_ratio or chosen in numeric else str(place)
+        others = tuple(pair for pair in key if pair[0] != chosen)
+        series[key] = found.title(others) if others else ""
+    return AXIS_RATIO if chosen == RATIO else chosen or "setting", places, series
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _scores(found: AblationRecord) -> list[Block]:
+    x_name, places, series = _axis(found)
+    blocks: list[Block] = []
+    for measure in found.measures:
+        tables: dict[str, dict[float | str, dict[int, float]]] = {}
+        for key, values in found.table(measure).items():
+            tables.setdefault(series[key], {})[places[key]] = values
+        ordered = {
+            name: dict(sorted(t.items(), key=lambda item: item[0])) if _sorts(t) else t
+            for name, t in tables.items()
+        }
+        baselines = means(
+            {key: values for key, values in found.baseline_table(measure).items() if values}
+        )
+        baseline = next(iter(baselines.values())) if len(baselines) == 1 else None
+        is_score = measure not in LABEL_FREE
+        y_name = f"{measure}, balanced accuracy in %" if is_score else measure
+        data = figures.draw_means(ordered, x_name=x_name, y_name=y_name, baseline=baseline)
+        caption = (
+            f"{name_of(measure)} against {x_name}: mean over {len(found.seeds)} seeds with its "
+            "95 % confidence interval, and every seed as a dot."
+        )
+        blocks.append(Picture(f"{_file_name(measure)}.svg", data, caption))
+    return blocks
+
+
+def _sorts(table: dict[float | str, Any]) -> bool:
+    return all(_is_number(x) for x in table)
+
+
+def _file_name(measure: str) -> str:
+    return measure.replace("/", "-").replace(".", "-")
+
+
+def _table(found: AblationRecord) -> list[Block]:
+    measures = found.measures
+    scores = {measure: means(found.table(measure)) for measure in measures}
+    gaps = {measure: differences(found.table(measure), found.default) for measure in measures}
+    header = ["setting", "hidden in fact", "seeds done"]
+    for measure in measures:
+        header += [f"{_short(measure)}", f"{_short(measure)}: difference", "beyond noise"]
+    header += ["ms per step", "seconds", "PFLOP"]
+    rows, emphasized = [], set()
+    for key in found.keys:
+        of_key = [record for record in found.records if record.key == key]
+        done = [record for record in of_key if record.state == "done"]
+        row = [found.title(key), f"{found.effective_ratio(key):.3f}", f"{len(done)}/{len(of_key)}"]
+        for measure in measures:
+            mean, gap = scores[measure].get(key), gaps[measure].get(key)
+            decimals = decimals_of(measure)
+            row.append(mean.text(decimals) if mean else "-")
+            row.append("default" if key == found.default else gap.text(decimals) if gap else "-")
+            row.append("-" if gap is None else "yes" if gap.exceeds_noise else "no")
+        row += [
+            _shown(mean_of([record.step_milliseconds for record in done])),
+            _shown(mean_of([record.seconds for record in done])),
+            _shown(_peta(mean_of([record.result.get("flops") for record in done])), 3),
+        ]
+        if key == found.default:
+            emphasized.add(len(rows))
+        rows.append(row)
+    for key in dict.fromkeys(record.key for record in found.baselines):
+        of_key = [record for record in found.baselines if record.key == key]
+        done = [record for record in of_key if record.state == "done"]
+        name = "untrained" + (f", {found.title(key)}" if key else "")
+        row = [name, "-", f"{len(done)}/{len(of_key)}"]
+        for measure in measures:
+            mean = means(found.baseline_table(measure)).get(key)
+            row += [mean.text(decimals_of(measure)) if mean else "-", "-", "-"]
+        rows.append([*row, "-", "-", "-"])
+    return [Table(header, rows, frozenset(emphasized))]
+
+
+def _short(measure: str) -> str:
+    return measure.rpartition("/")[2].replace("_", " ")
+
+
+def _peta(flops: float | None) -> float | None:
+    return None if flops is None else flops / 1e15
+
+
+def _shown(value: float | None, digits: int | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{digits}g}" if digits else f"{value:.0f}"
+
+
+def _cost(found: AblationRecord) -> list[Block]:
+    blocks: list[Block] = []
+    for measure in [name for name in found.measures if name not in LABEL_FREE]:
+        for unit, name in (("seconds", "seconds of training"), ("PFLOP", "counted PFLOP")):
+            points: dict[str, list[tuple[float, float]]] = {}
+            for record in found.records:
+                flops = _peta(record.result.get("flops"))
+                cost = record.seconds if unit == "seconds" else flops
+                if cost is not None and measure in record.measures:
+                    pair = (cost, record.measures[measure])
+                    points.setdefault(found.title(record.key), []).append(pair)
+            if points:
+                y_name = f"{measure}, balanced accuracy in %"
+                data = figures.draw_cost(points, x_name=name, y_name=y_name)
+                caption = f"{measure} against {name}; a point is a seed."
+                blocks.append(Picture(f"{_file_name(measure)}-{unit.lower()}.svg", data, caption))
+    return blocks
+
+
+def _first_seed_curves(found: AblationRecord) -> dict[str, list[Record]]:
+    grouped: dict[str, list[Record]] = {}
+    for record in found.records:
+        if record.lines:
+            grouped.setdefault(found.title(record.key), []).append(record)
+    return grouped
+
+
+def _losses(found: AblationRecord) -> list[Block]:
+    grouped = _first_seed_curves(found)
+    curves = {
+        name: [curve(record.lines, "loss") for record in records]
+        for name, records in grouped.items()
+    }
+    if not curves:
+        return []
+    configs = [record.cell.config for record in found.records]
+    is_normalized = {config.loss.normalize_targets for config in configs}
+    level = (1.0, "each patch's mean") if is_normalized == {True} else None
+    data = figures.draw_lines(curves, y_name="training loss at hidden patches", level=level)
+    caption = "Training loss of every cell; line styles are seeds."
+    if len({config.mask.ratio for config in configs}) > 1 or len(is_normalized) > 1:
+        caption += (
+            " Losses of different settings answer different questions: a higher mask ratio makes "
+            "the task harder, not the encoder worse."
+        )
+    blocks: list[Block] = [Picture("loss.svg", data, caption)]
+    held_out = {
+        name: [curve(record.lines, LOSS) for record in records] for name, records in grouped.items()
+    }
+    if any(steps for seeds in held_out.values() for steps, _ in seeds):
+        data = figures.draw_lines(held_out, y_name="held-out loss", level=level)
+        blocks.append(
+            Picture("held-out-loss.svg", data, "Loss on held-out images, at each cell's own ratio.")
+        )
+    return blocks
+
+
+def _reconstructions(found: AblationRecord) -> list[Block]:
+    """Return strips of the same held-out images: as they are, then per setting what was seen."""
+    blocks: list[Block] = []
+    notes = set()
+    for key in found.keys:
+        paths = [
+            record.cell.folder / PICTURES_FILE
+            for record in found.records
+            if record.key == key and (record.cell.folder / PICTURES_FILE).exists()
+        ]
+        if not paths:
+            continue
+        with np.load(paths[0]) as arrays:
+            if not blocks:
+                strip = figures.image_strip(arrays["original"])
+                blocks.append(Picture("held-out.png", strip, "The images as they are."))
+                blocks.append(Text(""))
+            for name, what in (("seen", "what the encoder sees"), ("pasted", "reconstruction")):
+                strip = figures.image_strip(arrays[name])
+                number = found.keys.index(key)
+                caption = f"{found.title(key)}: {what}."
+                blocks.append(Picture(f"held-out-{number}-{name}.png", strip, caption))
+        notes.add(found.records[0].cell.config.loss.normalize_targets)
+    if blocks:
+        note = NORMALIZED_NOTE if True in notes else PLAIN_NOTE
+        seed = found.seeds[0]
+        blocks.append(Text(f"Seed {seed}; no cell was trained on these images. {note}"))
+    return [block for block in blocks if block != Text("")]
+
+
+def _notes(found: AblationRecord) -> list[str]:
+    labels = found.ablation.evaluate.labels
+    seen = (
+        f"all {len(found.split.train)} training images"
+        if labels is None
+        else f"{labels} of {len(found.split.train)} training images, "
+        f"{found.ablation.evaluate.draws} draws, the same for every cell"
+    )
+    notes = []
+    if found.split.test.labels is not None and found.ablation.evaluate.methods:
+        chance = 100 / len(found.split.test.classes or (1,))
+        notes.append(
+            "Scores are balanced accuracies of frozen features on "
+            f"{len(found.split.test)} held-out images (chance {chance:.0f} %); classifiers see the "
+            f"labels of {seen}."
+        )
+    notes += [
+        "Seeds are paired: a seed gives every setting the same initial weights (where the shapes "
+        "are the same), order of images and crops; labels and held-out images are the same for "
+        "all cells.",
+        "A difference is the mean over the seeds of (setting minus default). Its interval, 95 % "
+        "for all comparisons together, takes the noise from all settings at once (what is left "
+        "after the effects of setting and seed) and assumes that it is the same for all of them.",
+        "Intervals of means take the spread between seeds, pooled over the settings. They say "
+        "nothing about other images or other lengths of training.",
+        "Seconds are those of training steps alone, at the median measured rate; "
+        f"{found.ablation.run.jobs} cells at a time shared the machine. PFLOP counts convolutions "
+        "and matrix products of forward and backward passes (10^15).",
+    ]
+    return notes
+
+
+def _settings(found: AblationRecord, records: Sequence[Record]) -> list[Block]:
+    machines = {record.result["hardware"] for record in records if "hardware" in record.result}
+    software = {record.result["versions"] for record in records if "versions" in record.result}
+    rows = [["hardware", "; ".join(sorted(machines)) or f"{hardware()} (of this report)"]]
+    rows += [["versions", "; ".join(sorted(software)) or "no cell is done"]]
+    threads = {record.result["threads"] for record in records if "threads" in record.result}
+    rows += [["CPU threads per cell", ", ".join(map(str, sorted(threads))) or "-"]]
+    rows += [[name, str(values)] for name, values in found.ablation.grid.items()]
+    shared = [[name, str(value)] for name, value in common_settings(found.records).items()]
+    return [
+        Table(["what", "value"], rows),
+        Details("All settings that the cells share", Table(["setting", "value"], shared)),
+    ]

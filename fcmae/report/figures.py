@@ -1,0 +1,172 @@
+"""The figures of a report: vector pictures by matplotlib, pictures of images by Pillow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fcmae.report.statistics import Mean, means
+
+SIZE = (4.8, 3.3)  # inches; read at the width of a phone, too
+STYLE = {"font.size": 10, "svg.hashsalt": "fcmae", "axes.grid": True, "grid.alpha": 0.3}
+BASELINE = "#8a4b08"
+GAP_PX = 4
+LARGEST_SIDE_PX = 160  # of one image in a strip
+
+
+def colours(count: int) -> list[Any]:
+    """Return colours from dark to bright that read on white."""
+    return [mpl.colormaps["viridis"](place) for place in np.linspace(0.0, 0.82, max(count, 1))]
+
+
+def draw_means(
+    tables: Mapping[str, Mapping[float | str, Mapping[int, float]]],
+    *,
+    x_name: str,
+    y_name: str,
+    baseline: Mean | None = None,
+) -> bytes:
+    """Return an SVG of means with intervals, and the single seeds as points.
+
+    Args:
+        tables: {series: {x: {seed: value}}}; texts as x are categories.
+        x_name, y_name: titles of the axes.
+        baseline: a horizontal line with a band, or None.
+    """
+    figure, axes = _new()
+    order = list(dict.fromkeys(x for table in tables.values() for x in table))
+    is_category = any(isinstance(x, str) for x in order)
+    places = {x: float(index) if is_category else float(x) for index, x in enumerate(order)}
+    spread = 0.06 if is_category else 0.004 * (max(places.values()) - min(places.values()) or 1)
+    for number, (colour, (name, table)) in enumerate(
+        zip(colours(len(tables)), tables.items(), strict=True)
+    ):
+        shift = spread * (number - (len(tables) - 1) / 2)
+        found = means(table)
+        xs = [places[x] + shift for x in found]
+        ys = [mean.value for mean in found.values()]
+        errors = [mean.half_width or 0.0 for mean in found.values()]
+        line = "" if is_category else "-"
+        axes.errorbar(
+            xs, ys, errors, fmt="o" + line, color=colour, capsize=4, label=name or None, zorder=3
+        )
+        for x, values in table.items():
+            axes.plot(
+                [places[x] + shift + spread / 2] * len(values),
+                list(values.values()),
+                ".",
+                color=colour,
+                alpha=0.45,
+            )
+    if baseline is not None:
+        axes.axhline(baseline.value, color=BASELINE, linestyle="--", label="untrained encoder")
+        if baseline.half_width is not None:
+            low, high = (baseline.value + sign * baseline.half_width for sign in (-1, 1))
+            axes.axhspan(low, high, color=BASELINE, alpha=0.08, linewidth=0)
+    if is_category:
+        is_long = max(map(len, map(str, order))) * len(order) > 40
+        axes.set_xticks(
+            range(len(order)),
+            [str(x) for x in order],
+            rotation=25 if is_long else 0,
+            ha="right" if is_long else "center",
+        )
+        axes.set_xlim(-0.5, len(order) - 0.5)
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(y_name)
+    return _finish(figure, axes)
+
+
+def draw_cost(
+    points: Mapping[str, Sequence[tuple[float, float]]], *, x_name: str, y_name: str
+) -> bytes:
+    """Return an SVG of one point per cell: {setting: (cost, score) of each seed}."""
+    figure, axes = _new()
+    for colour, (name, pairs) in zip(colours(len(points)), points.items(), strict=True):
+        xs, ys = zip(*pairs, strict=True) if pairs else ((), ())
+        axes.plot(xs, ys, "o", color=colour, label=name)
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(y_name)
+    return _finish(figure, axes)
+
+
+def draw_lines(
+    curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]],
+    *,
+    y_name: str,
+    level: tuple[float, str] | None = None,
+) -> bytes:
+    """Return an SVG of curves over the steps: {setting: (steps, values) of each seed}.
+
+    Args:
+        curves: one colour per setting.
+        y_name: title of the vertical axis.
+        level: a horizontal line and its name.
+    """
+    figure, axes = _new()
+    for colour, (name, seeds) in zip(colours(len(curves)), curves.items(), strict=True):
+        for number, (steps, values) in enumerate(seeds):
+            marker = "o" if len(steps) < 3 else None
+            axes.plot(
+                steps,
+                values,
+                color=colour,
+                linewidth=1.3,
+                linestyle=("-", "--", ":", "-.")[number % 4],
+                marker=marker,
+                label=name if number == 0 else None,
+            )
+    if level is not None:
+        axes.axhline(level[0], color="#b03030", linestyle="--", linewidth=1, label=level[1])
+    axes.set_xlabel("step")
+    axes.set_ylabel(y_name)
+    return _finish(figure, axes)
+
+
+def image_strip(images: np.ndarray) -> bytes:
+    """Return a PNG of uint8 images [N, H, W, 3] side by side, white between them."""
+    largest = max(images.shape[1:3])
+    scale = min(1.0, LARGEST_SIDE_PX / largest)
+    size = (round(images.shape[2] * scale), round(images.shape[1] * scale))
+    width = len(images) * (size[0] + GAP_PX) - GAP_PX
+    strip = Image.new("RGB", (width, size[1]), "white")
+    for place, pixels in enumerate(images):
+        picture = Image.fromarray(pixels)
+        picture = picture if scale == 1 else picture.resize(size, Image.Resampling.LANCZOS)
+        strip.paste(picture, (place * (size[0] + GAP_PX), 0))
+    stream = io.BytesIO()
+    strip.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _new() -> tuple[Figure, Axes]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure, figure.add_subplot()
+
+
+def _finish(figure: Figure, axes: Axes) -> bytes:
+    """Return the SVG; a legend of many entries goes below the axes."""
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, names = axes.get_legend_handles_labels()
+    if 1 < len(names) <= 3:
+        axes.legend(handles, names, frameon=False, fontsize=8.5)
+    elif len(names) > 3:
+        columns = 2 if max(map(len, names)) > 14 else 3
+        figure.legend(
+            handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5
+        )
+        figure.set_size_inches(SIZE[0], SIZE[1] + 0.22 * -(-len(names) // columns))
+    stream = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return stream.getvalue()

@@ -1,0 +1,46 @@
+"""The label-free health of runs, where their logs have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fcmae.health.verdict import verdict
+from fcmae.report import figures
+from fcmae.report.document import Block, Bullets, Picture
+from fcmae.report.records import Record
+
+LOSS = "health/loss"
+PANEL_FILE = "health.png"
+SHOWN = {
+    "health/rank_me": "RankMe of held-out features",
+    "health/diversity_stage_3": "feature diversity, last stage",
+}
+
+
+def curve(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Return steps and values of one number in metrics.jsonl."""
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    return [float(step) for step, _ in points], [float(value) for _, value in points]
+
+
+def health_blocks(grouped: Mapping[str, Sequence[Record]], done: Sequence[Record]) -> list[Block]:
+    """Return curves of the measures of all cells and every finished cell's verdict."""
+    blocks: list[Block] = []
+    for name, title in SHOWN.items():
+        curves = {
+            setting: [curve(record.lines, name) for record in records]
+            for setting, records in grouped.items()
+        }
+        if any(steps for seeds in curves.values() for steps, _ in seeds):
+            data = figures.draw_lines(curves, y_name=title)
+            file = name.replace("/", "-") + "-curve.svg"
+            caption = f"{title} over the training; line styles are seeds."
+            blocks.append(Picture(file, data, caption))
+    if blocks:
+        lines = [
+            f"{record.cell.title}: {verdict(record.lines, int(record.result['steps']))}"
+            for record in done
+        ]
+        blocks.append(Bullets(lines))
+    return blocks

@@ -1,0 +1,169 @@
+"""The report of a single pretraining run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from fcmae.configuration import to_plain
+from fcmae.cost import flops_per_image, seconds_per_image
+from fcmae.health.verdict import verdict
+from fcmae.machine import hardware, versions
+from fcmae.metrics import read_metrics
+from fcmae.report import figures
+from fcmae.report.document import (
+    Block,
+    Bullets,
+    Details,
+    Document,
+    Picture,
+    Section,
+    Table,
+    Text,
+)
+from fcmae.report.health import LOSS, PANEL_FILE, curve
+from fcmae.report.records import effective_ratio_of
+from fcmae.run_folder import RunFolder
+from fcmae.run_model import load_run_config
+
+
+def run_document(folder: Path | str) -> Document:
+    """Return the whole report of a run, finished or not.
+
+    Raises:
+        ConfigError: no folder of a pretraining run.
+    """
+    config = load_run_config(folder)
+    run = RunFolder(folder)
+    lines = read_metrics(run.metrics)
+    steps = max((int(line["step"]) for line in lines), default=0)
+    ratio = effective_ratio_of(config)
+    state = "finished" if run.finished.exists() else "not finished"
+    lead = (
+        f"{config.model.name}, {steps} steps, {state}; {ratio:.3f} of the patches hidden "
+        f"(mask.ratio {config.mask.ratio:g})."
+    )
+    plain = to_plain(config)
+    settings = [
+        [f"{section}.{name}", str(value)]
+        for section, values in plain.items()
+        for name, value in values.items()
+    ]
+    return Document(
+        f"Pretraining: {run.path.resolve().name}",
+        lead,
+        [
+            Section("In short", [Bullets(_in_short(config, lines, steps))] if lines else []),
+            Section("Loss", _loss(config, lines)),
+            Section("Health without labels", _health(run, lines, steps)),
+            Section("Scores of the frozen encoder", _scores(run)),
+            Section("Reconstructions", _reconstructions(run)),
+            Section(
+                "Settings, versions, hardware",
+                [
+                    Text(f"This report was written on: {hardware()}; {versions()}."),
+                    Details("All settings", Table(["setting", "value"], settings)),
+                ],
+            ),
+        ],
+    )
+
+
+def run_csv(folder: Path | str) -> str:
+    """Return metrics.jsonl as a table: one line per line, one column per number."""
+    lines = read_metrics(RunFolder(folder).metrics)
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()
+
+
+def _in_short(config: Any, lines: list[dict[str, Any]], steps: int) -> list[str]:
+    batch = config.train.batch_size * config.train.accumulate
+    flops = flops_per_image(config)
+    said = []
+    losses = curve(lines, "loss")[1]
+    if losses:
+        said.append(f"Training loss {losses[-1]:.4f} at the end, {losses[0]:.4f} at the start.")
+    if config.loss.normalize_targets:
+        said.append("A loss of 1.0 is that of predicting each hidden patch's mean.")
+    if curve(lines, LOSS)[1]:
+        said.append(f"Held-out loss: {verdict(lines, config.train.steps or steps)}")
+    per_image = seconds_per_image(lines)
+    if per_image is not None:
+        said.append(
+            f"{1000 * per_image * batch:.0f} ms per step of {batch} images, "
+            f"{per_image * batch * steps:.0f} s of training in all."
+        )
+    said.append(
+        f"{flops / 1e9:.2f} GFLOP per image, {flops * batch * steps / 1e15:.3g} PFLOP in all "
+        "(convolutions and matrix products, forward and backward)."
+    )
+    return said
+
+
+def _loss(config: Any, lines: list[dict[str, Any]]) -> list[Block]:
+    curves = {
+        name: [curve(lines, key)]
+        for name, key in (("training", "loss"), ("held out", LOSS))
+        if curve(lines, key)[0]
+    }
+    if not curves:
+        return []
+    level = (1.0, "each patch's mean") if config.loss.normalize_targets else None
+    data = figures.draw_lines(curves, y_name="loss at hidden patches", level=level)
+    return [Picture("loss.svg", data, "Loss over the steps.")]
+
+
+def _health(run: RunFolder, lines: list[dict[str, Any]], steps: int) -> list[Block]:
+    panel = run.path / PANEL_FILE
+    blocks: list[Block] = []
+    if panel.is_file():
+        caption = "Losses to beat, rank, diversity, dead and saturated channels, GRN weights."
+        blocks.append(Picture(PANEL_FILE, panel.read_bytes(), caption, is_wide=True))
+    last = [line for line in lines if any(name.startswith("health/") for name in line)]
+    if last:
+        rows = [
+            [name, f"{value:.4g}"]
+            for name, value in sorted({k: v for line in last for k, v in line.items()}.items())
+            if name.startswith("health/") and isinstance(value, (int, float))
+        ]
+        blocks.append(Details("The last value of every measure", Table(["measure", "value"], rows)))
+    return blocks
+
+
+def _scores(run: RunFolder) -> list[Block]:
+    path = run.path / "scores.txt"
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace").strip().split("\n")
+    header, *rest = text
+    names = header.split()
+    rows, notes = [], []
+    for line in rest:
+        cells = line.replace(" +- ", "+-").split("  ")
+        parts = [cell.strip().replace("+-", " +- ") for cell in cells if cell.strip()]
+        if len(parts) == len(names) + 1 and not notes:
+            rows.append(parts)
+        else:
+            notes.append(line)
+    return [Table(["features", *names], rows), Bullets(notes)] if rows else [Bullets(text)]
+
+
+def _reconstructions(run: RunFolder) -> list[Block]:
+    pictures = sorted(run.reconstructions.glob("step-*.png"))
+    chosen = [pictures[0], pictures[-1]] if len(pictures) > 1 else pictures
+    return [
+        Picture(
+            path.name,
+            path.read_bytes(),
+            f"Fixed images after {int(path.stem[5:])} steps: original, what the encoder sees, "
+            "prediction, pasted into the original.",
+            is_wide=True,
+        )
+        for path in chosen
+    ]

@@ -1,0 +1,138 @@
+"""What seeds allow to say: intervals of means and of paired differences, by scipy.
+
+The noise is estimated from all settings together, so that two seeds of five settings say more
+than two values; it is taken to be the same for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+Setting = TypeVar("Setting", bound=Hashable)
+# {setting: {seed: value}}; a failed cell has no value
+Table = Mapping[Setting, Mapping[int, float]]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean over seeds.
+
+    Attributes:
+        value: the mean.
+        half_width: of its 95 % confidence interval; None when no seed repeats a setting.
+        count: seeds.
+    """
+
+    value: float
+    half_width: float | None
+    count: int
+
+    def text(self, decimals: int = 1) -> str:
+        """Return mean +- half width."""
+        if self.half_width is None:
+            return f"{self.value:.{decimals}f}"
+        return f"{self.value:.{decimals}f} +- {self.half_width:.{decimals}f}"
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much a setting exceeds the default, seed by seed.
+
+    Attributes:
+        value: mean over the seeds that both have.
+        half_width: of its 95 % confidence interval, for all comparisons together; None when there
+            is no noise to see.
+        count: seeds.
+    """
+
+    value: float
+    half_width: float | None
+    count: int
+
+    @property
+    def exceeds_noise(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.half_width is not None and abs(self.value) > self.half_width
+
+    def text(self, decimals: int = 1) -> str:
+        """Return the signed difference +- half width."""
+        if self.half_width is None:
+            return f"{self.value:+.{decimals}f}"
+        return f"{self.value:+.{decimals}f} +- {self.half_width:.{decimals}f}"
+
+
+def means(table: Table[Setting]) -> dict[Setting, Mean]:
+    """Return the mean of each setting, with an interval of Student's t.
+
+    The variance between seeds is pooled over the settings (as in one-way analysis of variance);
+    with a single setting this is the usual interval.
+    """
+    groups = {setting: list(values.values()) for setting, values in table.items() if values}
+    freedom = sum(len(group) - 1 for group in groups.values())
+    deviation = None
+    if freedom:
+        squares = sum(float(np.var(group)) * len(group) for group in groups.values())
+        deviation = math.sqrt(squares / freedom)
+    return {
+        setting: Mean(
+            float(np.mean(group)),
+            None if deviation is None else _quantile(freedom) * deviation / math.sqrt(len(group)),
+            len(group),
+        )
+        for setting, group in groups.items()
+    }
+
+
+def differences(table: Table[Setting], default: Setting) -> dict[Setting, PairedDifference]:
+    """Return each other setting's paired difference to `default`.
+
+    What is left after the effects of setting and seed is noise (randomised blocks: two-way
+    analysis of variance without interaction). With two settings this is the paired t interval.
+    The confidence holds for all differences together (Bonferroni).
+    """
+    others = [setting for setting in table if setting != default]
+    noise, freedom = _residual_noise(table)
+    found = {}
+    for setting in others:
+        seeds = sorted(set(table[setting]) & set(table.get(default, {})))
+        if not seeds:
+            continue
+        gaps = [table[setting][seed] - table[default][seed] for seed in seeds]
+        half_width = None
+        if freedom:
+            error = noise * math.sqrt(2 / len(seeds))
+            half_width = _quantile(freedom, len(others)) * error
+        found[setting] = PairedDifference(float(np.mean(gaps)), half_width, len(seeds))
+    return found
+
+
+def _residual_noise(table: Table[Setting]) -> tuple[float, int]:
+    """Return the standard deviation of one value beside setting and seed, and its freedom."""
+    settings = [setting for setting in table if table[setting]]
+    seeds = sorted({seed for values in table.values() for seed in values})
+    rows, values = [], []
+    for place, setting in enumerate(settings):
+        for seed, value in table[setting].items():
+            row = np.zeros(len(settings) + len(seeds))
+            row[place] = row[len(settings) + seeds.index(seed)] = 1
+            rows.append(row)
+            values.append(value)
+    if not rows:
+        return 0.0, 0
+    design, observed = np.array(rows), np.array(values)
+    solution, _, rank, _ = np.linalg.lstsq(design, observed, rcond=None)
+    freedom = len(values) - int(rank)
+    residual = observed - design @ solution
+    return (math.sqrt(float(residual @ residual) / freedom), freedom) if freedom else (0.0, 0)
+
+
+def _quantile(freedom: int, comparisons: int = 1) -> float:
+    return float(stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * comparisons), freedom))

@@ -1,0 +1,75 @@
+"""Writes reports: report.html, report.md with its pictures, report.csv."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from fcmae.durable import write_atomically, write_text
+from fcmae.errors import ConfigError
+from fcmae.report.document import Document
+from fcmae.report.html import to_html
+from fcmae.report.markdown import PICTURE_FOLDER, pictures_of, to_markdown
+from fcmae.run_folder import RunFolder
+
+
+def write_report(folder: Path | str, output: Path | str | None = None) -> list[Path]:
+    """Write the report of a run or of an ablation, whichever the folder holds.
+
+    Args:
+        folder: of the run or the ablation.
+        output: where the report goes; None writes it into `folder`.
+
+    Returns:
+        The files: HTML, Markdown, CSV.
+
+    Raises:
+        ConfigError: no run and no ablation, or a folder that cannot be written.
+    """
+    if is_ablation(folder):
+        return write_ablation_report(folder, output)
+    from fcmae.report.run import run_csv, run_document
+
+    return _write(run_document(folder), run_csv(folder), Path(output or folder))
+
+
+def write_ablation_report(folder: Path | str, output: Path | str | None = None) -> list[Path]:
+    """Write the report of an ablation; see `write_report`."""
+    from fcmae.report.ablation import ablation_csv, ablation_document
+    from fcmae.report.records import read_ablation_record
+
+    found = read_ablation_record(folder)
+    return _write(ablation_document(found), ablation_csv(found), Path(output or folder))
+
+
+def is_ablation(folder: Path | str) -> bool:
+    """Whether the folder's settings are those of an ablation."""
+    path = RunFolder(folder).config
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return False
+    return isinstance(plain, dict) and "grid" in plain
+
+
+def _write(document: Document, table: str, folder: Path) -> list[Path]:
+    paths = [folder / f"report.{suffix}" for suffix in ("html", "md", "csv")]
+    pictures = folder / PICTURE_FOLDER
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+        for picture in pictures_of(document):
+            write_atomically(
+                pictures / picture.name,
+                lambda partial, data=picture.data: partial.write_bytes(data),  # type: ignore[misc]
+            )
+        for path, text in zip(
+            paths, (to_html(document), to_markdown(document), table), strict=True
+        ):
+            write_text(path, text)
+    except OSError as error:
+        raise ConfigError(
+            f"report: {folder} cannot be written ({error.strerror}); name another folder with "
+            "--output."
+        ) from error
+    return paths
