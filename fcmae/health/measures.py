@@ -74,7 +74,8 @@ class ChannelRanges:
         not dead, and its standard deviation over images and positions is below 5 % of its mean
         magnitude.
         """
-        assert self._largest is not None and self._sums is not None
+        assert self._largest is not None
+        assert self._sums is not None
         is_dead = self._largest <= DEAD_SHARE * self._largest.median()
         mean, mean_square, magnitude = self._sums / self._count
         spread = (mean_square - mean.square()).clamp_min(0).sqrt()

@@ -56,13 +56,14 @@ def draw_health(lines: Lines, total_steps: int, path: Path) -> None:
     _draw_group(norms, checks, "health/grn_beta_stage_", "beta, stage ", style=":")
     if norms.lines:
         _finish(norms, "L2 norms of GRN's weights", "norm", columns=2)
+        norms.set_ylim(0, max(0.01, 1.5 * norms.get_ylim()[1]))  # room for the legend
     else:
         norms.set_axis_off()
         norms.text(0.5, 0.5, "this encoder has no GRN", ha="center", color="0.4")
     for drawn in axes.flat:
         drawn.set_xlim(-0.02 * total_steps, 1.02 * total_steps)
     says = f"Held-out loss: {verdict(lines, total_steps)}"
-    figure.suptitle(textwrap.fill(says, 130), fontsize=10)
+    figure.suptitle(textwrap.fill(says, 120), fontsize=10)
     save_figure(figure, path)
 
 

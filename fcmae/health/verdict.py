@@ -10,6 +10,8 @@ from scipy import stats
 LOSS = "health/loss"
 LAST_CHECKS = 3  # points of the line
 WORTH_GOING_ON = 0.005  # relative fall of the held-out loss per tenth of the run
+PATCH_MEAN = "health/loss_patch_mean"
+NOTHING_LEARNED = 0.98  # of the loss of predicting each patch's mean
 
 
 def verdict(lines: Sequence[Mapping[str, Any]], total_steps: int) -> str:
@@ -17,7 +19,8 @@ def verdict(lines: Sequence[Mapping[str, Any]], total_steps: int) -> str:
 
     The rule: a straight line through the last three checks, the one of the untrained model left
     out. The run is improving when the line falls by 0.5 % of the present loss or more per tenth
-    of the run's steps, and getting worse when it rises by as much.
+    of the run's steps, and getting worse when it rises by as much. A loss above 98 % of that of
+    predicting each patch's mean, and not falling, means that nothing was learned yet.
 
     Args:
         lines: of metrics.jsonl.
@@ -43,6 +46,12 @@ def verdict(lines: Sequence[Mapping[str, Any]], total_steps: int) -> str:
     )
     if fall <= -WORTH_GOING_ON:
         return f"getting worse: the model begins to learn its training images by heart ({rule})."
+    to_beat = [line[PATCH_MEAN] for line in lines if line.get(PATCH_MEAN) is not None]
+    if fall < WORTH_GOING_ON and to_beat and losses[-1] > NOTHING_LEARNED * to_beat[0]:
+        return (
+            f"nothing learned yet: it is {losses[-1]:.3f}, and predicting each hidden patch's mean "
+            f"has {to_beat[0]:.3f} ({rule})."
+        )
     if fall < WORTH_GOING_ON:
         return f"no longer improving ({rule})."
     if points[-1][0] >= total_steps:

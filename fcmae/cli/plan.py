@@ -1,0 +1,23 @@
+"""`fcmae plan`: what a pretraining will take on this machine, before it is started."""
+
+from __future__ import annotations
+
+import sys
+
+SUMMARY = "measure the time and memory that a pretraining will take, and advise"
+
+
+def run(arguments: list[str]) -> None:
+    """Take the settings of `fcmae pretrain`, measure some steps, and print the plan."""
+    from fcmae.config import PretrainConfig
+    from fcmae.configuration import parse
+
+    config = parse(PretrainConfig, arguments, prog="fcmae plan")
+
+    from fcmae.plan import make_plan, report
+
+    print(report(make_plan(config, say=_say)))
+
+
+def _say(sentence: str) -> None:
+    print(f"fcmae: {sentence}", file=sys.stderr, flush=True)
