@@ -53,8 +53,10 @@ class _OneDnnLinear(torch.autograd.Function):
             grad_rows = _product(grad, weight.t())
         flat, rows = grad.flatten(0, -2), rows.flatten(0, -2)
         if ctx.needs_input_grad[1]:
-            # Fastest with the narrower matrix first: it is the one that is copied.
-            if flat.shape[1] <= rows.shape[1]:
+            # The first operand is copied, so the narrower one goes first, unless turning the result
+            # around costs more, as it does with few rows.
+            num_rows, width = rows.shape
+            if flat.shape[1] <= width or num_rows < flat.shape[1]:
                 grad_weight = _product(flat.t(), rows.t())
             else:
                 grad_weight = _product(rows.t(), flat.t()).t()
