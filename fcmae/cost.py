@@ -25,7 +25,7 @@ def flops_per_image(config: PretrainConfig) -> float:
         model = create_model(config)
         images = torch.zeros(1, model.in_chans, *model.image_size)
         with FlopCounterMode(display=False) as encoder, torch.no_grad():
-            features = model.encoder.forward_features(images)  # type: ignore[operator]
+            features = model.encoder.forward_features(images)
         is_masked = torch.zeros(1, 1, *features.shape[2:], dtype=torch.bool)
         with FlopCounterMode(display=False) as decoder, torch.no_grad():
             model.decoder(features, is_masked)

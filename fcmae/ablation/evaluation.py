@@ -222,6 +222,6 @@ def _draw_pictures(
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
-            np.savez_compressed(file, names=np.array(names), **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, names=np.array(names), **arrays)
 
     write_atomically(path, write)

@@ -189,8 +189,11 @@ def _finetune(
         plain[section] = {**plain.get(section, {}), **values}
     plain["model"]["weights"] = None if is_scratch else config.run.dir
     size = data.image_size
-    defaults = {"image_size": list(size) if isinstance(size, tuple) else size}
-    defaults |= {"mean": list(mean), "std": list(std)}  # type: ignore[dict-item]
+    defaults: Plain = {
+        "image_size": list(size) if isinstance(size, tuple) else size,
+        "mean": list(mean),
+        "std": list(std),
+    }
     plain["data"] = {**defaults, **plain["data"]}
     complete = from_plain(FinetuneConfig, plain, where="finetune")
     if not is_scratch:

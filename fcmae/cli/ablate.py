@@ -15,7 +15,6 @@ def run(arguments: list[str]) -> int:
     from fcmae.report.writing import write_ablation_report
 
     status = Runner(ablation, say=_say).run()
-
     for path in write_ablation_report(ablation.run.dir):
         print(path)
     return status

@@ -32,7 +32,7 @@ from fcmae.report.records import (
     Record,
     common_settings,
 )
-from fcmae.report.statistics import differences, means
+from fcmae.report.statistics import PairedDifference, differences, means
 from fcmae.report.verdicts import (
     decimals_of,
     failures,
@@ -59,12 +59,12 @@ def ablation_document(found: AblationRecord) -> Document:
         [
             Section("In short", [Bullets(sentences(found))] if done else []),
             Section("Failed or not finished", _failed(everything)),
-            Section("Scores", _scores(found)),
-            Section("Every setting", _table(found) if done else []),
+            Section("Scores", _against_setting(found, _scores_of(found))),
+            Section("Every setting", _table(found, _scores_of(found), has_cost=True)),
             Section("Scores against cost", _cost(found)),
             Section("Loss", _losses(found)),
             Section("Reconstructions of held-out images", _reconstructions(found)),
-            Section("Health without labels", health_blocks(_first_seed_curves(found), done)),
+            Section("Health without labels", _health(found, done)),
             Section("How to read this", [Bullets(_notes(found))]),
             Section("Settings, versions, hardware", _settings(found, everything)),
         ],
@@ -122,10 +122,21 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _scores(found: AblationRecord) -> list[Block]:
+def _scores_of(found: AblationRecord) -> list[str]:
+    return [name for name in found.measures if name not in LABEL_FREE]
+
+
+def _health(found: AblationRecord, done: Sequence[Record]) -> list[Block]:
+    measures = [name for name in found.measures if name in LABEL_FREE]
+    blocks = [*_against_setting(found, measures), *health_blocks(_curves(found), done)]
+    return [*blocks, *_table(found, measures, has_cost=False)] if measures else blocks
+
+
+def _against_setting(found: AblationRecord, measures: Sequence[str]) -> list[Block]:
+    """Return a figure for each measure: its means against what the grid varies."""
     x_name, places, series = _axis(found)
     blocks: list[Block] = []
-    for measure in found.measures:
+    for measure in measures:
         tables: dict[str, dict[float | str, dict[int, float]]] = {}
         for key, values in found.table(measure).items():
             tables.setdefault(series[key], {})[places[key]] = values
@@ -133,12 +144,10 @@ def _scores(found: AblationRecord) -> list[Block]:
             name: dict(sorted(t.items(), key=lambda item: item[0])) if _sorts(t) else t
             for name, t in tables.items()
         }
-        baselines = means(
-            {key: values for key, values in found.baseline_table(measure).items() if values}
-        )
-        baseline = next(iter(baselines.values())) if len(baselines) == 1 else None
+        baselines = means(found.baseline_table(measure))
+        baseline = next(iter(baselines.values())).value if len(baselines) == 1 else None
         is_score = measure not in LABEL_FREE
-        y_name = f"{measure}, balanced accuracy in %" if is_score else measure
+        y_name = f"{measure}, balanced accuracy in %" if is_score else _short(measure)
         data = figures.draw_means(ordered, x_name=x_name, y_name=y_name, baseline=baseline)
         caption = (
             f"{name_of(measure)} against {x_name}: mean over {len(found.seeds)} seeds with its "
@@ -156,51 +165,61 @@ def _file_name(measure: str) -> str:
     return measure.replace("/", "-").replace(".", "-")
 
 
-def _table(found: AblationRecord) -> list[Block]:
-    measures = found.measures
+def _table(found: AblationRecord, measures: Sequence[str], *, has_cost: bool) -> list[Block]:
+    """Return one row per setting, then one per untrained encoder."""
     scores = {measure: means(found.table(measure)) for measure in measures}
     gaps = {measure: differences(found.table(measure), found.default) for measure in measures}
-    header = ["setting", "hidden in fact", "seeds done"]
+    header = ["setting", "seeds done"]
     for measure in measures:
-        header += [f"{_short(measure)}", f"{_short(measure)}: difference", "beyond noise"]
-    header += ["ms per step", "seconds", "PFLOP"]
-    rows, emphasized = [], set()
+        header += [_short(measure), f"{_short(measure)}: less the default"]
+    scale, unit = _flop_unit(found)
+    header += ["ms per step", "seconds", unit] if has_cost else []
+    rows = []
     for key in found.keys:
         of_key = [record for record in found.records if record.key == key]
         done = [record for record in of_key if record.state == "done"]
-        row = [found.title(key), f"{found.effective_ratio(key):.3f}", f"{len(done)}/{len(of_key)}"]
+        row = [found.title(key), f"{len(done)} of {len(of_key)}"]
         for measure in measures:
             mean, gap = scores[measure].get(key), gaps[measure].get(key)
-            decimals = decimals_of(measure)
-            row.append(mean.text(decimals) if mean else "-")
-            row.append("default" if key == found.default else gap.text(decimals) if gap else "-")
-            row.append("-" if gap is None else "yes" if gap.exceeds_noise else "no")
-        row += [
-            _shown(mean_of([record.step_milliseconds for record in done])),
-            _shown(mean_of([record.seconds for record in done])),
-            _shown(_peta(mean_of([record.result.get("flops") for record in done])), 3),
-        ]
-        if key == found.default:
-            emphasized.add(len(rows))
+            row.append(mean.text(decimals_of(measure)) if mean else "-")
+            row.append("default" if key == found.default else _gap_text(gap, measure))
+        if has_cost:
+            flops = mean_of([record.result.get("flops") for record in done])
+            row += [
+                _shown(mean_of([record.step_milliseconds for record in done])),
+                _shown(mean_of([record.seconds for record in done])),
+                _shown(None if flops is None else flops / scale, 3),
+            ]
         rows.append(row)
-    for key in dict.fromkeys(record.key for record in found.baselines):
+    emphasized = frozenset({found.keys.index(found.default)})
+    for key in dict.fromkeys(record.key for record in found.baselines) if has_cost else ():
         of_key = [record for record in found.baselines if record.key == key]
         done = [record for record in of_key if record.state == "done"]
-        name = "untrained" + (f", {found.title(key)}" if key else "")
-        row = [name, "-", f"{len(done)}/{len(of_key)}"]
+        title = "untrained" + (f", {found.title(key)}" if key else "")
+        row = [title, f"{len(done)} of {len(of_key)}"]
         for measure in measures:
             mean = means(found.baseline_table(measure)).get(key)
-            row += [mean.text(decimals_of(measure)) if mean else "-", "-", "-"]
+            row += [mean.text(decimals_of(measure)) if mean else "-", "-"]
         rows.append([*row, "-", "-", "-"])
-    return [Table(header, rows, frozenset(emphasized))]
+    return [Table(header, rows, emphasized)]
+
+
+def _gap_text(gap: PairedDifference | None, measure: str) -> str:
+    if gap is None:
+        return "-"
+    verdict = "beyond noise" if gap.exceeds_noise else "within noise"
+    return gap.text(decimals_of(measure)) + ("" if gap.half_width is None else f", {verdict}")
+
+
+def _flop_unit(found: AblationRecord) -> tuple[float, str]:
+    """Return the unit in which the largest cell has a readable number."""
+    largest = max((record.result.get("flops", 0.0) for record in found.records), default=0.0)
+    units = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"))
+    return next((pair for pair in units if largest >= pair[0]), (1e9, "GFLOP"))
 
 
 def _short(measure: str) -> str:
     return measure.rpartition("/")[2].replace("_", " ")
-
-
-def _peta(flops: float | None) -> float | None:
-    return None if flops is None else flops / 1e15
 
 
 def _shown(value: float | None, digits: int | None = None) -> str:
@@ -211,12 +230,13 @@ def _shown(value: float | None, digits: int | None = None) -> str:
 
 def _cost(found: AblationRecord) -> list[Block]:
     blocks: list[Block] = []
-    for measure in [name for name in found.measures if name not in LABEL_FREE]:
-        for unit, name in (("seconds", "seconds of training"), ("PFLOP", "counted PFLOP")):
+    scale, unit = _flop_unit(found)
+    for measure in _scores_of(found):
+        for kind, name in (("seconds", "seconds of training"), ("flop", f"counted {unit}")):
             points: dict[str, list[tuple[float, float]]] = {}
             for record in found.records:
-                flops = _peta(record.result.get("flops"))
-                cost = record.seconds if unit == "seconds" else flops
+                cost = record.seconds if kind == "seconds" else record.result.get("flops")
+                cost = cost / scale if cost is not None and kind == "flop" else cost
                 if cost is not None and measure in record.measures:
                     pair = (cost, record.measures[measure])
                     points.setdefault(found.title(record.key), []).append(pair)
@@ -224,11 +244,11 @@ def _cost(found: AblationRecord) -> list[Block]:
                 y_name = f"{measure}, balanced accuracy in %"
                 data = figures.draw_cost(points, x_name=name, y_name=y_name)
                 caption = f"{measure} against {name}; a point is a seed."
-                blocks.append(Picture(f"{_file_name(measure)}-{unit.lower()}.svg", data, caption))
+                blocks.append(Picture(f"{_file_name(measure)}-{kind}.svg", data, caption))
     return blocks
 
 
-def _first_seed_curves(found: AblationRecord) -> dict[str, list[Record]]:
+def _curves(found: AblationRecord) -> dict[str, list[Record]]:
     grouped: dict[str, list[Record]] = {}
     for record in found.records:
         if record.lines:
@@ -237,7 +257,7 @@ def _first_seed_curves(found: AblationRecord) -> dict[str, list[Record]]:
 
 
 def _losses(found: AblationRecord) -> list[Block]:
-    grouped = _first_seed_curves(found)
+    grouped = _curves(found)
     curves = {
         name: [curve(record.lines, "loss") for record in records]
         for name, records in grouped.items()
@@ -267,33 +287,28 @@ def _losses(found: AblationRecord) -> list[Block]:
 
 
 def _reconstructions(found: AblationRecord) -> list[Block]:
-    """Return strips of the same held-out images: as they are, then per setting what was seen."""
+    """Return the same held-out images for every setting, as its first finished seed sees them."""
     blocks: list[Block] = []
-    notes = set()
-    for key in found.keys:
-        paths = [
-            record.cell.folder / PICTURES_FILE
+    is_normalized = False
+    for number, key in enumerate(found.keys):
+        records = [
+            record
             for record in found.records
             if record.key == key and (record.cell.folder / PICTURES_FILE).exists()
         ]
-        if not paths:
-            continue
-        with np.load(paths[0]) as arrays:
-            if not blocks:
-                strip = figures.image_strip(arrays["original"])
-                blocks.append(Picture("held-out.png", strip, "The images as they are."))
-                blocks.append(Text(""))
-            for name, what in (("seen", "what the encoder sees"), ("pasted", "reconstruction")):
-                strip = figures.image_strip(arrays[name])
-                number = found.keys.index(key)
-                caption = f"{found.title(key)}: {what}."
-                blocks.append(Picture(f"held-out-{number}-{name}.png", strip, caption))
-        notes.add(found.records[0].cell.config.loss.normalize_targets)
+        if records:
+            record = records[0]
+            with np.load(record.cell.folder / PICTURES_FILE) as arrays:
+                rows = [arrays[name] for name in ("original", "seen", "pasted")]
+            caption = f"{found.title(key)}, seed {record.cell.seed}."
+            picture = Picture(f"held-out-{number}.png", figures.image_rows(rows), caption)
+            blocks.append(picture)
+            is_normalized |= record.cell.config.loss.normalize_targets
     if blocks:
-        note = NORMALIZED_NOTE if True in notes else PLAIN_NOTE
-        seed = found.seeds[0]
-        blocks.append(Text(f"Seed {seed}; no cell was trained on these images. {note}"))
-    return [block for block in blocks if block != Text("")]
+        note = NORMALIZED_NOTE if is_normalized else PLAIN_NOTE
+        text = "Rows: the images, what the encoder sees of them, its reconstruction. "
+        blocks.insert(0, Text(f"{text}No cell was trained on these images. {note}"))
+    return blocks
 
 
 def _notes(found: AblationRecord) -> list[str]:
@@ -322,8 +337,8 @@ def _notes(found: AblationRecord) -> list[str]:
         "Intervals of means take the spread between seeds, pooled over the settings. They say "
         "nothing about other images or other lengths of training.",
         "Seconds are those of training steps alone, at the median measured rate; "
-        f"{found.ablation.run.jobs} cells at a time shared the machine. PFLOP counts convolutions "
-        "and matrix products of forward and backward passes (10^15).",
+        f"{found.ablation.run.jobs} cells at a time shared the machine. FLOP counts convolutions "
+        "and matrix products of forward and backward passes.",
     ]
     return notes
 

@@ -13,13 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fcmae.report.statistics import Mean, means
+from fcmae.report.statistics import means
 
 SIZE = (4.8, 3.3)  # inches; read at the width of a phone, too
 STYLE = {"font.size": 10, "svg.hashsalt": "fcmae", "axes.grid": True, "grid.alpha": 0.3}
 BASELINE = "#8a4b08"
+MOST_TICKS = 7  # beyond it matplotlib chooses rounder numbers
 GAP_PX = 4
-LARGEST_SIDE_PX = 160  # of one image in a strip
+LARGEST_SIDE_PX = 160  # of one image
 
 
 def colours(count: int) -> list[Any]:
@@ -32,14 +33,14 @@ def draw_means(
     *,
     x_name: str,
     y_name: str,
-    baseline: Mean | None = None,
+    baseline: float | None = None,
 ) -> bytes:
     """Return an SVG of means with intervals, and the single seeds as points.
 
     Args:
         tables: {series: {x: {seed: value}}}; texts as x are categories.
         x_name, y_name: titles of the axes.
-        baseline: a horizontal line with a band, or None.
+        baseline: the height of a horizontal line, or None.
     """
     figure, axes = _new()
     order = list(dict.fromkeys(x for table in tables.values() for x in table))
@@ -67,10 +68,7 @@ def draw_means(
                 alpha=0.45,
             )
     if baseline is not None:
-        axes.axhline(baseline.value, color=BASELINE, linestyle="--", label="untrained encoder")
-        if baseline.half_width is not None:
-            low, high = (baseline.value + sign * baseline.half_width for sign in (-1, 1))
-            axes.axhspan(low, high, color=BASELINE, alpha=0.08, linewidth=0)
+        axes.axhline(baseline, color=BASELINE, linestyle="--", label="untrained encoder")
     if is_category:
         is_long = max(map(len, map(str, order))) * len(order) > 40
         axes.set_xticks(
@@ -80,6 +78,8 @@ def draw_means(
             ha="right" if is_long else "center",
         )
         axes.set_xlim(-0.5, len(order) - 0.5)
+    elif len(order) <= MOST_TICKS:
+        axes.set_xticks(sorted(places.values()), [f"{x:.3g}" for x in sorted(places.values())])
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
     return _finish(figure, axes)
@@ -131,19 +131,21 @@ def draw_lines(
     return _finish(figure, axes)
 
 
-def image_strip(images: np.ndarray) -> bytes:
-    """Return a PNG of uint8 images [N, H, W, 3] side by side, white between them."""
-    largest = max(images.shape[1:3])
-    scale = min(1.0, LARGEST_SIDE_PX / largest)
-    size = (round(images.shape[2] * scale), round(images.shape[1] * scale))
-    width = len(images) * (size[0] + GAP_PX) - GAP_PX
-    strip = Image.new("RGB", (width, size[1]), "white")
-    for place, pixels in enumerate(images):
-        picture = Image.fromarray(pixels)
-        picture = picture if scale == 1 else picture.resize(size, Image.Resampling.LANCZOS)
-        strip.paste(picture, (place * (size[0] + GAP_PX), 0))
+def image_rows(rows: Sequence[np.ndarray]) -> bytes:
+    """Return a PNG of rows of uint8 images [N, H, W, 3], white between them."""
+    count, height_px, width_px = rows[0].shape[:3]
+    scale = min(1.0, LARGEST_SIDE_PX / max(height_px, width_px))
+    width, height = round(width_px * scale), round(height_px * scale)
+    pitch = width + GAP_PX, height + GAP_PX
+    sheet = Image.new("RGB", (count * pitch[0] - GAP_PX, len(rows) * pitch[1] - GAP_PX), "white")
+    for row, images in enumerate(rows):
+        for column, pixels in enumerate(images):
+            picture = Image.fromarray(pixels)
+            if scale < 1:
+                picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (column * pitch[0], row * pitch[1]))
     stream = io.BytesIO()
-    strip.save(stream, format="PNG", optimize=True)
+    sheet.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 
@@ -158,7 +160,7 @@ def _finish(figure: Figure, axes: Axes) -> bytes:
     """Return the SVG; a legend of many entries goes below the axes."""
     axes.spines[["top", "right"]].set_visible(False)
     handles, names = axes.get_legend_handles_labels()
-    if 1 < len(names) <= 3:
+    if 1 <= len(names) <= 3:
         axes.legend(handles, names, frameon=False, fontsize=8.5)
     elif len(names) > 3:
         columns = 2 if max(map(len, names)) > 14 else 3

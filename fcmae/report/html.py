@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from html import escape
+import html
 
 from fcmae.report.document import Block, Bullets, Details, Document, Picture, Table, Text
 
@@ -27,6 +27,7 @@ figure img { display: block; width: 100%; max-width: 40rem; height: auto; }
 figure.wide img { max-width: 56rem; }
 figcaption { color: #48536a; font-size: 0.88rem; max-width: 40rem; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; margin: 0.6rem 0;
+  overflow-wrap: break-word;
   font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 0.35rem 0.6rem; border-bottom: 1px solid #e3e8ef;
   vertical-align: top; }
@@ -81,6 +82,11 @@ def to_html(document: Document) -> str:
             "",
         ]
     )
+
+
+def escape(text: str) -> str:
+    """Return text for HTML, with a typographic plus-minus."""
+    return html.escape(text).replace(" +- ", "&nbsp;&plusmn;&nbsp;")
 
 
 def _blocks(blocks: object) -> list[str]:

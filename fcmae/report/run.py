@@ -143,7 +143,8 @@ def _scores(run: RunFolder) -> list[Block]:
     text = path.read_text(encoding="utf-8", errors="replace").strip().split("\n")
     header, *rest = text
     names = header.split()
-    rows, notes = [], []
+    rows: list[list[str]] = []
+    notes: list[str] = []
     for line in rest:
         cells = line.replace(" +- ", "+-").split("  ")
         parts = [cell.strip().replace("+-", " +- ") for cell in cells if cell.strip()]

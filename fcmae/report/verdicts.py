@@ -10,13 +10,14 @@ from fcmae.report.statistics import PairedDifference, differences, means
 
 
 def sentences(found: AblationRecord) -> list[str]:
-    """Return what holds for every measure, then what holds for the time of a step."""
+    """Return what holds for every score, then what holds for the time of a step."""
     said = []
     if len(found.seeds) < 2:
         said.append(
             "One seed: nothing can be said about noise. Give train.seed two values or more."
         )
-    for measure in found.measures:
+    scores = [measure for measure in found.measures if measure not in LABEL_FREE]
+    for measure in scores or found.measures:  # label-free ones count where there are no others
         said += _about_measure(found, measure)
     return [*said, *_about_step_time(found)]
 
@@ -70,6 +71,8 @@ def _beyond_noise(found: AblationRecord, gaps: dict[Key, PairedDifference], meas
     up, down = ("higher", "lower") if measure in LABEL_FREE else ("better", "worse")
     default = found.title(found.default)
     real = {key: gap for key, gap in gaps.items() if gap.exceeds_noise}
+    if all(gap.half_width is None for gap in gaps.values()):
+        return "no setting was repeated with two seeds, so that the noise is unknown."
     if not real:
         widest = max((gap.half_width or 0.0) for gap in gaps.values())
         return (

@@ -31,7 +31,7 @@ def write_report(folder: Path | str, output: Path | str | None = None) -> list[P
         return write_ablation_report(folder, output)
     from fcmae.report.run import run_csv, run_document
 
-    return _write(run_document(folder), run_csv(folder), Path(output or folder))
+    return write_document(run_document(folder), run_csv(folder), Path(output or folder))
 
 
 def write_ablation_report(folder: Path | str, output: Path | str | None = None) -> list[Path]:
@@ -40,7 +40,7 @@ def write_ablation_report(folder: Path | str, output: Path | str | None = None) 
     from fcmae.report.records import read_ablation_record
 
     found = read_ablation_record(folder)
-    return _write(ablation_document(found), ablation_csv(found), Path(output or folder))
+    return write_document(ablation_document(found), ablation_csv(found), Path(output or folder))
 
 
 def is_ablation(folder: Path | str) -> bool:
@@ -53,7 +53,12 @@ def is_ablation(folder: Path | str) -> bool:
     return isinstance(plain, dict) and "grid" in plain
 
 
-def _write(document: Document, table: str, folder: Path) -> list[Path]:
+def write_document(document: Document, table: str, folder: Path) -> list[Path]:
+    """Write a document as HTML and Markdown, and `table` as CSV; return the files.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
     paths = [folder / f"report.{suffix}" for suffix in ("html", "md", "csv")]
     pictures = folder / PICTURE_FOLDER
     try:

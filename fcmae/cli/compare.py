@@ -1,0 +1,67 @@
+"""`fcmae compare`: does pretraining help, and with how many labels?"""
+
+from __future__ import annotations
+
+SUMMARY = "fine-tune from pretrained weights and from scratch on shares of the labels"
+OPTIONS = ("shares", "against")
+DEFAULT_SHARES = "[1, 5, 10, 100]"
+
+
+def run(arguments: list[str]) -> int:
+    """Fine-tune both starts on every share and seed, write the report, print the sentence."""
+    import yaml
+
+    from fcmae.cli import DONE, INTERRUPTED
+    from fcmae.configuration import parse
+    from fcmae.errors import ConfigError
+    from fcmae.finetune_config import FinetuneConfig
+
+    own, recipe = _split(arguments)
+    if "--help" in recipe:
+        print(
+            f"fcmae compare: {SUMMARY}.\n\n"
+            f"  --shares LIST    per cents of the labels, default {DEFAULT_SHARES}\n"
+            "  --against FILE   weights to compare with, instead of training from scratch\n\n"
+            "All other settings are those of fcmae finetune: the recipe of both.\n"
+        )
+    config = parse(FinetuneConfig, recipe, prog="fcmae compare")
+    shares = yaml.safe_load(own.get("shares", DEFAULT_SHARES))
+    shares = shares if isinstance(shares, list) else [shares]
+    if any(isinstance(share, bool) or not isinstance(share, (int, float)) for share in shares):
+        raise ConfigError(f"--shares: got {own['shares']!r}, expected numbers: {DEFAULT_SHARES}.")
+
+    from fcmae.distributed import start_processes
+    from fcmae.label_comparison import compare_over_labels, write_comparison
+
+    against = own.get("against")
+    processes = start_processes(config.train.device)
+    try:
+        found = compare_over_labels(config, shares, against, processes)
+        if isinstance(found, str):
+            return INTERRUPTED
+        if processes.is_main:
+            for path in write_comparison(found, config, against):
+                print(path)
+            print(found.sentence())
+    finally:
+        processes.close()
+    return DONE
+
+
+def _split(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Take this command's own options out of the arguments."""
+    from fcmae.errors import ConfigError
+
+    own: dict[str, str] = {}
+    rest: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        name, has_value, text = word[2:].partition("=")
+        if not word.startswith("--") or name not in OPTIONS:
+            rest.append(word)
+            continue
+        if not has_value and not waiting:
+            raise ConfigError(f"command line: --{name} has no value.")
+        own[name] = text if has_value else waiting.pop(0)
+    return own, rest
