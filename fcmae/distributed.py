@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +113,8 @@ def start_processes(device: str) -> Processes:
         return Processes(0, 1, chosen)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    # DDP copies the gradients of depthwise kernels, whose one input channel may have any stride.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     except (ValueError, RuntimeError) as error:

@@ -106,4 +106,5 @@ def _weight_gradient(maps_NHWC: Tensor, grad_NHWC: Tensor, weight: Tensor) -> Te
             strict=True,
         )
     ]
-    return torch.cat(slices)
+    # Laid out like the weight, which DistributedDataParallel asks for.
+    return torch.cat([part.flatten(1) for part in slices]).view(weight.shape)

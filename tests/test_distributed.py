@@ -1,0 +1,298 @@
+"""Several processes compute what one computes, come back after a death, and fail together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pictures_on_disk import write_pictures
+from real_runs import (
+    assert_same_run,
+    final_state,
+    lines_without_clock,
+    options,
+    pretrain_arguments,
+    run,
+    run_together,
+    without_pictures,
+)
+
+from fcmae.cli import DONE, FAILED, INTERRUPTED, MISTAKE
+from fcmae.distributed import Processes, start_processes
+from fcmae.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+ddp = pytest.mark.ddp
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_pictures(folder, 29)
+    return folder
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [line["loss"] for line in lines_without_clock(run_dir) if "loss" in line]
+
+
+def keep_gradients(folder: Path) -> Callable[[], None]:
+    """Return what makes the main process save the gradients of its first step."""
+
+    def install() -> None:
+        from fcmae.optimization import Optimization
+
+        without_pictures()
+        original = Optimization.step
+
+        def step(self: Any, number: int, *args: Any) -> Any:
+            result = original(self, number, *args)
+            if number == 0 and self._processes.is_main:
+                named = self._model.named_parameters()
+                torch.save(
+                    {name.removeprefix("module."): p.grad for name, p in named if p.requires_grad},
+                    folder / "gradients.pt",
+                )
+            return result
+
+        Optimization.step = step  # type: ignore[method-assign]
+
+    return install
+
+
+SPLITS = {"2 micro-steps": (1, 2), "2 processes": (2, 1), "2 processes of 2 micro-steps": (2, 2)}
+
+
+@ddp
+def test_every_split_of_a_batch_gives_the_gradients_and_losses_of_one_process(
+    data: Path, tmp_path: Path
+) -> None:
+    def train(name: str, processes: int, accumulate: int) -> tuple[dict[str, Any], list[float]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        size = {
+            "train__batch_size": 8 // processes // accumulate,
+            "train__accumulate": accumulate,
+            "log__every_steps": 1,
+            "optim__base_lr": 0.01,
+        }
+        arguments = pretrain_arguments(data, folder / "run", 5, **size)
+        statuses = run_together(arguments, folder / "log", processes, before=keep_gradients(folder))
+        assert statuses == [DONE] * processes, (folder / "log").read_text()
+        return torch.load(folder / "gradients.pt", weights_only=True), losses(folder / "run")
+
+    expected, expected_losses = train("whole", 1, 1)
+    assert len(expected) > 30
+    for name, (processes, accumulate) in SPLITS.items():
+        gradients, found = train(name, processes, accumulate)
+        assert list(gradients) == list(expected)
+        for parameter, gradient in expected.items():
+            difference = (gradients[parameter] - gradient).norm()
+            # Another order of summation in float32; some gradients are exactly zero at the start.
+            assert difference <= 1e-5 * gradient.norm() + 1e-12, (name, parameter)
+        assert found == pytest.approx(expected_losses, rel=1e-5)
+
+
+@ddp
+def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    smooth = {"log__every_steps": 1, "optim__base_lr": 0.01, "checkpoint__every_steps": 20}
+
+    def arguments(name: str, size: int, **more: object) -> list[str]:
+        return pretrain_arguments(
+            data, tmp_path / name, 40, train__batch_size=size, **smooth, **more
+        )
+
+    assert run(arguments("one", 8), log, before=without_pictures) == DONE
+    assert run(arguments("both", 8), log, before=stop_in_step(20)) == INTERRUPTED
+    assert final_state(tmp_path / "both")["progress"]["step"] == 20
+    statuses = run_together(arguments("both", 4), log, 2, before=without_pictures)
+    assert statuses == [DONE, DONE], log.read_text()
+    assert len(losses(tmp_path / "both")) == 40
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def stop_in_step(number: int, rank: str = "0") -> Callable[[], None]:
+    """Return what makes the process of a rank send itself SIGTERM in a step, counted from 1."""
+
+    def install() -> None:
+        from fcmae.training_loop import TrainingLoop
+
+        without_pictures()
+        original = TrainingLoop._compute_loss
+
+        def compute(self: Any, batch: Any) -> Any:
+            if self.progress.step == number - 1 and os.environ.get("RANK", "0") == rank:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(self, batch)
+
+        TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
+
+    return install
+
+
+@ddp
+def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(
+    data: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    settings = {"train__batch_size": 2, "data__workers": 1, "checkpoint__every_minutes": 0.0001}
+    undisturbed = pretrain_arguments(data, tmp_path / "undisturbed", 9, **settings)
+    assert run_together(undisturbed, log, 2, before=without_pictures) == [DONE, DONE]
+    stopped = pretrain_arguments(data, tmp_path / "stopped", 9, **settings)
+    statuses = run_together(stopped, log, 2, before=stop_in_step(5, rank="1"))
+    assert statuses == [INTERRUPTED, INTERRUPTED], log.read_text()
+    assert final_state(tmp_path / "stopped")["progress"]["step"] == 5
+    assert "a signal: stopped after step 5." in log.read_text()
+    assert run_together(stopped, log, 2, before=without_pictures) == [DONE, DONE]
+    assert_same_run(tmp_path / "stopped", tmp_path / "undisturbed")
+    assert run_together(stopped, log, 2, before=without_pictures) == [DONE, DONE]  # finished twice
+    assert "this run is finished" in log.read_text()
+
+
+@ddp
+def test_a_mistake_seen_by_the_main_process_ends_all_with_one_sentence(
+    data: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    arguments = pretrain_arguments(data, tmp_path / "run", 3, train__batch_size=2)
+    assert run_together(arguments, log, 2) == [MISTAKE, MISTAKE]
+    assert log.read_text().count("is not empty and holds no run") == 2
+    assert "Traceback" not in log.read_text()
+
+
+@ddp
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_their_batches(
+    data: Path, tmp_path: Path
+) -> None:
+    def poison() -> None:
+        from fcmae.training_loop import TrainingLoop
+
+        original = TrainingLoop._compute_loss
+
+        def compute(self: Any, batch: Any) -> Any:
+            if self.progress.step in (3, 5) and os.environ["RANK"] == "1":
+                batch["image"][0, 0, 0, 0] = float("nan")
+            return original(self, batch)
+
+        TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
+
+    log = tmp_path / "log"
+    arguments = pretrain_arguments(data, tmp_path / "run", 9, train__batch_size=2)
+    arguments.append("--train.skip_nonfinite_steps=1")
+    assert run_together(arguments, log, 2, before=poison) == [FAILED, FAILED]
+    told = log.read_text()
+    assert "step 4: loss nan, gradient norm nan; step left out (1 of 1)." in told
+    for rank in (0, 1):
+        assert f"error: step 6, process {rank}: the loss is nan" in told
+        saved = tmp_path / "run" / f"nonfinite-step-00000006-{rank}.pt"
+        batches = torch.load(saved, weights_only=True)["batches"]
+        assert len(batches[0]["path"]) == 2
+        assert bool(batches[0]["image"].isnan().any()) is (rank == 1)
+    lines = lines_without_clock(tmp_path / "run")
+    assert [line["nonfinite_steps"] for line in lines] == [0, 0, 1]
+    assert lines[-1]["grad_norm"] is None
+
+
+@ddp
+@pytest.mark.slow
+def test_a_killed_process_under_torchrun_is_started_again_and_nothing_is_lost(
+    data: Path, tmp_path: Path
+) -> None:
+    """The main process is killed first, then the other one; torchrun restarts both each time."""
+    settings = {
+        "model__name": "convnextv2_atto",
+        "train__batch_size": 2,
+        "checkpoint__every_steps": 4,
+        "log__every_steps": 1,
+        "optim__base_lr": 1e-4,
+    }
+    log, steps, folder = tmp_path / "log", 24, tmp_path / "run"
+    undisturbed = pretrain_arguments(data, tmp_path / "undisturbed", steps, **settings)
+    assert run_together(undisturbed, log, 2, before=without_pictures) == [DONE, DONE]
+    arguments = pretrain_arguments(data, folder, steps, **settings)[1:]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node=2", "--max-restarts=3", str(ROOT / "pretrain.py"), *arguments]
+    with log.open("a") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT)
+        try:
+            for victim, checkpoint in (("main", 4), ("other", 12)):
+                while not (folder / "checkpoints" / f"step-{checkpoint:08d}").exists():
+                    assert process.poll() is None, log.read_text()
+                    time.sleep(0.01)
+                main = int((folder / "lock").read_text().split()[1])
+                others = [pid for pid in children(process.pid) if pid != main]
+                os.kill(main if victim == "main" else others[0], signal.SIGKILL)
+            assert process.wait(timeout=240) == 0, log.read_text()
+        finally:
+            process.terminate()
+            process.wait()
+    assert log.read_text().count("continuing after step") >= 2
+    assert losses(folder) == pytest.approx(losses(tmp_path / "undisturbed"), rel=1e-6)
+    assert len(losses(folder)) == steps
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+@ddp
+def test_values_of_the_main_process_reach_all(tmp_path: Path) -> None:
+    def check() -> None:
+        processes = start_processes("cpu")
+        made = {"a": [torch.arange(3), (torch.tensor(1.5), "x")], "b": None, "c": torch.ones(0, 2)}
+        value = processes.from_main(lambda: made if processes.is_main else {})
+        assert torch.equal(value["a"][0], torch.arange(3))
+        assert value["a"][1] == (torch.tensor(1.5), "x")
+        assert value["b"] is None
+        assert value["c"].shape == (0, 2)
+
+        def fail() -> None:
+            raise ConfigError("no.")
+
+        with pytest.raises(ConfigError, match=r"no\."):
+            processes.from_main(fail)
+        processes.close()
+
+    log = tmp_path / "log"
+    assert run_together(["--version"], log, 2, before=check) == [DONE, DONE], log.read_text()
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    alone = Processes(0, 1, torch.device("cpu"))
+    value = object()
+    assert alone.from_main(lambda: value) is value
+    assert alone.gather([1]) == [1]
+    alone.wait()
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "1.5", "\u00b2"])
+def test_a_launchers_variable_that_makes_no_sense_is_one_sentence(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE: the environment says .* unset it to train"):
+        start_processes("cpu")
+
+
+def test_a_world_without_the_others_address_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"2 processes are asked for and cannot meet .*torchrun"):
+        start_processes("cpu")
+
+
+def test_options_win_over_settings() -> None:
+    assert options({"a.b": 1}, {"a__b": 2}) == ["--a.b=2"]

@@ -1,0 +1,192 @@
+"""A disk that is full for a while costs no line and no step; one that stays full stops the run."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pictures_on_disk import write_pictures
+from real_runs import (
+    assert_same_run,
+    final_state,
+    lines_without_clock,
+    pretrain_arguments,
+    run,
+    without_pictures,
+)
+
+from fcmae.cli import DONE, FAILED
+from fcmae.metrics import read_metrics
+
+STEPS = 12
+NO_SPACE = "No space left on device"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_pictures(folder, 13)
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 4 MiB; the run's checkpoints are half a MiB each."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        reason = done.stderr.strip()
+    except FileNotFoundError as error:
+        reason, done = str(error), None  # type: ignore[assignment]
+    if done is None or done.returncode:
+        pytest.skip(f"no file system can be mounted here ({reason}); ENOSPC is injected instead")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(place: Path) -> None:
+    with open(place / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def full_during(
+    saves: range, fill_up: Callable[[], None], make_room: Callable[[], None]
+) -> Callable[[], None]:
+    """Return what makes the disk full just before some saves of this process and the steps after.
+
+    `saves` counts from 1; room is made before the first save behind them.
+    """
+
+    def install() -> None:
+        from fcmae.checkpoints import CheckpointStore
+
+        without_pictures()
+        original, calls = CheckpointStore.save, 0
+
+        def save(self: Any, *args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == saves.start:
+                fill_up()
+            if calls == saves.stop:
+                make_room()
+            return original(self, *args)
+
+        CheckpointStore.save = save  # type: ignore[method-assign]
+
+    return install
+
+
+def inject(saves: range) -> Callable[[], None]:
+    """Return what makes this process's writes of checkpoints and lines fail for some saves."""
+    from fcmae import checkpoints, metrics
+
+    write = checkpoints._Hashing.write
+    flush = metrics.MetricsLog._flush
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.ENOSPC, NO_SPACE)
+
+    def fill_up() -> None:
+        checkpoints._Hashing.write = refuse  # type: ignore[method-assign]
+        metrics.MetricsLog._flush = lambda log: log._fail(OSError(errno.ENOSPC, NO_SPACE))  # type: ignore[method-assign]
+
+    def make_room() -> None:
+        checkpoints._Hashing.write = write  # type: ignore[method-assign]
+        metrics.MetricsLog._flush = flush  # type: ignore[method-assign]
+
+    return full_during(saves, fill_up, make_room)
+
+
+def undisturbed(data: Path, folder: Path) -> Path:
+    arguments = pretrain_arguments(data, folder / "undisturbed", STEPS)
+    assert run(arguments, folder / "log", before=without_pictures) == DONE
+    return folder / "undisturbed"
+
+
+def test_a_disk_that_fills_up_and_is_emptied_again_costs_nothing(
+    data: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    log, filler = tmp_path / "log", small_disk / "filler"
+    arguments = pretrain_arguments(data, small_disk / "run", STEPS)
+    full = full_during(range(2, 4), lambda: fill(small_disk), filler.unlink)
+    assert run(arguments, log, before=full) == DONE, log.read_text()
+    told = log.read_text()
+    assert told.count(f"checkpoints: cannot be written ({NO_SPACE}); training goes on.") == 2
+    assert_same_run(small_disk / "run", undisturbed(data, tmp_path))
+
+
+def test_a_disk_that_stays_full_stops_the_run_and_leaves_the_last_good_checkpoint(
+    data: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    log = tmp_path / "log"
+    arguments = pretrain_arguments(data, small_disk / "run", STEPS, checkpoint__max_failures=2)
+    full = full_during(range(2, 99), lambda: fill(small_disk), lambda: None)
+    assert run(arguments, log, before=full) == FAILED, log.read_text()
+    assert (
+        "checkpoints: 2 checkpoints in a row could not be written; stopped at step 9. Make room"
+    ) in log.read_text()
+    assert final_state(small_disk / "run")["progress"]["step"] == 3
+    (small_disk / "filler").unlink()
+    assert run(arguments, log, before=without_pictures) == DONE
+    assert lines_without_clock(small_disk / "run") == lines_without_clock(
+        undisturbed(data, tmp_path)
+    )
+
+
+def test_injected_failures_cost_nothing(data: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    arguments = pretrain_arguments(data, tmp_path / "run", STEPS)
+    assert run(arguments, log, before=lambda: inject(range(2, 4))()) == DONE, log.read_text()
+    told = log.read_text()
+    assert told.count(f"checkpoints: cannot be written ({NO_SPACE}); training goes on.") == 2
+    assert f"metrics.jsonl: cannot be written ({NO_SPACE}); training goes on and the" in told
+    assert_same_run(tmp_path / "run", undisturbed(data, tmp_path))
+
+
+@pytest.mark.parametrize(("failures", "step"), [(1, 3), (3, 9), (9, STEPS)])
+def test_injected_failures_stop_the_run_after_so_many_and_at_its_end(
+    failures: int, step: int, data: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    arguments = pretrain_arguments(data, tmp_path / "run", STEPS, checkpoint__max_failures=failures)
+    assert run(arguments, log, before=lambda: inject(range(1, 99))()) == FAILED
+    assert f"could not be written; stopped at step {step}. Make room" in log.read_text()
+    assert not (tmp_path / "run" / "finished.txt").exists()
+    assert run(arguments, log, before=without_pictures) == DONE
+    assert_same_run(tmp_path / "run", undisturbed(data, tmp_path))
+
+
+def test_results_that_cannot_be_written_are_no_success_and_made_later(
+    data: Path, tmp_path: Path
+) -> None:
+    log, arguments = tmp_path / "log", pretrain_arguments(data, tmp_path / "run", 3)
+    (tmp_path / "run").mkdir()
+
+    def put_a_file_where_the_folder_goes() -> None:
+        without_pictures()
+        from fcmae.training_loop import TrainingLoop
+
+        original = TrainingLoop._train
+
+        def train(self: Any, stop: Any) -> Any:
+            (tmp_path / "run" / "export").write_text("in the way")
+            return original(self, stop)
+
+        TrainingLoop._train = train  # type: ignore[method-assign]
+
+    assert run(arguments, log, before=put_a_file_where_the_folder_goes) == FAILED, log.read_text()
+    assert "All steps are taken and saved." in log.read_text()
+    os.unlink(tmp_path / "run" / "export")
+    assert run(arguments, log, before=without_pictures) == DONE
+    assert (tmp_path / "run" / "export" / "encoder.safetensors").exists()
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3
