@@ -1,0 +1,77 @@
+"""The feature-collapse figure: diversity of channels by layer, one group of runs against another.
+
+Source: ConvNeXt V2, section 3.1, "feature cosine distance analysis".
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from fcmae.metrics import read_metrics
+from fcmae.pictures import save_figure
+from fcmae.run_folder import RunFolder
+
+COLOURS = ("#b03030", "#1f4e8c", "#3a8a4d", "#c07a20", "#7a4d9e", "#5a5a5a")
+EVEN_DIVERSITY = 0.5  # of channels that are orthogonal to each other
+
+
+def diversity_by_layer(run: Path | str) -> tuple[float, ...] | None:
+    """Return the diversity of each block, first to last, at the last check of a run.
+
+    None when the run was not checked, or had features that were not finite.
+    """
+    name = "health/diversity_by_layer"
+    found = [line[name] for line in read_metrics(RunFolder(run).metrics) if name in line]
+    if not found or any(value is None for value in found[-1]):
+        return None
+    return tuple(map(float, found[-1]))
+
+
+def draw_collapse(groups: Mapping[str, Sequence[Path | str]], path: Path) -> bool:
+    """Write a PNG of the diversity in every layer, a mean line per group and a thin one per run.
+
+    Args:
+        groups: run folders by what they have in common, such as the model's name; runs without
+            checks are passed over, and so are groups whose runs all are.
+        path: the PNG; its folder is created; replaced as a whole.
+
+    Returns:
+        Whether it was written: False when no run was checked.
+    """
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for number, (label, runs) in enumerate(groups.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        layers = [found for run in runs if (found := diversity_by_layer(run)) is not None]
+        if not layers:
+            continue
+        positions = [_positions(one) for one in layers]
+        for x, one in zip(positions, layers, strict=True):
+            axes.plot(x, one, color=colour, linewidth=0.8, alpha=0.4)
+        # Runs of one group may differ in depth; then there is no mean to draw.
+        if len({len(one) for one in layers}) == 1:
+            means = [statistics.fmean(values) for values in zip(*layers, strict=True)]
+            count = f" ({len(layers)} runs)" if len(layers) > 1 else ""
+            axes.plot(positions[0], means, color=colour, marker=".", label=f"{label}{count}")
+    if not axes.lines:
+        return False
+    axes.axhline(EVEN_DIVERSITY, color="0.6", linestyle="--", linewidth=1)
+    axes.text(1.0, EVEN_DIVERSITY + 0.005, "orthogonal channels", ha="right", color="0.4", size=8)
+    axes.set_xlabel("depth of the layer, share of all blocks")
+    axes.set_ylabel("mean cosine distance between channels")
+    axes.set_ylim(0, max(0.58, axes.get_ylim()[1]))
+    axes.set_title("diversity of the expanded MLP features (near 0: collapse)", fontsize=10)
+    axes.legend(frameon=False, loc="lower left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    save_figure(figure, path)
+    return True
+
+
+def _positions(layers: Sequence[float]) -> list[float]:
+    """Return the depth of each layer as a share, so that models of other depths compare."""
+    return [(number + 1) / len(layers) for number in range(len(layers))]
