@@ -21,6 +21,7 @@ COMMANDS = {
     "report": "fcmae.cli.report",
     "convert": "fcmae.cli.convert",
     "verify": "fcmae.cli.verify",
+    "bench": "fcmae.cli.bench",
     "install-minkowski": "fcmae.cli.install_minkowski",
 }
 

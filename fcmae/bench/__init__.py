@@ -1,0 +1,8 @@
+"""Benchmarks: time and memory of every backend, against the dense model and a ViT-MAE."""
+
+from __future__ import annotations
+
+from fcmae.bench.measuring import Measurement, measure
+from fcmae.bench.settings import BenchSettings
+
+__all__ = ["BenchSettings", "Measurement", "measure"]

@@ -1,0 +1,114 @@
+"""Measures all that BenchSettings asks for, group by group."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from fcmae.bench.memory import peak_memory
+from fcmae.bench.roofline import encoder_flops, matmul_rates
+from fcmae.bench.settings import BenchSettings
+from fcmae.bench.subjects import ALTERNATIVES, Subject, prepare
+from fcmae.bench.timing import Times, time_in_turns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What was found of one subject.
+
+    Attributes:
+        subject: what was measured.
+        times: seconds of each round.
+        versus: time over that of masked_dense at the same ratio, or, for a training step, of the
+            dense model; None without such a partner.
+        partner: who that is.
+        peak_bytes: growth of memory in the step; None if not measured.
+        flops: counted operations at visible sites; None for whole steps and alternatives.
+    """
+
+    subject: Subject
+    times: Times
+    versus: float | None = None
+    partner: str | None = None
+    peak_bytes: int | None = None
+    flops: int | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Images of the batch over the median time."""
+        return self.subject.batch_size / self.times.median
+
+
+def measure(
+    settings: BenchSettings, device: torch.device, tell: Callable[[str], None] = print
+) -> tuple[list[Measurement], dict[str, dict[str, float]]]:
+    """Return all measurements, and the rates of matrix products by precision."""
+    rates: dict[str, dict[str, float]] = {
+        name: matmul_rates(device, name) for name in settings.precisions
+    }
+    results: list[Measurement] = []
+    for subjects in _groups(settings):
+        first = subjects[0]
+        tell(f"{first.model}, {first.precision}, {first.part}: {len(subjects)} contenders ...")
+        works = [prepare(subject, device) for subject in subjects]
+        times = dict(zip(subjects, time_in_turns(works, settings.repeats, device), strict=True))
+        del works  # before the next group's models are made
+        for subject in subjects:
+            partner = _partner(subject, subjects)
+            with_memory = settings.memory and subject.part != "forward"
+            results.append(
+                Measurement(
+                    subject=subject,
+                    times=times[subject],
+                    versus=times[subject].ratio(times[partner]) if partner else None,
+                    partner=partner.contender if partner else None,
+                    peak_bytes=peak_memory(subject, device, settings.threads)
+                    if with_memory
+                    else None,
+                    flops=None if subject.contender in ALTERNATIVES else encoder_flops(subject),
+                )
+            )
+    return results, rates
+
+
+def _groups(settings: BenchSettings) -> Iterator[list[Subject]]:
+    """Subjects that are compared with each other and take turns."""
+    compiled = [False, True] if settings.compile else [False]
+    for model, precision, part in itertools.product(
+        settings.models, settings.precisions, settings.parts
+    ):
+        contenders: list[tuple[str, float]] = list(
+            itertools.product(settings.backends, settings.ratios)
+        )
+        if part == "step":
+            contenders += [("vit_mae", ratio) for ratio in settings.ratios] + [("dense", 0.0)]
+        yield [
+            Subject(
+                model=model,
+                contender=contender,
+                ratio=ratio,
+                precision=precision,
+                part=part,
+                batch_size=settings.batch_size,
+                image_size=settings.image_size,
+                is_compiled=is_compiled,
+            )
+            for is_compiled in compiled
+            for contender, ratio in contenders
+            if not (is_compiled and contender == "minkowski")
+        ]
+
+
+def _partner(subject: Subject, subjects: list[Subject]) -> Subject | None:
+    """Whom a subject is compared with: equally compiled, and at the same ratio."""
+    name = "dense" if subject.part == "step" else "masked_dense"
+    for other in subjects:
+        is_alike = other.is_compiled == subject.is_compiled
+        if subject.part != "step":
+            is_alike = is_alike and other.ratio == subject.ratio
+        if is_alike and other.contender == name and other != subject:
+            return other
+    return None

@@ -1,0 +1,72 @@
+"""What `fcmae bench` measures; every field is an option of the command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fcmae.errors import ConfigError
+
+Backend = Literal["native", "masked_dense", "minkowski"]
+Part = Literal["forward", "backward", "step"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """Measure time and memory of pretraining on this machine, side by side.
+
+    Every combination of models, precisions and parts is one group, whose members (backends at
+    every ratio, and the alternatives) take turns, so that disturbance meets them alike.
+    """
+
+    models: list[str] = field(default_factory=lambda: ["convnextv2_atto", "convnextv2_tiny"])
+    """timm names of the encoders."""
+    backends: list[Backend] = field(default_factory=lambda: ["native", "masked_dense"])
+    """Backends to compare."""
+    ratios: list[float] = field(default_factory=lambda: [0.6, 0.9])
+    """Masking ratios."""
+    precisions: list[Precision] = field(default_factory=lambda: ["fp32"])
+    """fp32, or bf16 by autocast."""
+    parts: list[Part] = field(default_factory=lambda: ["backward", "step"])
+    """forward: of the encoder; backward: forward and backward of it; step: a whole training step
+    with decoder, loss and optimizer, against the dense timm model and a ViT-MAE."""
+    batch_size: int = 8
+    """Images per step."""
+    image_size: int = 224
+    """Pixels per side."""
+    repeats: int = 7
+    """Rounds; the median over them is reported."""
+    threads: int = 1
+    """Threads on a CPU; 0 leaves it to torch."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    compile: bool = False
+    """Also compile with torch.compile."""
+    memory: bool = True
+    """Measure peak memory of training steps, each in a fresh process."""
+    output: str = "bench"
+    """Folder for results.json and one PNG per part."""
+    data: str | None = None
+    """Folder of images: measure how fast they are read instead of the models."""
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("batch_size", 1), ("image_size", 32), ("repeats", 1), ("threads", 0)):
+            value = getattr(self, name)
+            if value < lowest:
+                raise ConfigError(f"--{name}: got {value}, expected {lowest} or more.")
+        for name in ("models", "backends", "ratios", "precisions", "parts"):
+            if not getattr(self, name):
+                raise ConfigError(f"--{name}: got an empty list, expected one or more.")
+        for ratio in self.ratios:
+            if not 0 <= ratio < 1:
+                raise ConfigError(f"--ratios: got {ratio}, expected 0 or more and less than 1.")
+        if self.image_size % 32:
+            raise ConfigError(
+                f"--image_size: got {self.image_size} px, expected a multiple of 32 px."
+            )
+        if set(self.ratios) & {0.0} and "step" in self.parts:
+            raise ConfigError(
+                "--ratios: at 0 nothing is hidden and a training step has nothing to learn; "
+                "leave 0 out, or leave step out of --parts."
+            )

@@ -1,0 +1,129 @@
+"""What is measured: one piece of work on one model, as a function without arguments."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fcmae.backbones import create_backbone
+from fcmae.bench.vit_mae import VitMae
+from fcmae.masking import draw_visible
+from fcmae.model import FCMAE
+from fcmae.parameter_groups import decay_groups
+from sparse import SparseConvNeXt
+
+ALTERNATIVES = ("dense", "vit_mae")
+PATCH = 32
+NUM_CLASSES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One thing to measure.
+
+    Attributes:
+        model: timm name of the encoder.
+        contender: a backend, `dense` (supervised training of the timm model) or `vit_mae`.
+        ratio: masking ratio; 0 for `dense`.
+        precision: fp32 or bf16.
+        part: forward, backward or step.
+        batch_size: images per step.
+        image_size: pixels per side.
+        is_compiled: whether torch.compile is used.
+    """
+
+    model: str
+    contender: str
+    ratio: float
+    precision: str
+    part: str
+    batch_size: int
+    image_size: int
+    is_compiled: bool = False
+
+
+def prepare(subject: Subject, device: torch.device) -> Callable[[], None]:
+    """Build model and inputs, and return the work: one call is one step."""
+    torch.manual_seed(0)
+    shape = (subject.batch_size, 3, subject.image_size, subject.image_size)
+    images = torch.randn(shape, device=device)
+    if subject.contender in ALTERNATIVES or subject.part == "step":
+        return _training_step(subject, images, device)
+    return _encoder(subject, images, device)
+
+
+def _encoder(subject: Subject, images: Tensor, device: torch.device) -> Callable[[], None]:
+    dense = create_backbone(subject.model, in_chans=3)
+    encoder: Any = SparseConvNeXt(dense, backend=subject.contender).to(device)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    num_patches = (subject.image_size // PATCH) ** 2
+    visible = draw_visible(subject.batch_size, num_patches, subject.ratio, generator).to(device)
+    run = torch.compile(encoder) if subject.is_compiled else encoder
+
+    def forward() -> None:
+        with torch.no_grad(), _autocast(subject, device):
+            run(images, visible)
+
+    def forward_and_backward() -> None:
+        encoder.zero_grad(set_to_none=True)
+        with _autocast(subject, device):
+            features = run(images, visible)
+        features.sum().backward()
+
+    return forward if subject.part == "forward" else forward_and_backward
+
+
+def _training_step(subject: Subject, images: Tensor, device: torch.device) -> Callable[[], None]:
+    model, loss_of = _trained_model(subject, device)
+    model.to(device)
+    optimizer = torch.optim.AdamW(decay_groups(model.named_parameters(), 0.05), lr=1e-4)
+    run = torch.compile(loss_of) if subject.is_compiled else loss_of
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with _autocast(subject, device):
+            loss = run(images)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _trained_model(
+    subject: Subject, device: torch.device
+) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return a model and the function from images to its loss."""
+    if subject.contender == "dense":
+        dense = create_backbone(subject.model, in_chans=3, num_classes=NUM_CLASSES)
+        dense = dense.to(memory_format=torch.channels_last)  # the faster layout on CPU and GPU
+        labels = torch.arange(subject.batch_size, device=device) % NUM_CLASSES
+
+        def classification_loss(images: Tensor) -> Tensor:
+            logits = dense(images.contiguous(memory_format=torch.channels_last))
+            return F.cross_entropy(logits.float(), labels)
+
+        return dense, classification_loss
+    if subject.contender == "vit_mae":
+        with torch.device("meta"):
+            size = sum(p.numel() for p in create_backbone(subject.model, in_chans=3).parameters())
+        vit = VitMae(size, subject.image_size, subject.ratio)
+        return vit, vit
+    fcmae = FCMAE(
+        subject.model,
+        image_size=subject.image_size,
+        mask_ratio=subject.ratio,
+        backend=subject.contender,  # type: ignore[arg-type]
+    )
+    return fcmae, lambda images: fcmae(images).loss
+
+
+def _autocast(subject: Subject, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if subject.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

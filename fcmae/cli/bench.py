@@ -1,0 +1,49 @@
+"""`fcmae bench`: time and memory of every backend on this machine, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fcmae.cli.arguments import new_parser, parse_arguments
+
+SUMMARY = "time and memory of every backend on your machine"
+
+
+def run(arguments: list[str]) -> None:
+    """Measure, print a table, and write results.json and a PNG per part."""
+    import dataclasses
+
+    import torch
+
+    from fcmae.backbones import check_backbone_name
+    from fcmae.bench import BenchSettings, measure, report
+    from fcmae.distributed import choose_device
+    from fcmae.errors import ConfigError
+
+    parser = new_parser("bench", SUMMARY)
+    parser.add_argument("--config", action="config", help="YAML file of settings.")
+    parser.add_class_arguments(BenchSettings)
+    parsed = parse_arguments(parser, arguments)
+    names = [field.name for field in dataclasses.fields(BenchSettings)]
+    settings = BenchSettings(**{name: parsed[name] for name in names})
+    for name in settings.models:
+        check_backbone_name(name)
+    device = choose_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    folder = Path(settings.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output: {settings.output!r} cannot be made ({error.strerror}); name another folder."
+        ) from error
+    machine = report.describe_machine(device)
+    print(machine)
+    results, rates = measure(settings, device)
+    print(report.describe_rates(rates))
+    print(report.as_table(results, rates))
+    report.write_json(folder / "results.json", settings, results, rates, machine)
+    for part in settings.parts:
+        report.draw(folder / f"{part}.png", results, part)
+    print(f"written: {folder}/results.json and a PNG of each part")

@@ -1,0 +1,186 @@
+"""Benchmarks: what is compared, what is counted, and what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcmae.bench import BenchSettings, measure, report
+from fcmae.bench.measuring import Measurement, _groups
+from fcmae.bench.memory import peak_memory
+from fcmae.bench.roofline import encoder_flops, matmul_rates
+from fcmae.bench.subjects import Subject, prepare
+from fcmae.bench.timing import Times, time_in_turns
+from fcmae.bench.vit_mae import VitMae
+from fcmae.cli import DONE, MISTAKE, main
+
+CPU = torch.device("cpu")
+
+
+def subject(**settings: object) -> Subject:
+    """A small subject, changed as asked for."""
+    values: dict[str, object] = {
+        "model": "convnextv2_atto",
+        "contender": "native",
+        "ratio": 0.5,
+        "precision": "fp32",
+        "part": "backward",
+        "batch_size": 1,
+        "image_size": 64,
+    }
+    return Subject(**(values | settings))  # type: ignore[arg-type]
+
+
+def test_works_take_turns_after_warm_up() -> None:
+    calls: list[str] = []
+    times = time_in_turns([lambda: calls.append("a"), lambda: calls.append("b")], 3, CPU)
+    assert "".join(calls) == "ab" * 5
+    assert [len(t.rounds) for t in times] == [3, 3]
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    disturbed, reference = Times((1.0, 30.0, 1.2)), Times((2.0, 60.0, 2.0))
+    assert disturbed.ratio(reference) == pytest.approx(0.5)
+    assert disturbed.median == 1.2
+    assert Times((1.0, 2.0, 3.0)).spread == pytest.approx(0.5)
+
+
+def test_operations_of_visible_sites_by_hand() -> None:
+    # atto: depths 2, 2, 6, 2; widths 40, 80, 160, 320; two of four patches visible
+    sites = [2 * 64, 2 * 16, 2 * 4, 2 * 1]
+    by_hand = 0
+    for number, (width, depth) in enumerate(zip((40, 80, 160, 320), (2, 2, 6, 2), strict=True)):
+        entrance = width * (48 if number == 0 else 4 * width // 2)
+        by_hand += sites[number] * (entrance + depth * (49 * width + 8 * width**2))
+    assert encoder_flops(subject(part="forward")) == 2 * by_hand
+    assert encoder_flops(subject(part="backward", batch_size=5)) == 2 * by_hand * 5 * 3
+    assert encoder_flops(subject(part="step")) is None
+
+
+def test_a_group_holds_each_contender_once_and_the_alternatives_of_a_step() -> None:
+    settings = BenchSettings(models=["m"], ratios=[0.5, 0.6], compile=True)
+    encoder, step = _groups(settings)
+    assert [(s.contender, s.ratio) for s in encoder if not s.is_compiled] == [
+        ("native", 0.5),
+        ("native", 0.6),
+        ("masked_dense", 0.5),
+        ("masked_dense", 0.6),
+    ]
+    assert len(encoder) == 8
+    assert {s.contender for s in step} == {"native", "masked_dense", "vit_mae", "dense"}
+
+
+@pytest.mark.parametrize("contender", ["native", "masked_dense", "dense", "vit_mae"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_contender_takes_a_training_step(contender: str, precision: str) -> None:
+    prepare(subject(contender=contender, part="step", precision=precision), CPU)()
+
+
+def test_the_vit_has_the_size_nearest_to_the_encoder() -> None:
+    with torch.device("meta"):
+        small, base = VitMae(28_000_000, 224, 0.75), VitMae(88_000_000, 224, 0.75)
+    assert (small.embed.out_features, len(small.blocks)) == (384, 12)
+    assert base.embed.out_features == 768
+    assert 20e6 < sum(p.numel() for p in small.blocks.parameters()) < 24e6
+
+
+def test_memory_grows_with_the_images_of_a_step() -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not tell")
+    one, many = (
+        peak_memory(subject(image_size=224, batch_size=batch), CPU, threads=1) for batch in (1, 8)
+    )
+    assert one is not None
+    assert many is not None
+    assert many > 2 * one
+
+
+def test_rates_are_measured_by_torch_and_by_the_linear_layer() -> None:
+    rates = matmul_rates(CPU, "fp32")
+    assert rates.keys() == {"torch", "sparse.linear"}
+    assert min(rates.values()) > 1e8
+
+
+def test_measuring_pairs_a_backend_with_masked_dense_at_its_ratio() -> None:
+    settings = BenchSettings(
+        models=["convnextv2_atto"],
+        ratios=[0.5, 0.75],
+        parts=["backward", "step"],
+        batch_size=1,
+        image_size=64,
+        repeats=1,
+        memory=False,
+    )
+    lines: list[str] = []
+    results, rates = measure(settings, CPU, lines.append)
+    assert len(lines) == 2
+    partners = {(r.subject.part, r.subject.contender): r.partner for r in results}
+    assert partners["backward", "native"] == "masked_dense"
+    assert partners["backward", "masked_dense"] is None
+    assert partners["step", "vit_mae"] == partners["step", "native"] == "dense"
+    by_ratio = {r.subject.ratio: r for r in results if r.subject.part == "backward"}
+    native = next(r for r in results if r.subject.contender == "native")
+    masked = next(r for r in results if r.subject.contender == "masked_dense")
+    assert native.subject.ratio == masked.subject.ratio == 0.5
+    assert native.versus == pytest.approx(native.times.median / masked.times.median)
+    assert by_ratio.keys() == {0.5, 0.75}
+    table = report.as_table(results, rates)
+    assert len(table.splitlines()) == 2 + len(results)
+    assert f"{native.versus:.2f} (masked_dense)" in table
+
+
+def test_the_table_says_roofline_and_memory_of_a_measurement() -> None:
+    result = Measurement(
+        subject=subject(), times=Times((0.5,)), peak_bytes=3 * 2**20, flops=25_000_000
+    )
+    row = report.as_table([result], {"fp32": {"torch": 1e8, "other": 2e8}}).splitlines()[-1]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[5:] == ["500.0", "0%", "2.0", "", "25%", "3"]
+    assert "100 by" not in report.describe_rates({"fp32": {"torch": 2e11}})
+    assert "200 by torch GFLOP/s" in report.describe_rates({"fp32": {"torch": 2e11}})
+
+
+def test_the_command_writes_results_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--models", "[convnextv2_atto]", "--batch_size", "1", "--image_size", "64"]
+    options += ["--repeats", "1", "--ratios", "[0.5]", "--parts", "[forward]", "--threads", "0"]
+    assert main(["bench", *options, "--output", str(tmp_path / "bench")]) == DONE
+    shown = capsys.readouterr().out
+    assert "convnextv2_atto | forward" in shown
+    written = json.loads((tmp_path / "bench/results.json").read_text())
+    assert written["settings"]["ratios"] == [0.5]
+    assert len(written["results"]) == 2
+    assert written["results"][0]["times"]["rounds"][0] > 0
+    assert (tmp_path / "bench/forward.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--repeats", "0"], "--repeats: got 0, expected 1 or more"),
+        (["--models", "[convnextv2_atom]"], "'convnextv2_atom' is not a ConvNeXt of timm"),
+        (["--ratios", "[1.0]"], "--ratios: got 1.0, expected 0 or more and less than 1"),
+        (["--ratios", "[0]"], "at 0 nothing is hidden"),
+        (["--ratios", "[]"], "--ratios: got an empty list"),
+        (["--image_size", "100"], "--image_size: got 100 px, expected a multiple of 32"),
+        (["--batch", "3"], "Did you mean --batch_size"),
+        (["--device", "tpu"], "got 'tpu', expected auto, cpu, cuda"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_measured(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *options]) == MISTAKE
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["bench", "--output", str(tmp_path / "file" / "bench")]) == MISTAKE
+    assert "cannot be made (Not a directory); name another folder" in capsys.readouterr().err
