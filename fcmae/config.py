@@ -244,8 +244,12 @@ class PretrainConfig:
         require(mask.patch_size >= 1, "mask.patch_size", mask.patch_size, "1 px or more")
         require(0 <= mask.ratio <= 1, "mask.ratio", mask.ratio, "a share between 0 and 1")
         require(0 <= model.drop_path < 1, "model.drop_path", model.drop_path, "0 to below 1")
-        require(model.decoder_dim >= 1, "model.decoder_dim", model.decoder_dim, "1 or more")
-        require(model.decoder_depth >= 0, "model.decoder_depth", model.decoder_depth, "0 or more")
+        require(
+            1 <= model.decoder_dim <= 16384, "model.decoder_dim", model.decoder_dim, "1 to 16384"
+        )
+        require(
+            0 <= model.decoder_depth <= 100, "model.decoder_depth", model.decoder_depth, "0 to 100"
+        )
         require(log.every_steps >= 1, "log.every_steps", log.every_steps, "1 or more")
         require(log.num_pictures >= 1, "log.num_pictures", log.num_pictures, "1 or more")
         evaluate = self.evaluate
