@@ -156,6 +156,13 @@ def test_checkpoints_by_the_clock_are_counted_from_the_time_of_the_rest() -> Non
     assert saves.times == 1 + 4  # 110 + 1.6 + 20 + 6 + 0.2 s are 4.6 half minutes
 
 
+def test_parts_that_did_nothing_are_left_out() -> None:
+    seconds = {**REHEARSED, "knn": [1e-6], "scores": [1e-6], "features": [], "health": [2e-6]}
+    counts = {**COUNTS, "knn": 0}  # no labels, and too few images to hold some out
+    parts = time_parts(seconds, 40.0, 2, counts, Scored(0, 200), make_config())
+    assert [part.name for part in parts[:-1]] == ["training steps", "pictures", "checkpoints"]
+
+
 def test_parts_that_did_not_happen_are_left_out() -> None:
     parts = time_parts({"step": [1.0, 1.0]}, 5.0, 1, COUNTS, Scored(0, 10), make_config())
     assert [part.name for part in parts] == ["training steps", "start, last scores and export"]

@@ -15,11 +15,13 @@ from fcmae.metrics import read_metrics
 from fcmae.pictures import save_figure
 from fcmae.run_folder import RunFolder
 
+Layers = tuple[float, ...]  # one value per block, first to last
+
 COLOURS = ("#b03030", "#1f4e8c", "#3a8a4d", "#c07a20", "#7a4d9e", "#5a5a5a")
 EVEN_DIVERSITY = 0.5  # of channels that are orthogonal to each other
 
 
-def diversity_by_layer(run: Path | str) -> tuple[float, ...] | None:
+def diversity_by_layer(run: Path | str) -> Layers | None:
     """Return the diversity of each block, first to last, at the last check of a run.
 
     None when the run was not checked, or had features that were not finite.
@@ -32,21 +34,36 @@ def diversity_by_layer(run: Path | str) -> tuple[float, ...] | None:
 
 
 def draw_collapse(groups: Mapping[str, Sequence[Path | str]], path: Path) -> bool:
-    """Write a PNG of the diversity in every layer, a mean line per group and a thin one per run.
+    """Write a PNG of the diversity in every layer; see `collapse_figure`.
 
     Args:
-        groups: run folders by what they have in common, such as the model's name; runs without
-            checks are passed over, and so are groups whose runs all are.
+        groups: run folders by what they have in common, such as the model's name.
         path: the PNG; its folder is created; replaced as a whole.
 
     Returns:
         Whether it was written: False when no run was checked.
     """
+    layers = {label: [diversity_by_layer(run) for run in runs] for label, runs in groups.items()}
+    figure = collapse_figure(layers)
+    if figure is not None:
+        save_figure(figure, path)
+    return figure is not None
+
+
+def collapse_figure(groups: Mapping[str, Sequence[Layers | None]]) -> Figure | None:
+    """Draw the diversity in every layer, a mean line per group and a thin one per run.
+
+    Args:
+        groups: what `diversity_by_layer` returns, by what the runs have in common.
+
+    Returns:
+        None when no run was checked.
+    """
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for number, (label, runs) in enumerate(groups.items()):
         colour = COLOURS[number % len(COLOURS)]
-        layers = [found for run in runs if (found := diversity_by_layer(run)) is not None]
+        layers = [one for one in runs if one is not None]
         if not layers:
             continue
         positions = [_positions(one) for one in layers]
@@ -58,7 +75,7 @@ def draw_collapse(groups: Mapping[str, Sequence[Path | str]], path: Path) -> boo
             count = f" ({len(layers)} runs)" if len(layers) > 1 else ""
             axes.plot(positions[0], means, color=colour, marker=".", label=f"{label}{count}")
     if not axes.lines:
-        return False
+        return None
     axes.axhline(EVEN_DIVERSITY, color="0.6", linestyle="--", linewidth=1)
     axes.text(1.0, EVEN_DIVERSITY + 0.005, "orthogonal channels", ha="right", color="0.4", size=8)
     axes.set_xlabel("depth of the layer, share of all blocks")
@@ -68,8 +85,7 @@ def draw_collapse(groups: Mapping[str, Sequence[Path | str]], path: Path) -> boo
     axes.legend(frameon=False, loc="lower left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    save_figure(figure, path)
-    return True
+    return figure
 
 
 def _positions(layers: Sequence[float]) -> list[float]:

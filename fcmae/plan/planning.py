@@ -23,6 +23,7 @@ from fcmae.pretraining import Pretraining
 REHEARSED_SECONDS = 15.0  # of steps
 FEWEST_STEPS, MOST_STEPS = 4, 60
 PREFETCH = 2  # batches that each reader prepares ahead
+LEAST_SECONDS = 0.001  # what takes less did nothing, such as scores without labels
 ROOM = 0.9  # share of the free memory that a run may take
 
 
@@ -242,14 +243,16 @@ def time_parts(
         config: of the run.
     """
     parts = []
+    features = seconds.get("features", [])
     for name, title in NAMES.items():
         found = seconds.get(name, [])
         found = found[warm:] if name == "step" else found
         if found and counts[name]:
             each = statistics.median(found)
             if name == "knn":
-                each += (scored.factor - 1) * seconds["features"][0]
-            parts.append(Part(title, each, counts[name]))
+                each += (scored.factor - 1) * features[0]
+            if each > LEAST_SECONDS:
+                parts.append(Part(title, each, counts[name]))
     minutes = config.checkpoint.every_minutes
     if minutes is not None:
         by_clock = int(sum(part.total for part in parts) / 60 / minutes)
@@ -262,8 +265,8 @@ def time_parts(
     once = lived - sum(sum(seconds.get(name, [])) for name in NAMES)
     first = seconds["step"][:warm]
     once += max(0.0, sum(first) - len(first) * parts[0].seconds)
-    if seconds.get("scores"):
-        once += (scored.factor - 1) * seconds["features"][-1]
+    if sum(seconds.get("scores", [])) > LEAST_SECONDS:
+        once += (scored.factor - 1) * features[-1]
     return (*parts, Part("start, last scores and export", once, 1))
 
 
