@@ -12,6 +12,7 @@ COMMANDS = {
     "pretrain": "fcmae.cli.pretrain",
     "plan": "fcmae.cli.plan",
     "finetune": "fcmae.cli.finetune",
+    "submit": "fcmae.cli.submit",
     "export": "fcmae.cli.export",
     "reconstruct": "fcmae.cli.reconstruct",
     "embed": "fcmae.cli.embed",

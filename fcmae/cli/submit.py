@@ -1,0 +1,60 @@
+"""`fcmae submit COMMAND`: train as a job of a SLURM cluster, queued again until it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SUMMARY = "queue a training on a SLURM cluster; it is queued again until it is done"
+USAGE = (
+    "usage: fcmae submit pretrain|finetune [settings of the command] [--slurm.setting VALUE ...]\n"
+    "\nExample: fcmae submit pretrain --config configs/pretrain/tiny.yaml --slurm.nodes 2 "
+    "--slurm.gpus 8 --slurm.hours 24 --slurm.partition gpu\n"
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Check the settings of job and command, and queue the job."""
+    from fcmae.cli import DONE
+    from fcmae.configuration import parse
+    from fcmae.submission import Job, SubmitConfig, submit
+
+    command, arguments = (arguments or ["--help"])[0], arguments[1:]
+    if command in ("-h", "--help"):
+        print(USAGE)
+        parse(SubmitConfig, ["--help"], prog="fcmae submit COMMAND")
+    mine, others = split(arguments)
+    slurm = parse(SubmitConfig, mine, prog="fcmae submit").slurm
+    config = parse(_config_class(command), others, prog=f"fcmae {command}")
+    job = submit(Job(command, others), slurm, config.run.dir)
+    print(f"job {job.job_id} is queued; it trains in {config.run.dir} and writes to:")
+    for path in (job.paths.stdout, job.paths.stderr):
+        print(f"  {path}")
+    print("Submitting the same command again continues the run, should the job be lost.")
+    return DONE
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words of the job (--slurm.X, --executor) and those of the command."""
+    mine: list[str] = []
+    others: list[str] = []
+    chosen = others
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            chosen = mine if name.startswith("--slurm.") or name == "--executor" else others
+        chosen.append(f"--slurm.executor{equals}{value}" if name == "--executor" else word)
+    return mine, others
+
+
+def _config_class(command: str) -> Any:
+    from fcmae.errors import ConfigError
+
+    if command == "pretrain":
+        from fcmae.config import PretrainConfig
+
+        return PretrainConfig
+    if command == "finetune":
+        from fcmae.finetune_config import FinetuneConfig
+
+        return FinetuneConfig
+    raise ConfigError(f"fcmae submit: got {command!r}, expected pretrain or finetune.")
