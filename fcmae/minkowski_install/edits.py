@@ -111,6 +111,22 @@ EDITS = (
         _NVTX,
     ),
     Edit("src/3rdparty/concurrent_unordered_map.cuh", "    CUDF_FUNC_RANGE();\n", "", _NVTX),
+    Edit(
+        "src/3rdparty/concurrent_unordered_map.cuh",
+        "    return std::unique_ptr<Self, std::function<void(Self*)>>{\n",
+        "    return std::shared_ptr<Self>{\n",
+        "since CUDA 12.4 gcc finds std::__to_address twice when the caller makes one of the other",
+    ),
+    Edit(
+        "src/3rdparty/concurrent_unordered_map.cuh",
+        "        int dev_id = 0;\n"
+        "        CUDA_TRY(cudaGetDevice(&dev_id));\n"
+        "        CUDA_TRY(\n"
+        "          cudaMemPrefetchAsync(m_hashtbl_values, m_capacity * sizeof(value_type), "
+        "dev_id, stream));\n",
+        "",
+        "CUDA 13 changed cudaMemPrefetchAsync; the table is never in managed memory",
+    ),
 )
 
 

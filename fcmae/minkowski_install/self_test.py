@@ -71,7 +71,7 @@ def _error(
     is_active = torch.rand(2, 6, 4, generator=random) < 0.5
     is_active[:, -1], is_active[:, :, -1] = False, False
     is_active = is_active.repeat_interleave(2, 1).repeat_interleave(2, 2)  # [N, H, W]
-    coordinates = is_active.nonzero().int()
+    coordinates = is_active.nonzero().int().contiguous()
     image, y, x = coordinates.long().unbind(1)
     inputs = torch.randn(2, channels[0], *is_active.shape[1:], generator=random)
     weight = torch.randn(channels[1], channels[0] // groups, side, side, generator=random)

@@ -71,7 +71,7 @@ def build_wheel(source: Path, target: Target, tools: Tools, log: Path, say: Say)
     start = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         print(*command, file=file, flush=True)
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command,
             cwd=source,
             env=environment,
@@ -80,17 +80,16 @@ def build_wheel(source: Path, target: Target, tools: Tools, log: Path, say: Say)
             text=True,
             errors="replace",
             start_new_session=True,
-        )
-        try:
-            for line in process.stdout or ():
-                file.write(line)
-                file.flush()
-                if progress := re.match(r"\[(\d+/\d+)\]", line):
-                    say(f"  file {progress[1]} after {_minutes(time.monotonic() - start)}")
-            process.wait()
-        except BaseException:  # an interrupt, say: the compilers stop too
-            os.killpg(process.pid, signal.SIGTERM)
-            raise
+        ) as process:
+            try:
+                for line in process.stdout or ():
+                    file.write(line)
+                    file.flush()
+                    if progress := re.match(r"\[(\d+/\d+)\]", line):
+                        say(f"  file {progress[1]} after {_minutes(time.monotonic() - start)}")
+            except BaseException:  # an interrupt, say: the compilers stop too
+                os.killpg(process.pid, signal.SIGTERM)
+                raise
     wheels = sorted((source / "dist").glob("*.whl"))
     if process.returncode or not wheels:
         raise InstallError(
