@@ -215,7 +215,7 @@ def exported(case: Case) -> Line:
             num_classes=0,
             in_chans=info.in_chans,
             checkpoint_path=str(path),
-            **stem,  # type: ignore[arg-type]
+            **stem,
         ).eval()
     images = case.images.float()[:1]
     everything = torch.arange(case.model.num_patches).unsqueeze(0)
