@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -14,6 +16,7 @@ from fcmae.configuration import from_plain
 from fcmae.health import collapse
 from fcmae.health.collapse import diversity_by_layer, draw_collapse
 from fcmae.pretraining_setup import create_model
+from fcmae.report.health import health_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,3 +82,15 @@ def test_the_shipped_config_compares_encoders_that_differ_in_grn_alone(
     first, second = ([block.mlp.fc1.weight.shape for block in of_model] for of_model in blocks)
     assert first == second
     assert [hasattr(of_model[0].mlp, "grn") for of_model in blocks] == [False, True]
+
+
+def test_a_report_shows_the_figure_where_runs_were_checked() -> None:
+    @dataclasses.dataclass
+    class Cell:
+        lines: list[dict[str, object]]
+
+    checked = Cell([{"step": 1, "health/diversity_by_layer": [0.5, 0.4]}])
+    blocks: Any = health_blocks({"V2": [checked]}, [])  # type: ignore[list-item]
+    assert blocks[0].name == "diversity-by-layer.svg"
+    assert b"</svg>" in blocks[0].data
+    assert health_blocks({"V2": [Cell([{"step": 1}])]}, []) == []  # type: ignore[list-item]

@@ -6,8 +6,9 @@ Source: ConvNeXt V2, section 3.1, "feature cosine distance analysis".
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -21,16 +22,21 @@ COLOURS = ("#b03030", "#1f4e8c", "#3a8a4d", "#c07a20", "#7a4d9e", "#5a5a5a")
 EVEN_DIVERSITY = 0.5  # of channels that are orthogonal to each other
 
 
-def diversity_by_layer(run: Path | str) -> Layers | None:
-    """Return the diversity of each block, first to last, at the last check of a run.
+def last_diversity(lines: Iterable[Mapping[str, Any]]) -> Layers | None:
+    """Return the diversity of each block, first to last, at the last check in a run's log.
 
     None when the run was not checked, or had features that were not finite.
     """
     name = "health/diversity_by_layer"
-    found = [line[name] for line in read_metrics(RunFolder(run).metrics) if name in line]
+    found = [line[name] for line in lines if name in line]
     if not found or any(value is None for value in found[-1]):
         return None
     return tuple(map(float, found[-1]))
+
+
+def diversity_by_layer(run: Path | str) -> Layers | None:
+    """Return what `last_diversity` does, of a run folder."""
+    return last_diversity(read_metrics(RunFolder(run).metrics))
 
 
 def draw_collapse(groups: Mapping[str, Sequence[Path | str]], path: Path) -> bool:

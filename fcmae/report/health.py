@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from fcmae.health.collapse import collapse_figure, last_diversity
 from fcmae.health.verdict import verdict
 from fcmae.report import figures
 from fcmae.report.document import Block, Bullets, Picture
@@ -37,6 +42,14 @@ def health_blocks(grouped: Mapping[str, Sequence[Record]], done: Sequence[Record
             file = name.replace("/", "-") + "-curve.svg"
             caption = f"{title} over the training; line styles are seeds."
             blocks.append(Picture(file, data, caption))
+    layers = {
+        setting: [last_diversity(record.lines) for record in records]
+        for setting, records in grouped.items()
+    }
+    figure = collapse_figure(layers)
+    if figure is not None:
+        caption = "Diversity of channels in every layer at the last check; thin lines are seeds."
+        blocks.append(Picture("diversity-by-layer.svg", _svg(figure), caption))
     if blocks:
         lines = [
             f"{record.cell.title}: {verdict(record.lines, int(record.result['steps']))}"
@@ -44,3 +57,10 @@ def health_blocks(grouped: Mapping[str, Sequence[Record]], done: Sequence[Record
         ]
         blocks.append(Bullets(lines))
     return blocks
+
+
+def _svg(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "fcmae"}):  # the same figure, the same bytes
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return stream.getvalue()
