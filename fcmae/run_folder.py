@@ -22,7 +22,8 @@ from fcmae.errors import ConfigError
 class RunFolder:
     """Names the files of a run.
 
-    config.yaml metrics.jsonl images.jsonl held_out.jsonl health.png skipped_files.txt loss_curve.png finished.txt lock
+    config.yaml metrics.jsonl images.jsonl held_out.jsonl skipped_files.txt scores.txt
+    loss_curve.png health.png finished.txt lock
     tensorboard/ checkpoints/ reconstructions/ export/
     """
 
