@@ -257,6 +257,10 @@ def _unknown(where: str, name: str) -> ConfigError:
         f"{section}.{key}" for section, kind in fields.items() for key in kind.__annotations__
     ]
     near = difflib.get_close_matches(name, known, n=2)
+    section, dot, rest = name.partition(".")
+    if not near and dot:  # the section may be misspelt
+        sections = difflib.get_close_matches(section, (*FREE, *OWN), n=1)
+        near = [f"{found}.{rest}" for found in sections if found != section]
     hint = (
         f"Did you mean {' or '.join(near)}?"
         if near

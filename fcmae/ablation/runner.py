@@ -61,6 +61,8 @@ class Runner:
         self.folder = Path(ablation.run.dir)
         self._say = say
         self._split = open_split(ablation)
+        for path, reason in self._split.train.problems:
+            say(f"{path!r} {reason}; left out.")
         check_labels(ablation.evaluate, self._split)
         self.cells = build_cells(ablation, self._split)
         for cell in trained(self.cells):

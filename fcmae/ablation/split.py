@@ -123,7 +123,8 @@ def _is_cut_by_folders(source: Any) -> bool:
 
 
 def _with_absolute_paths(images: ImageList) -> ImageList:
-    return dataclasses.replace(images, paths=tuple(map(os.path.abspath, images.paths)))
+    paths = tuple(map(os.path.abspath, images.paths))
+    return dataclasses.replace(images, paths=paths, root=None)
 
 
 def write_split(split: Split, folder: Path) -> None:
