@@ -105,12 +105,29 @@ def test_missing_blas_headers_are_named_with_their_packages(bare: Path) -> None:
         machine.find_tools(TARGET)
 
 
-def test_missing_cuda_compiler_is_named(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cuda_compiler_is_asked_for_only_where_cuda_is_the_target(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program(bare, "g++")
     program(bare, "ninja")
-    monkeypatch.setattr(machine, "find_cuda_home", lambda: None)
-    with pytest.raises(MissingToolsError, match="nvidia-cuda-toolkit"):
-        machine.find_tools(replace(TARGET, cuda="CUDA 13.0 for 8.0"))
+    cuda = replace(TARGET, cuda="CUDA 13.0 for 8.0")
+    monkeypatch.setenv("CUDA_HOME", str(bare / "cuda"))
+    machine.find_tools(TARGET)
+    with pytest.raises(MissingToolsError, match=r"nvcc\) \(Debian: nvidia-cuda-toolkit; conda: cu"):
+        machine.find_tools(cuda)
+    (bare / "cuda" / "bin").mkdir(parents=True)
+    program(bare / "cuda" / "bin", "nvcc")
+    machine.find_tools(cuda)
+
+
+def test_the_cuda_toolkit_is_that_of_the_nvcc_on_the_path(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    (bare / "bin").mkdir()
+    program(bare / "bin", "nvcc")
+    assert machine.find_cuda_home(str(bare / "bin")) == bare
 
 
 def test_the_compiler_is_asked_where_blas_is(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +154,11 @@ def test_target_is_cuda_only_where_a_gpu_is_usable(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert machine.find_target("auto").cuda == ""
-    assert machine.find_target("cuda").cuda == "CUDA 13.0 for all capabilities"
+    with pytest.raises(MissingToolsError, match=r"sees no GPU here.*TORCH_CUDA_ARCH_LIST"):
+        machine.find_target("cuda")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+    assert machine.find_target("cuda").cuda == "CUDA 13.0 for 9.0"
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: (8 + i, 0))
@@ -172,8 +193,9 @@ def test_unpack_finds_the_folder_of_setup_py(tmp_path: Path) -> None:
 def test_what_is_no_source_release_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.tar.gz"
     text.write_text("not an archive", encoding="utf-8")
-    with pytest.raises(InstallError, match="cannot be unpacked"):
+    with pytest.raises(InstallError, match="cannot be unpacked") as caught:
         source.unpack(text, tmp_path)
+    assert "\n" not in str(caught.value)
     whole = tarball(tmp_path / "a.tar.gz", {f"me/{i}": f"{i * 7919 % 997}" for i in range(99)})
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(whole.read_bytes()[:200])
@@ -324,7 +346,8 @@ def test_build_for_cuda_forces_it(tmp_path: Path) -> None:
     [
         ("print('x.cpp:3: error: no cblas'); raise SystemExit(1)", "x.cpp:3: error: no cblas"),
         ("print('g++: fatal error: Killed signal'); raise SystemExit(1)", "MAX_JOBS=1"),
-        ("raise SystemExit(3)", "no error was printed"),
+        ("print('IndexError: list'); raise SystemExit(3)", "(exit status 3): IndexError: list"),
+        ("raise SystemExit(3)", "it printed nothing"),
         ("", "exit status 0"),
     ],
 )

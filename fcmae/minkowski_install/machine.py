@@ -73,7 +73,8 @@ def find_target(device: str) -> Target:
     """Describe what to build for: `device` is cpu, cuda, or auto for cuda where a GPU is usable.
 
     Raises:
-        MissingToolsError: torch is not installed, or has no CUDA although `device` is cuda.
+        MissingToolsError: torch is not installed, or `device` is cuda and torch has no CUDA or
+            nothing says for which GPU.
     """
     try:
         import torch
@@ -93,7 +94,12 @@ def find_target(device: str) -> Target:
         )
     capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
     listed = ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities))
-    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST") or listed or "all capabilities"
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST") or listed
+    if not wanted:
+        raise MissingToolsError(
+            "--device cuda: torch sees no GPU here, so it has to be said which one to build for: "
+            "set TORCH_CUDA_ARCH_LIST to its compute capability, such as 8.0, or use --device cpu."
+        )
     return Target(torch.__version__, tag, f"CUDA {torch.version.cuda} for {wanted}")
 
 
@@ -118,7 +124,7 @@ def find_tools(target: Target) -> Tools:
         missing.append(PYTHON_HEADERS)
     if shutil.which("ninja", path=path) is None:
         missing.append(NINJA)
-    if target.cuda and find_cuda_home() is None:
+    if target.cuda and find_cuda_home(path) is None:
         missing.append(NVCC)
     blas = None if compiler is None else find_blas(compiler)
     if compiler is None:
@@ -130,12 +136,13 @@ def find_tools(target: Target) -> Tools:
     return Tools(compiler, *blas, {"PATH": path, "CXX": compiler})
 
 
-def find_cuda_home() -> str | None:
-    """Return the folder of the CUDA toolkit that torch would build with, if there is one."""
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    has_compiler = CUDA_HOME and Path(CUDA_HOME, "bin", "nvcc").is_file()
-    return str(CUDA_HOME) if has_compiler else None
+def find_cuda_home(path: str) -> Path | None:
+    """Return the folder of the CUDA toolkit that torch will build with, if there is one."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = shutil.which("nvcc", path=path)
+    if home is None:
+        home = str(Path(nvcc).parents[1]) if nvcc else "/usr/local/cuda"
+    return Path(home) if Path(home, "bin", "nvcc").is_file() else None
 
 
 def find_blas(compiler: str) -> tuple[Path | None, Path | None] | None:

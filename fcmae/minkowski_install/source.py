@@ -61,8 +61,9 @@ def unpack(archive: Path, folder: Path) -> Path:
                 tar.extraction_filter = tarfile.data_filter
             tar.extractall(folder)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile lists all formats tried
         raise InstallError(
-            f"{archive}: cannot be unpacked ({error}); expected the source release "
+            f"{archive}: cannot be unpacked ({reason}); expected the source release "
             f"MinkowskiEngine-{VERSION}.tar.gz."
         ) from error
     found = sorted(folder.glob("*/setup.py"))

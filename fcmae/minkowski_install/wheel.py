@@ -120,11 +120,11 @@ def unpack_folder(cache: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def _first_error(log: Path) -> str:
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text = log.read_text(encoding="utf-8", errors="replace").partition("\n")[2]  # less the command
     if re.search(r"\bKilled\b", text):
         return "the compiler was killed, most likely for lack of memory; try MAX_JOBS=1"
     errors = [line for line in text.splitlines() if re.search(r"\b[Ee]rror\b:?", line)]
-    return errors[0].strip() if errors else "no error was printed"
+    return errors[0].strip() if errors else last_line(text, "it printed nothing")
 
 
 def _minutes(seconds: float) -> str:
