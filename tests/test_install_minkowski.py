@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import io
 import re
 import stat
@@ -93,8 +95,8 @@ def test_missing_tools_are_all_named_with_their_packages(bare: Path) -> None:
         machine.find_tools(TARGET)
     message = str(caught.value)
     assert "a C++ compiler (Debian: g++; conda: gxx)" in message
-    assert "ninja (Debian: ninja-build; conda: ninja)" in message
-    assert "conda install -c conda-forge" in message
+    assert "`apt-get install g++" in message
+    assert "`conda install -c conda-forge gxx" in message
     assert "model.backend=native" in message
 
 
@@ -170,6 +172,35 @@ def test_cuda_with_a_torch_without_it_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(MissingToolsError, match=r"--device cuda: .*without CUDA.*--device cpu"):
         machine.find_target("cuda")
+
+
+@pytest.mark.parametrize(
+    ("version", "has_wheel", "has_ninja", "expected"),
+    [
+        ("77.0.3", False, True, ()),
+        ("70.0.0", False, True, ("wheel",)),
+        ("65.5.1", True, False, ("ninja",)),
+        (None, False, False, ("setuptools>=70.1", "ninja")),
+    ],
+)
+def test_python_packages_that_the_build_lacks_are_named(
+    bare: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str | None,
+    has_wheel: bool,
+    has_ninja: bool,
+    expected: tuple[str, ...],
+) -> None:
+    def version_of(name: str) -> str:
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", version_of)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: has_wheel or None)
+    if has_ninja:
+        program(bare, "ninja")
+    assert machine.missing_packages(str(bare)) == expected
 
 
 # source
@@ -303,6 +334,28 @@ def test_a_truncated_wheel_in_the_cache_is_not_used(tmp_path: Path) -> None:
     kept = write_wheel(tmp_path / "key" / "me.whl")
     kept.write_bytes(kept.read_bytes()[:-30])
     assert wheel.cached_wheel(tmp_path, "key") is None
+
+
+def test_packages_for_the_build_go_to_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    results = [subprocess.CompletedProcess([], 0, "", "")]
+    results.append(subprocess.CompletedProcess([], 1, "", "ERROR: no index\n"))
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return results[len(commands) - 1]
+
+    monkeypatch.setattr(wheel.subprocess, "run", run)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    lacking = Tools("g++", environment={"PATH": "/bin"}, packages=("ninja",))
+    tools = wheel.fetch_packages(lacking, tmp_path)
+    assert commands[0][-3:] == ["--target", str(tmp_path), "ninja"]
+    assert tools.environment == {"PATH": f"{tmp_path}/bin:/bin", "PYTHONPATH": str(tmp_path)}
+    assert tools.packages == ()
+    with pytest.raises(InstallError, match="could not fetch ninja for the build: ERROR: no index"):
+        wheel.fetch_packages(lacking, tmp_path)
 
 
 SETUP = """

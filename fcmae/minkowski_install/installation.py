@@ -14,6 +14,7 @@ from fcmae.minkowski_install.wheel import (
     build_wheel,
     cache_key,
     cached_wheel,
+    fetch_packages,
     install_wheel,
     keep_wheel,
     unpack_folder,
@@ -45,6 +46,9 @@ def install_minkowski(cache: Path, *, source: Path | None, device: str, say: Say
         with unpack_folder(cache) as folder:
             unpacked = unpack(archive, Path(folder))
             apply_edits(unpacked)
+            if tools.packages:
+                say(f"fetching {', '.join(tools.packages)} for the build alone")
+                tools = fetch_packages(tools, Path(folder, "tools"))
             say(f"building with {tools.compiler}, about ten minutes of one core's time")
             wheel = keep_wheel(build_wheel(unpacked, target, tools, log, say), cache, key)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -41,12 +42,15 @@ class Tools:
         compiler: path of the C++ compiler.
         include: folder of cblas.h, or None where the compiler looks by itself.
         library: folder of libopenblas, or None where the linker looks by itself.
+        environment: variables to set.
+        packages: Python packages that this Python lacks, to be fetched for the build alone.
     """
 
     compiler: str
     include: Path | None = None
     library: Path | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,8 @@ class Missing:
 COMPILER = Missing("a C++ compiler", "g++", "gxx")
 PYTHON_HEADERS = Missing("the headers of Python (Python.h)", "python3-dev", "python")
 BLAS = Missing("the headers and library of OpenBLAS (cblas.h)", "libopenblas-dev", "openblas")
-NINJA = Missing("ninja", "ninja-build", "ninja")
 NVCC = Missing("the CUDA compiler (nvcc)", "nvidia-cuda-toolkit", "cuda-nvcc cuda-libraries-dev")
-MODULES = {
-    name: Missing(f"the Python package {name}", f"python3-{name}", name)
-    for name in ("pip", "setuptools", "wheel", "numpy")
-}
+PIP = Missing("pip", "python3-pip", "pip")
 
 
 def find_target(device: str) -> Target:
@@ -119,11 +119,9 @@ def find_tools(target: Target) -> Tools:
     asked = os.environ.get("CXX")
     names = [asked] if asked else ["g++", "c++", "clang++"]
     compiler = next(filter(None, (shutil.which(name, path=path) for name in names)), None)
-    missing = [tool for name, tool in MODULES.items() if importlib.util.find_spec(name) is None]
+    missing = [] if importlib.util.find_spec("pip") else [PIP]
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         missing.append(PYTHON_HEADERS)
-    if shutil.which("ninja", path=path) is None:
-        missing.append(NINJA)
     if target.cuda and find_cuda_home(path) is None:
         missing.append(NVCC)
     blas = None if compiler is None else find_blas(compiler)
@@ -133,7 +131,18 @@ def find_tools(target: Target) -> Tools:
         missing.append(BLAS)
     if missing or compiler is None or blas is None:
         raise MissingToolsError(_describe(missing))
-    return Tools(compiler, *blas, {"PATH": path, "CXX": compiler})
+    return Tools(compiler, *blas, {"PATH": path, "CXX": compiler}, missing_packages(path))
+
+
+def missing_packages(path: str) -> tuple[str, ...]:
+    """Name the Python packages of the build that this Python, with programs on `path`, lacks."""
+    packages = () if shutil.which("ninja", path=path) else ("ninja",)
+    try:
+        version = importlib.metadata.version("setuptools").split(".")
+    except importlib.metadata.PackageNotFoundError:
+        return ("setuptools>=70.1", *packages)
+    makes_wheels = (int(version[0]), int(version[1])) >= (70, 1)  # without the package wheel
+    return packages if makes_wheels or importlib.util.find_spec("wheel") else ("wheel", *packages)
 
 
 def find_cuda_home(path: str) -> Path | None:

@@ -13,6 +13,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fcmae.minkowski_install.child import last_line
@@ -49,6 +50,26 @@ def keep_wheel(wheel: Path, cache: Path, key: str) -> Path:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     return partial.replace(folder / wheel.name)
+
+
+def fetch_packages(tools: Tools, folder: Path) -> Tools:
+    """Install what `tools` lacks into `folder` and return tools that look there first.
+
+    Raises:
+        InstallError: pip failed; names the packages, to be installed by hand.
+    """
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--target", str(folder), *tools.packages]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InstallError(
+            f"pip could not fetch {' '.join(tools.packages)} for the build: "
+            f"{last_line(done.stderr, 'it said nothing')}. Install by hand and run again."
+        )
+    modules = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join([str(folder / "bin"), tools.environment["PATH"]])
+    environment = tools.environment | {"PATH": path, "PYTHONPATH": modules}
+    return replace(tools, environment=environment, packages=())
 
 
 def build_wheel(source: Path, target: Target, tools: Tools, log: Path, say: Say) -> Path:
