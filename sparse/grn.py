@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
 def global_response_norm(
-    features: Tensor, weight: Tensor, bias: Tensor, *, eps: float, over_batch: bool
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    eps: float,
+    over_batch: bool,
+    after_gelu: bool = False,
 ) -> Tensor:
     """Apply GRN to [N, ..., C], pooling over all dimensions between the first and the last.
 
@@ -23,12 +30,14 @@ def global_response_norm(
         bias: [C], beta of the paper.
         eps: added to the mean response, the divisor.
         over_batch: pool over the images too, as the released PyTorch layer does.
+        after_gelu: take GELU of the features first; its result is computed again in backward, and
+            so a quarter less memory is kept in a block.
 
     Source: ConvNeXt V2 (arXiv 2301.00808), section 3.2 and algorithm 1.
     Deviation: the authors' sparse layer pools over the whole batch; the default is per image, as
         in the dense model. Held by test_output_does_not_depend_on_batch_mates.
     """
-    return _GlobalResponseNorm.apply(features, weight, bias, eps, over_batch)
+    return _GlobalResponseNorm.apply(features, weight, bias, eps, over_batch, after_gelu)
 
 
 class _GlobalResponseNorm(torch.autograd.Function):
@@ -40,30 +49,42 @@ class _GlobalResponseNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, eps: float, over_batch: bool
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        over_batch: bool,
+        after_gelu: bool,
     ) -> Tensor:
+        features = F.gelu(inputs) if after_gelu else inputs
+        ctx.after_gelu = after_gelu
         first = 0 if over_batch else 1
         ctx.pooled = tuple(range(first, features.dim() - 1))
         response = _sum(features, features, ctx.pooled).sqrt_()
         divisor = response.mean(dim=-1, keepdim=True) + eps
-        ctx.save_for_backward(features, weight, response, divisor)
+        ctx.save_for_backward(inputs, weight, response, divisor)
         scale = 1 + weight * (response / divisor)
         return torch.addcmul(bias.to(features.dtype), features, scale.to(features.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight, response, divisor = ctx.saved_tensors
+        inputs, weight, response, divisor = ctx.saved_tensors
+        features = F.gelu(inputs) if ctx.after_gelu else inputs
         ratio = response / divisor
         by_scale = _sum(grad, features, ctx.pooled)  # gradient of weight * ratio
         by_ratio = by_scale * weight
         by_response = by_ratio / divisor - (by_ratio * ratio).mean(dim=-1, keepdim=True) / divisor
         # d response / d x = x / response; a dead channel has neither
         pull = torch.where(response > 0, by_response / response, 0).to(grad.dtype)
-        grad_features = (grad * (1 + weight * ratio).to(grad.dtype)).addcmul_(features, pull)
+        grad_inputs = (grad * (1 + weight * ratio).to(grad.dtype)).addcmul_(features, pull)
+        if ctx.after_gelu:
+            grad_inputs = torch.ops.aten.gelu_backward(grad_inputs, inputs)
         grad_weight = (by_scale * ratio).flatten(0, -2).sum(dim=0)
         grad_bias = grad.flatten(0, -2).sum(dim=0, dtype=response.dtype)
-        return grad_features, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None, None
+        grads = grad_inputs, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
+        return *grads, None, None, None
 
 
 def _sum(a: Tensor, b: Tensor, pooled: tuple[int, ...]) -> Tensor:

@@ -7,6 +7,7 @@ Stem, norms, MLPs and downsampling never leave a patch and are matrix products o
 from __future__ import annotations
 
 import torch.nn.functional as F
+from timm.layers.activations import GELU
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -67,16 +68,31 @@ def _run_block(
     mlp = block.mlp
     branch = depthwise_convolution(blocks, block.conv_dw, canvas)
     branch = _linear(mlp.fc1, _norm(block.norm, branch))
-    branch = mlp.drop1(mlp.act(branch))
-    if hasattr(mlp, "grn"):
+    has_grn = hasattr(mlp, "grn")
+    grn_takes_gelu = has_grn and _is_plain_gelu(mlp.act) and mlp.drop1.p == 0
+    if not grn_takes_gelu:
+        branch = mlp.drop1(mlp.act(branch))
+    if has_grn:
         grn = mlp.grn
         branch = global_response_norm(
-            branch, grn.weight, grn.bias, eps=grn.eps, over_batch=grn_over_batch
+            branch,
+            grn.weight,
+            grn.bias,
+            eps=grn.eps,
+            over_batch=grn_over_batch,
+            after_gelu=grn_takes_gelu,
         )
     branch = mlp.drop2(_linear(mlp.fc2, branch))
     if block.gamma is not None:
         branch = branch * block.gamma
     return blocks + block.drop_path(branch)  # drop path: one decision per image, dimension 0
+
+
+def _is_plain_gelu(activation: nn.Module) -> bool:
+    """Whether this is the exact GELU, by torch's class or timm's."""
+    if type(activation) is nn.GELU:
+        return activation.approximate == "none"
+    return type(activation) is GELU
 
 
 def _norm(norm: nn.LayerNorm, blocks: Tensor) -> Tensor:

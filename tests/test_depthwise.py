@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparse import block_depthwise, depthwise
 from sparse.compiled import load_kernels
 from sparse.depthwise import depthwise_convolution
+from sparse.grn import global_response_norm
 from sparse.linear import _is_for_onednn, linear
 from sparse.sites import VisiblePatches
 
@@ -182,3 +183,21 @@ def test_linear_leaves_float64_and_autocast_to_torch(product: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(rows, weight, None).dtype == torch.bfloat16
     assert linear(rows, weight, None).dtype == torch.float32
+
+
+@pytest.mark.parametrize("over_batch", [False, True])
+def test_grn_after_gelu_is_gelu_and_then_grn_with_all_gradients(over_batch: bool) -> None:
+    rng = torch.Generator().manual_seed(4)
+    features, weight, bias = (
+        torch.randn(shape, generator=rng, dtype=torch.float64, requires_grad=True)
+        for shape in ((2, 3, 4), (4,), (4,))
+    )
+    results = []
+    for inputs, after_gelu in ((features, True), (F.gelu(features), False)):
+        output = global_response_norm(
+            inputs, weight, bias, eps=1e-6, over_batch=over_batch, after_gelu=after_gelu
+        )
+        grads = torch.autograd.grad(output.square().sum(), [features, weight, bias])
+        results.append([output, *grads])
+    for result, expected in zip(*results, strict=True):
+        assert_relative(result, expected, 1e-12)
