@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fcmae.ablation import runner
+from fcmae.ablation.grid import Cell
 from fcmae.ablation.worker import run_cell
 
 
 class InProcess:
-    """Stands in for subprocess.Popen: the cell has run when it is created."""
+    """A cell that has run when it is created, as subprocess.Popen shows one."""
 
-    def __init__(self, command: list[str], *, stdout: Any, **options: Any) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         try:
-            self.returncode = run_cell(Path(command[-2]), command[-1])
+            self.returncode = run_cell(folder, name)
         except Exception as error:  # as a process ends: a last line in the log, a status
-            stdout.write(f"{type(error).__name__}: {error}\n".encode())
+            log = folder / "logs" / f"{name}.txt"
+            log.write_text(f"Traceback\n{type(error).__name__}: {error}\n", encoding="utf-8")
             self.returncode = 1
 
     def poll(self) -> int:
@@ -28,5 +29,9 @@ class InProcess:
 
 def use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `fcmae ablate` run its cells here."""
-    monkeypatch.setattr(runner.subprocess, "Popen", InProcess)
+
+    def spawn(self: runner.Runner, cell: Cell, slot: int) -> InProcess:
+        return InProcess(self.folder, cell.name)
+
+    monkeypatch.setattr(runner.Runner, "_spawn", spawn)
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.0)

@@ -13,10 +13,11 @@ import yaml
 from fcmae.config import require
 from fcmae.configuration import from_plain, parse
 from fcmae.errors import ConfigError
+from fcmae.submission import SlurmConfig, SubmitConfig
 
 Plain = dict[str, Any]
 FREE = ("base", "finetune", "grid")  # sections that hold settings of runs
-OWN = ("run", "evaluate")
+OWN = ("run", "evaluate", "slurm")
 EXAMPLE = "--grid '{mask.ratio: [0.4, 0.6], train.seed: [0, 1]}'"
 
 
@@ -30,12 +31,8 @@ class AblationRunConfig:
     """Cells trained at a time, each in a process of its own; changes no result."""
     threads: int = 1
     """CPU threads of each cell; sums differ in their last digits with it, so it is no job's."""
-    cluster: Literal["none", "slurm", "local"] = "none"
-    """none: processes of this machine; slurm or local: jobs through submitit."""
-    partition: str | None = None
-    """SLURM partition of the jobs."""
-    hours: float = 24.0
-    """Longest time of one job on a cluster; a longer cell is queued again and goes on."""
+    cluster: bool = False
+    """Run each cell as a job of a cluster, as the section slurm says; jobs of them at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +73,14 @@ class AblationConfig:
 
     run: AblationRunConfig
     evaluate: AblationEvaluateConfig = field(default_factory=AblationEvaluateConfig)
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value outside its range."""
         run, evaluate = self.run, self.evaluate
+        SubmitConfig(slurm=self.slurm)  # checks it
         require(run.jobs >= 1, "run.jobs", run.jobs, "1 or more")
         require(run.threads >= 1, "run.threads", run.threads, "1 or more")
-        require(0 < run.hours < 1e6, "run.hours", run.hours, "more than 0")
         require(
             0 < evaluate.val_share < 1,
             "evaluate.val_share",
@@ -109,6 +107,7 @@ class Ablation:
     Attributes:
         run: its folder and how it is run.
         evaluate: how its cells are evaluated.
+        slurm: what each cell asks of a cluster.
         base: plain settings of the pretraining, without run.
         grid: {"section.name": values}; train.seed is one of them.
         finetune: plain settings of the fine-tuning of every encoder; {} fine-tunes none.
@@ -116,6 +115,7 @@ class Ablation:
 
     run: AblationRunConfig
     evaluate: AblationEvaluateConfig
+    slurm: SlurmConfig
     base: Plain
     grid: dict[str, list[Any]]
     finetune: Plain
@@ -166,7 +166,8 @@ def read_ablation(plain: Plain, where: str) -> Ablation:
     if "run" in base:
         raise ConfigError(f"{where}: base.run: each cell has a folder of its own; use --run.dir.")
     grid = _check_grid(plain.get("grid"))
-    return Ablation(config.run, config.evaluate, base, grid, _section(plain, "finetune", where))
+    finetune = _section(plain, "finetune", where)
+    return Ablation(config.run, config.evaluate, config.slurm, base, grid, finetune)
 
 
 def _section(plain: Plain, name: str, where: str) -> Plain:
@@ -251,7 +252,7 @@ def _merge(onto: Plain, other: Plain) -> None:
 
 
 def _unknown(where: str, name: str) -> ConfigError:
-    fields = {"run": AblationRunConfig, "evaluate": AblationEvaluateConfig}
+    fields = {"run": AblationRunConfig, "evaluate": AblationEvaluateConfig, "slurm": SlurmConfig}
     known = [*FREE, "config", "jobs", *OWN, "base.config"]
     known += [
         f"{section}.{key}" for section, kind in fields.items() for key in kind.__annotations__

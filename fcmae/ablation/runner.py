@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from fcmae.ablation.cluster import CellJob, check_slurm
 from fcmae.ablation.config import Ablation
 from fcmae.ablation.evaluation import check_labels, read_result
 from fcmae.ablation.grid import Cell, build_cells, trained
@@ -37,7 +38,7 @@ GRACE_SECONDS = 120.0  # for the step and the checkpoint that a stopped cell sti
 @dataclass
 class _Running:
     cell: Cell
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | CellJob
     slot: int
     started: float
 
@@ -64,6 +65,8 @@ class Runner:
         for path, reason in self._split.train.problems:
             say(f"{path!r} {reason}; left out.")
         check_labels(ablation.evaluate, self._split)
+        if ablation.run.cluster:
+            check_slurm(ablation.slurm)
         self.cells = build_cells(ablation, self._split)
         for cell in trained(self.cells):
             _check_folder(cell)
@@ -100,6 +103,7 @@ class Runner:
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 status = one.process.returncode
+                assert status is not None  # it has ended
                 if status == INTERRUPTED:  # somebody stopped this one cell
                     self._say(f"{one.cell.title}: stopped; start the same command again.")
                     self._stop(running)
@@ -110,12 +114,21 @@ class Runner:
         return FAILED if failures else DONE
 
     def _start(self, cell: Cell, slot: int) -> _Running:
+        is_job = self.ablation.run.cluster
+        process = self._submit(cell) if is_job else self._spawn(cell, slot)
+        self._say(f"{cell.title}: {'queued' if is_job else 'started'}.")
+        return _Running(cell, process, slot, time.monotonic())
+
+    def _submit(self, cell: Cell) -> CellJob:
+        return CellJob(cell, str(self.folder.absolute()), self.ablation.slurm)
+
+    def _spawn(self, cell: Cell, slot: int) -> subprocess.Popen[bytes]:
         threads = str(self.ablation.run.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         environment |= _gpu_of(slot)
         command = [sys.executable, "-m", "fcmae.ablation.worker", str(self.folder), cell.name]
         with self._log_file(cell).open("ab") as log:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,  # closes when this process dies, and the cell with it
                 stdout=log,
@@ -123,8 +136,6 @@ class Runner:
                 env=environment,
                 start_new_session=True,  # the terminal's interrupt comes through _stop alone
             )
-        self._say(f"{cell.title}: started.")
-        return _Running(cell, process, slot, time.monotonic())
 
     def _tell(self, one: _Running, status: int, done: int) -> None:
         cell = one.cell
@@ -142,6 +153,8 @@ class Runner:
         self._say(f"{cell.title}: done in {seconds:.0f} s ({count}). {scores}".rstrip(" ."))
 
     def _why(self, one: _Running, status: int) -> str:
+        if self.ablation.run.cluster:
+            return f"its job failed (see {self.folder / 'jobs' / one.cell.name}-jobs)."
         log = self._log_file(one.cell)
         if status < 0:
             name = signal.Signals(-status).name

@@ -78,7 +78,10 @@ def run_cell(folder: Path | str, name: str) -> int:
     ablation = load_ablation(folder)
     torch.set_num_threads(ablation.run.threads)
     split = open_split(ablation)
-    cell = next(cell for cell in build_cells(ablation, split, check=False) if cell.name == name)
+    cells = {cell.name: cell for cell in build_cells(ablation, split, check=False)}
+    if name not in cells:
+        raise ConfigError(f"cell: {name!r} is not in the grid; expected one of {', '.join(cells)}.")
+    cell = cells[name]
     failure_file(folder, name).unlink(missing_ok=True)
     try:
         signal = _pretrain(cell) or evaluate_cell(cell, ablation, split)

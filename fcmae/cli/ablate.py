@@ -6,7 +6,15 @@ SUMMARY = "pretrain over a grid of settings and seeds, evaluate, and write a rep
 
 
 def run(arguments: list[str]) -> int:
-    """Run what is left of the ablation, write its report, and return the exit status."""
+    """Run what is left of the ablation, write its report, and return the exit status.
+
+    `fcmae ablate cell FOLDER NAME` runs one cell of an ablation alone, as jobs of a cluster do.
+    """
+    if len(arguments) == 3 and arguments[0] == "cell":
+        from fcmae.ablation.worker import run_cell
+
+        return run_cell(*arguments[1:])
+
     from fcmae.ablation.config import parse_ablation
 
     ablation = parse_ablation(arguments)

@@ -38,7 +38,7 @@ summary { cursor: pointer; font-weight: 600; padding: 0.3rem 0; }
 @media (max-width: 44rem) {
   body { padding: 0.9rem; }
   h1 { font-size: 1.4rem; }
-  thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  thead { display: none; }
   table, tbody, tr, td { display: block; width: 100%; }
   tr { padding: 0.5rem 0; border-bottom: 2px solid #d5dbe3; }
   td { display: flex; justify-content: space-between; gap: 1rem; border: 0;

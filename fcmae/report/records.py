@@ -20,7 +20,6 @@ from fcmae.metrics import read_metrics
 from fcmae.run_folder import RunFolder
 
 RATIO = "mask.ratio"
-SCRATCH = "from scratch"
 # Label-free measures worth comparing, in the order of preference, and what larger values mean.
 LABEL_FREE = {
     "health/rank_me": "RankMe of held-out features (higher: more dimensions used)",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from fcmae.report.records import LABEL_FREE, RATIO, SCRATCH, AblationRecord, Key, Record
+from fcmae.ablation.evaluation import FINETUNED
+from fcmae.report.records import LABEL_FREE, RATIO, AblationRecord, Key, Record
 from fcmae.report.statistics import PairedDifference, differences, means
 
 
@@ -62,7 +63,7 @@ def _about_measure(found: AblationRecord, measure: str) -> list[str]:
         said.append(f"{name}: {_beyond_noise(found, gaps, measure)}")
     gap = baseline_difference(found, measure)
     if gap is not None and measure not in LABEL_FREE:
-        said.append(_about_pretraining(gap, name, len(found.seeds)))
+        said.append(_about_pretraining(gap, measure, len(found.seeds)))
     return said
 
 
@@ -89,16 +90,17 @@ def _beyond_noise(found: AblationRecord, gaps: dict[Key, PairedDifference], meas
     return "; ".join(parts) + end
 
 
-def _about_pretraining(gap: PairedDifference, name: str, seeds: int) -> str:
+def _about_pretraining(gap: PairedDifference, measure: str, seeds: int) -> str:
+    against = "training from scratch" if measure == FINETUNED else "an untrained encoder"
+    start = f"{measure}: compared with {against}, pretraining by the default"
     if gap.half_width is None:
-        return f"{name}: pretraining changes the score by {gap.value:+.1f} points, on one seed."
-    amount = f"{gap.value:+.1f} +- {gap.half_width:.1f} points"
+        return f"{start} changes the score by {gap.value:+.1f} points, on one seed."
     if not gap.exceeds_noise:
-        return f"{name}: pretraining by the default makes no difference beyond noise ({amount})."
+        return (
+            f"{start} makes no difference beyond the noise of {seeds} seeds ({gap.text()} points)."
+        )
     verb = "helps" if gap.value > 0 else "hurts"
-    return (
-        f"{name}: pretraining by the default {verb} by {amount} against {SCRATCH}, {seeds} seeds."
-    )
+    return f"{start} {verb} by {gap.text().lstrip('+-')} points."
 
 
 def _about_step_time(found: AblationRecord) -> list[str]:
