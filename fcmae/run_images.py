@@ -35,11 +35,10 @@ def fix_images(
         report("the images have moved; the run goes on with them where they are now.")
         return images
     known = dict(zip(images.paths, images.labels or (), strict=False))
-    new = len(set(images.paths) - set(recorded))
-    gone = len(set(recorded) - set(images.paths))
+    gone = sum(not os.path.lexists(path) for path in set(recorded) - set(images.paths))
     report(
-        f"the folder has {new} new images and {gone} are gone since the run began; it goes on "
-        f"with its own list of {len(recorded)} ({file})."
+        f"the images are not those that the run began with ({gone} of its {len(recorded)} are "
+        f"gone); it goes on with its own list, {file}."
     )
     labels = None if images.labels is None else tuple(known.get(path, -1) for path in recorded)
     return ImageList(recorded, labels, images.classes, images.root, images.problems)

@@ -177,7 +177,7 @@ def test_a_run_goes_on_without_files_that_came_or_went(data: Path, tmp_path: Pat
     shutil.copy(images / "left" / "picture-000.png", images / "left" / "another.png")
     (images / "right" / "picture-003.png").unlink()
     assert run([*arguments, "--data.max_skipped_share=0.2"], log) == DONE
-    assert "1 new images and 1 are gone since the run began" in log.read_text()
+    assert "not those that the run began with (1 of its 20 are gone)" in log.read_text()
     assert (
         "picture-003.png\tthe file does not exist"
         in (tmp_path / "run" / "skipped_files.txt").read_text()

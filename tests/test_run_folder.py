@@ -186,7 +186,7 @@ def test_a_continued_run_keeps_the_images_it_began_with(tmp_path: Path) -> None:
     fixed, told = fix(tmp_path, others, is_continued=True)
     assert fixed.paths == IMAGES.paths
     assert fixed.labels == (0, -1, 1)
-    assert "1 new images and 1 are gone since the run began; it goes on with its own" in told[0]
+    assert "not those that the run began with (1 of its 3 are gone); it goes on with its" in told[0]
 
 
 def test_images_that_moved_together_are_found(tmp_path: Path) -> None:

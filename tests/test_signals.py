@@ -12,7 +12,7 @@ import pytest
 from pictures_on_disk import write_pictures
 from real_runs import assert_same_run, final_state, pretrain_arguments, run, without_pictures
 
-from fcmae.cli import DONE, INTERRUPTED
+from fcmae.cli import DONE, INTERRUPTED, main
 from fcmae.signals import StopRequest
 
 STEPS = 12
@@ -105,3 +105,16 @@ def test_handlers_of_before_come_back_and_the_latest_signal_is_known() -> None:
         assert stop.name == "SIGUSR2"
     assert {number: signal.getsignal(number) for number in before} == before
     assert StopRequest.latest == "SIGUSR2"
+
+
+def test_ctrl_c_outside_of_the_training_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fcmae.cli.embed
+
+    def interrupt(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fcmae.cli.embed, "run", interrupt)
+    assert main(["embed"]) == 130
+    assert capsys.readouterr().err == "fcmae: error: interrupted.\n"

@@ -29,6 +29,7 @@ COMMANDS = {
 DONE = 0
 FAILED = 1  # a check or a training failed
 MISTAKE = 2  # of the user's: nothing was started
+INTERRUPTED_AT_ONCE = 128 + 2  # by Ctrl-C, before or after the training
 INTERRUPTED = 75  # by a signal, with a checkpoint written: start the same command again
 
 
@@ -72,6 +73,8 @@ def run_command(name: str, arguments: list[str]) -> int:
 
     try:
         status = import_module(COMMANDS[name]).run(arguments)
+    except KeyboardInterrupt:
+        return _complain("interrupted.", INTERRUPTED_AT_ONCE)
     except (DiskError, NonFiniteLossError) as error:
         return _complain(str(error), FAILED)
     except (
