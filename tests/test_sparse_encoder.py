@@ -151,7 +151,7 @@ def test_activation_checkpointing_changes_no_gradient(backend: str, drop_path_ra
 
 
 def test_activation_checkpointing_keeps_fewer_activations() -> None:
-    encoder = SparseConvNeXt(small_convnext())
+    encoder = SparseConvNeXt(small_convnext(depths=(2, 2, 2, 2)))
     images, visible = draw(2, 2, 3, 3)
     weights = {parameter.data_ptr() for parameter in encoder.parameters()}
     saved = []
