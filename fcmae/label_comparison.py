@@ -64,9 +64,8 @@ class LabelComparison:
                 parts.append(f"{verb} by {gap.text().lstrip('+-')} points at {count} labels")
             else:
                 parts.append(f"makes no difference beyond noise at {count} labels ({gap.text()})")
-        second = SCRATCH if self.starts[1] == SCRATCH else f"against {self.starts[1]}"
-        beside = "training " + second if second == SCRATCH else second
-        return f"Compared with {beside}, pretraining " + "; ".join(parts) + "."
+        second = "training from scratch" if self.starts[1] == SCRATCH else self.starts[1]
+        return f"Compared with {second}, pretraining " + "; ".join(parts) + "."
 
 
 def check_comparison(config: FinetuneConfig, shares: Sequence[float]) -> None:

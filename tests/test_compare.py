@@ -1,0 +1,161 @@
+"""`fcmae compare`: fair draws of labels, one sentence that agrees with the figures, mistakes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from pictures_on_disk import write_pictures
+from tiny_run import make_run
+
+from fcmae.cli import DONE, INTERRUPTED, MISTAKE, main
+from fcmae.configuration import load
+from fcmae.data import ImageList
+from fcmae.finetune_config import FinetuneConfig
+from fcmae.label_comparison import LabelComparison, draw_share, repeated
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart_compare.yaml"
+IMAGES = ImageList(
+    tuple(f"{index}.png" for index in range(300)), tuple([0] * 200 + [1] * 100), ("a", "b")
+)
+
+
+def found(first: list[float], second: list[float], name: str = "from scratch") -> LabelComparison:
+    scores = {"pretrained": dict(enumerate(first)), name: dict(enumerate(second))}
+    return LabelComparison({5.0: scores}, {5.0: 15}, 40, 50, ("pretrained", name))
+
+
+def test_a_share_has_its_part_of_every_class_and_lies_in_larger_ones() -> None:
+    small, large = (set(draw_share(IMAGES, share, 1).paths) for share in (5, 10))
+    assert len(small) == 15
+    assert len([path for path in small if int(path[:-4]) < 200]) == 10
+    assert small < large
+    assert draw_share(IMAGES, 5, 2).paths != draw_share(IMAGES, 5, 1).paths
+    assert draw_share(IMAGES, 100, 3) == IMAGES
+    assert len(draw_share(IMAGES, 0.01, 0)) == 2  # one of each class
+
+
+def test_few_images_are_repeated_to_fill_a_step() -> None:
+    few = IMAGES.select([0, 200, 201])
+    assert repeated(few, 7).paths == few.paths * 3
+    assert repeated(few, 7).labels == (0, 1, 1) * 3
+    assert repeated(few, 3) == few
+
+
+def test_the_sentence_says_that_pretraining_helps_where_it_does() -> None:
+    said = found([80.0, 81.0, 79.5], [70.0, 71.5, 69.0]).sentence()
+    assert said == (
+        "Compared with training from scratch, pretraining helps by 10.0 +- 1.2 points at 15 labels."
+    )
+
+
+def test_the_sentence_says_that_pretraining_hurts_where_it_does() -> None:
+    said = found([70.0, 71.5, 69.0], [80.0, 81.0, 79.5], "other weights").sentence()
+    assert said == (
+        "Compared with other weights, pretraining hurts by 10.0 +- 1.2 points at 15 labels."
+    )
+
+
+def test_the_sentence_claims_nothing_within_the_noise() -> None:
+    said = found([80.0, 70.0, 75.0], [74.0, 76.0, 70.0]).sentence()
+    assert "makes no difference beyond noise at 15 labels (+1.7 +- 16.5)" in said
+
+
+def test_the_shipped_recipe_is_read() -> None:
+    config = load(FinetuneConfig, CONFIG)
+    assert (config.train.steps, config.data.train_per_class) == (50, None)
+    assert "fcmae compare --config configs/quickstart_compare.yaml" in CONFIG.read_text()
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    make_run(folder / "run")
+    for name, seed in (("left", 1), ("right", 2)):
+        write_pictures(folder / "pictures" / name, 10, seed=seed)
+    return folder
+
+
+def arguments(material: Path, run: Path, *extra: str) -> list[str]:
+    return [
+        *("compare", "--run.dir", str(run), "--data.path", str(material / "pictures")),
+        *("--model.name", "convnextv2_atto", "--model.weights", str(material / "run")),
+        *("--data.image_size", "[64, 96]", "--data.in_chans", "1", "--data.workers", "0"),
+        *("--train.steps", "2", "--train.batch_size", "4", "--log.tensorboard", "false"),
+        *("--augment.rand_augment", "null", "--optim.layer_decay", "0.5", *extra),
+    ]
+
+
+def test_every_start_share_and_seed_is_a_run_and_the_report_agrees(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "comparison"
+    assert main(arguments(material, folder, "--shares", "[10, 100]")) == DONE
+    shown = capsys.readouterr().out
+    runs = sorted(str(path.parent.relative_to(folder)) for path in folder.glob("*/*/config.yaml"))
+    assert len(runs) == 12
+    assert runs[0] == "labels-10/from-scratch-0"
+    pretrained, scratch = (
+        load(FinetuneConfig, folder / "labels-10" / f"{name}-2" / "config.yaml")
+        for name in ("pretrained", "from-scratch")
+    )
+    assert pretrained.train == scratch.train
+    assert pretrained.augment == scratch.augment
+    assert (pretrained.optim.layer_decay, scratch.optim.layer_decay) == (0.5, 1.0)
+    assert (pretrained.model.weights, scratch.model.weights) == (str(material / "run"), None)
+    lists = [
+        (folder / "labels-10" / f"{name}-2" / "images.jsonl").read_text()
+        for name in ("pretrained", "from-scratch")
+    ]
+    assert lists[0] == lists[1]
+    rows = list(csv.DictReader(io.StringIO((folder / "report.csv").read_text())))
+    assert {(row["labels"], row["start"]) for row in rows} == {
+        (labels, start) for labels in ("2", "16") for start in ("pretrained", "from scratch")
+    }
+    sentence = shown.strip().split("\n")[-1]
+    assert sentence.startswith("Compared with training from scratch, pretraining ")
+    assert sentence in (folder / "report.md").read_text()
+    before = (folder / "report.csv").read_text()
+    assert main(arguments(material, folder, "--shares", "[10, 100]")) == DONE  # taken as it is
+    assert (folder / "report.csv").read_text() == before
+
+
+def test_a_stopped_comparison_says_so(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fcmae.finetuning import Finetuning
+
+    monkeypatch.setattr(Finetuning, "run", lambda self: "SIGTERM")
+    assert main(arguments(material, tmp_path / "a")) == INTERRUPTED
+    assert not (tmp_path / "a" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--shares", "[0, 5]"], "--shares: got [0, 5], expected per cents of the labels above 0"),
+        (["--shares", "[]"], "--shares: got [], expected per cents"),
+        (["--shares", "[5, 5]"], "--shares: got [5, 5], expected each share once"),
+        (["--shares", "[many]"], "--shares: got '[many]', expected numbers"),
+        (["--shares"], "command line: --shares has no value"),
+        (["--model.weights", "null"], "model.weights: not given"),
+        (["--train.steps", "null", "--train.epochs", "2"], "train.epochs: got 2.0, but a share"),
+        (["--data.train_per_class", "3"], "data.train_per_class: got 3, but --shares decides"),
+        (["--compare.seeds", "2"], "compare.seeds: got 2, expected 3 or more"),
+        (["--against", "absent.pth"], "absent.pth: does not exist"),
+        (["--model.nam", "x"], "unknown setting 'model.nam'. Did you mean model.name?"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_status_2(
+    material: Path,
+    tmp_path: Path,
+    extra: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(arguments(material, tmp_path / "a", *extra)) == MISTAKE
+    shown = capsys.readouterr().err
+    assert message in shown.strip().splitlines()[-1]
+    assert "Traceback" not in shown
