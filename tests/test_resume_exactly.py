@@ -81,8 +81,14 @@ def check(undisturbed: list[str], stopped: list[str], folder: Path, then: list[s
     "settings",
     [
         {"model__drop_path": 0.5, "train__accumulate": 2},
-        {"train__precision": "bf16", "checkpoint__every_minutes": 0.0001},
-        {"evaluate__every_steps": 4, "evaluate__labels": 8, "checkpoint__keep_every": 6},
+        pytest.param(
+            {"train__precision": "bf16", "checkpoint__every_minutes": 0.0001},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"evaluate__every_steps": 4, "evaluate__labels": 8, "checkpoint__keep_every": 6},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["drop path and accumulation", "bf16 and saving by time", "scores"],
 )
@@ -100,7 +106,10 @@ def test_a_stopped_pretraining_goes_on_exactly(
     "settings",
     [
         {"ema__decay": 0.9, "model__drop_path": 0.3, "evaluate__every_steps": 5},
-        {"augment__mixup": 0.8, "augment__cutmix": 1.0, "train__accumulate": 2},
+        pytest.param(
+            {"augment__mixup": 0.8, "augment__cutmix": 1.0, "train__accumulate": 2},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["moving average and drop path", "mixing and accumulation"],
 )
