@@ -18,7 +18,7 @@ from fcmae.data import ImageList
 from fcmae.report.records import AblationRecord, Record, key_of
 from fcmae.submission import SlurmConfig
 
-RATIOS = (0.2, 0.4, 0.5, 0.7, 0.8)
+RATIOS = (0.15, 0.3, 0.5, 0.65, 0.8)  # hide 1 to 5 of 6
 HOSTILE = "<script>alert('&')</script>"
 
 

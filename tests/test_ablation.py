@@ -278,6 +278,22 @@ def test_two_jobs_in_processes_give_the_same_weights_and_scores(
 
 
 @pytest.mark.slow
+def test_cells_as_jobs_of_a_cluster_give_the_same_weights(
+    finished: Path, labelled: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit")
+    grid = "{mask.ratio: [0.25], train.seed: [0]}"
+    extra = ["--run.cluster", "true", "--slurm.executor", "local", "--slurm.gpus", "0"]
+    extra += ["--evaluate.scratch", "false"]
+    process = run_console(*arguments(tmp_path / "a", labelled, *extra, grid=grid))
+    output, _ = process.communicate()
+    assert process.returncode == DONE, output.decode()
+    assert "mask.ratio 0.25, train.seed 0: queued." in output.decode()
+    mine, theirs = weights(finished, NAMES[0]), weights(tmp_path / "a", NAMES[0])
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_ablation_goes_on_to_the_same_weights(
     number: int, labelled: Path, tmp_path: Path

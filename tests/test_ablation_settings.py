@@ -180,6 +180,10 @@ def test_the_base_run_may_come_from_a_file_of_pretraining(tmp_path: Path, labell
             "{model.name: [convnextv2_attoo], train.seed: [0]}",
             "cell model.name convnextv2_attoo, train.seed 0: .*convnextv2_atto",
         ),
+        (
+            "{mask.ratio: [0.5, 0.25, 0.3], train.seed: [0]}",
+            "grid: mask.ratio 0.5 and 0.3 hide the same share of the patches, 0.500",
+        ),
         ("{data.path: [a, b], train.seed: [0]}", "grid: data.path varies, so that images held"),
     ],
 )
@@ -203,6 +207,8 @@ def test_a_grid_that_cannot_work_is_told_with_its_cell(
         (["--evaluate.methods", "[svm]"], "evaluate.methods"),
         (["--evaluate.methods", "[kNN, kNN]"], "evaluate.methods: got .*, expected each method"),
         (["--evaluate.labels", "17"], "evaluate.labels: got 17, expected 2 .* to 14 of the 16"),
+        (["--run.cluster", "true", "--slurm.gpus", "8"], "slurm.nodes, slurm.gpus: got 1 and 8"),
+        (["--slurm.hours", "0"], "slurm.hours: got 0.0, expected more than"),
         (["--base.run.dir", "x"], "base.run: each cell has a folder of its own"),
         (["--base.train.batch_size", "99"], "cell .*: train.batch_size: a step takes 99 images"),
         (["--finetune.train.seed", "1"], "finetune.train.seed: it follows from the cell"),

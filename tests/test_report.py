@@ -109,12 +109,12 @@ def test_what_a_user_wrote_is_shown_as_text(page_file: Path) -> None:
 
 def test_sentences_say_which_settings_differ_and_by_how_much(tmp_path: Path) -> None:
     said = sentences(make_ablation(tmp_path, steep))
-    assert said[0].startswith("kNN: highest with ratio 0.2 (0.333 hidden)")
-    assert "ratio 0.2 (0.333 hidden) is better than ratio 0.5 (0.500 hidden) by " in said[1]
+    assert said[0].startswith("kNN: highest with ratio 0.15 (0.167 hidden)")
+    assert "ratio 0.15 (0.167 hidden) is better than ratio 0.5 (0.500 hidden) by " in said[1]
     assert "ratio 0.8 (0.833 hidden) is worse than ratio 0.5 (0.500 hidden) by " in said[1]
     start = "kNN: compared with an untrained encoder, pretraining by the default helps by 5.1 +- "
     assert said[2].startswith(start)
-    assert said[3].startswith("The measured time of a step falls with every ratio: 130 ms at 0.333")
+    assert said[3].startswith("The measured time of a step falls with every ratio: 135 ms at 0.167")
 
 
 def test_sentences_claim_nothing_that_the_noise_explains(tmp_path: Path) -> None:
@@ -152,11 +152,11 @@ def test_a_failed_cell_is_listed_and_left_out_of_the_means(tmp_path: Path) -> No
     )
     rows = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     assert rows["ratio 0.8 (0.833 hidden)"]["seeds done"] == "1 of 2"
-    assert rows["ratio 0.7 (0.833 hidden)"]["seeds done"] == "2 of 2"
+    assert rows["ratio 0.65 (0.667 hidden)"]["seeds done"] == "2 of 2"
     assert rows["ratio 0.5 (0.500 hidden)"]["kNN: less the default"] == "default"
-    assert rows["ratio 0.2 (0.333 hidden)"]["kNN: less the default"].endswith("beyond noise")
-    assert rows["ratio 0.2 (0.333 hidden)"]["ms per step"] == "130"
-    assert rows["ratio 0.2 (0.333 hidden)"]["GFLOP"] == "800"
+    assert rows["ratio 0.15 (0.167 hidden)"]["kNN: less the default"].endswith("beyond noise")
+    assert rows["ratio 0.15 (0.167 hidden)"]["ms per step"] == "135"
+    assert rows["ratio 0.15 (0.167 hidden)"]["GFLOP"] == "850"
     assert rows["untrained"]["kNN"].startswith("61.5")
 
 
@@ -173,8 +173,8 @@ def test_the_csv_is_read_back(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(ablation_csv(found))))
     assert len(rows) == 12
     first, last, untrained = rows[0], rows[9], rows[10]
-    assert float(first["kNN"]) == pytest.approx(steep(0.2, 0), abs=1e-3)
-    assert first["effective_mask_ratio"] == "0.333333"
+    assert float(first["kNN"]) == pytest.approx(steep(0.15, 0), abs=1e-3)
+    assert first["effective_mask_ratio"] == "0.166667"
     assert (last["state"], last["kNN"], last["failure"]) == ("failed", "", HOSTILE)
     assert (untrained["kind"], untrained["mask.ratio"]) == ("untrained", "")
 

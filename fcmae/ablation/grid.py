@@ -15,13 +15,15 @@ import torch
 
 from fcmae.ablation.config import Ablation, Plain
 from fcmae.ablation.split import IMAGES_FILE, Split
-from fcmae.config import PretrainConfig
+from fcmae.config import PretrainConfig, image_height_width
 from fcmae.configuration import from_plain, to_plain
 from fcmae.errors import ConfigError, UnsupportedModelError
 from fcmae.finetune_config import FinetuneConfig
+from fcmae.masking import effective_mask_ratio
 from fcmae.pretraining_setup import create_model, mean_and_std, total_steps_of
 
 SEED = "train.seed"
+RATIO = "mask.ratio"
 LONGEST_NAME = 120
 # What an untrained encoder's features depend on, beside the seed.
 OF_THE_ENCODER = ("model.name", "model.stem_stride")
@@ -77,12 +79,20 @@ def build_cells(ablation: Ablation, split: Split, *, check: bool = True) -> list
         for values in itertools.product(*(ablation.grid[name] for name in varied)):
             settings = dict(zip(varied, values, strict=True))
             cell = _cell(ablation, split, settings, seed, check=check)
-            cells[_free_name(cell, cells)] = cell
+            _check_new(cell, cells)
+            cells[cell.name] = cell
     if ablation.evaluate.scratch:
         for cell in list(cells.values()):
             baseline = _baseline(ablation, split, cell)
             cells.setdefault(baseline.name, baseline)
     return list(cells.values())
+
+
+def effective_ratio_of(config: PretrainConfig) -> float:
+    """Return the share of patches that a run hides in fact."""
+    height, width = image_height_width(config.data.image_size)
+    patch = config.mask.patch_size
+    return effective_mask_ratio((height // patch) * (width // patch), config.mask.ratio)
 
 
 def default_settings(cells: list[Cell], ablation: Ablation) -> dict[str, Any]:
@@ -214,13 +224,30 @@ def _slug(settings: dict[str, Any]) -> str:
     return text[: LONGEST_NAME - 9] + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _free_name(cell: Cell, taken: dict[str, Cell]) -> str:
-    if cell.name in taken:
+def _check_new(cell: Cell, cells: dict[str, Cell]) -> None:
+    """Raise ConfigError when a cell shares a folder, or is the same experiment, with another."""
+    if cell.name in cells:
         raise ConfigError(
-            f"grid: {cell.title} and {taken[cell.name].title} would share the folder {cell.name}; "
+            f"grid: {cell.title} and {cells[cell.name].title} would share the folder {cell.name}; "
             "write their values so that they differ in letters or digits."
         )
-    return cell.name
+    if RATIO not in cell.settings:
+        return
+    same = {**cell.settings, RATIO: effective_ratio_of(cell.config)}
+    for other in cells.values():
+        if (
+            other.seed == cell.seed
+            and {
+                **other.settings,
+                RATIO: effective_ratio_of(other.config),
+            }
+            == same
+        ):
+            raise ConfigError(
+                f"grid: {RATIO} {_short(other.settings[RATIO])} and {_short(cell.settings[RATIO])} "
+                f"hide the same share of the patches, {same[RATIO]:.3f}; leave one of them out, or "
+                "use larger images."
+            )
 
 
 def _short(value: Any) -> str:

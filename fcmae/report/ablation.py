@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fcmae.ablation.evaluation import PICTURES_FILE
+from fcmae.ablation.grid import RATIO
 from fcmae.machine import hardware
 from fcmae.pictures import NORMALIZED_NOTE, PLAIN_NOTE
 from fcmae.report import figures
@@ -26,7 +27,6 @@ from fcmae.report.document import (
 from fcmae.report.health import LOSS, curve, health_blocks
 from fcmae.report.records import (
     LABEL_FREE,
-    RATIO,
     AblationRecord,
     Key,
     Record,

@@ -9,17 +9,14 @@ from typing import Any
 
 from fcmae.ablation.config import Ablation
 from fcmae.ablation.evaluation import read_result
-from fcmae.ablation.grid import Cell, build_cells, default_settings
+from fcmae.ablation.grid import RATIO, Cell, build_cells, default_settings, effective_ratio_of
 from fcmae.ablation.split import Split, open_split
 from fcmae.ablation.worker import failure_file, load_ablation
-from fcmae.config import PretrainConfig
 from fcmae.configuration import to_plain
 from fcmae.cost import seconds_per_image
-from fcmae.masking import effective_mask_ratio
 from fcmae.metrics import read_metrics
 from fcmae.run_folder import RunFolder
 
-RATIO = "mask.ratio"
 # Label-free measures worth comparing, in the order of preference, and what larger values mean.
 LABEL_FREE = {
     "health/rank_me": "RankMe of held-out features (higher: more dimensions used)",
@@ -149,13 +146,6 @@ def tabulate(
         if measure in record.measures:
             table[record.key][record.cell.seed] = record.measures[measure]
     return table
-
-
-def effective_ratio_of(config: PretrainConfig) -> float:
-    """Return the share of patches that a run hides in fact."""
-    size, patch = config.data.image_size, config.mask.patch_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return effective_mask_ratio((height // patch) * (width // patch), config.mask.ratio)
 
 
 def key_of(settings: Mapping[str, Any]) -> Key:

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from fcmae.ablation.grid import effective_ratio_of
 from fcmae.configuration import to_plain
 from fcmae.cost import flops_per_image, seconds_per_image
 from fcmae.health.verdict import verdict
@@ -24,7 +25,6 @@ from fcmae.report.document import (
     Text,
 )
 from fcmae.report.health import LOSS, PANEL_FILE, curve
-from fcmae.report.records import effective_ratio_of
 from fcmae.run_folder import RunFolder
 from fcmae.run_model import load_run_config
 

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Sequence
 
 from fcmae.ablation.evaluation import FINETUNED
-from fcmae.report.records import LABEL_FREE, RATIO, AblationRecord, Key, Record
+from fcmae.ablation.grid import RATIO
+from fcmae.report.records import LABEL_FREE, AblationRecord, Key, Record
 from fcmae.report.statistics import PairedDifference, differences, means
 
 
@@ -85,8 +86,7 @@ def _beyond_noise(found: AblationRecord, gaps: dict[Key, PairedDifference], meas
         f"{abs(gap.value):.{decimals}f} +- {gap.half_width:.{decimals}f}{unit}"
         for key, gap in real.items()
     ]
-    rest = len(gaps) - len(real)
-    end = f"; the other {rest} do not differ beyond the noise." if rest else "."
+    end = "; no other differs beyond the noise." if len(gaps) > len(real) else "."
     return "; ".join(parts) + end
 
 
