@@ -8,9 +8,12 @@ import yaml
 
 from fcmae.durable import write_atomically, write_text
 from fcmae.errors import ConfigError
+from fcmae.report.ablation import ablation_csv, ablation_document
 from fcmae.report.document import Document
 from fcmae.report.html import to_html
 from fcmae.report.markdown import PICTURE_FOLDER, pictures_of, to_markdown
+from fcmae.report.records import read_ablation_record
+from fcmae.report.run import run_csv, run_document
 from fcmae.run_folder import RunFolder
 
 
@@ -29,16 +32,11 @@ def write_report(folder: Path | str, output: Path | str | None = None) -> list[P
     """
     if is_ablation(folder):
         return write_ablation_report(folder, output)
-    from fcmae.report.run import run_csv, run_document
-
     return write_document(run_document(folder), run_csv(folder), Path(output or folder))
 
 
 def write_ablation_report(folder: Path | str, output: Path | str | None = None) -> list[Path]:
     """Write the report of an ablation; see `write_report`."""
-    from fcmae.report.ablation import ablation_csv, ablation_document
-    from fcmae.report.records import read_ablation_record
-
     found = read_ablation_record(folder)
     return write_document(ablation_document(found), ablation_csv(found), Path(output or folder))
 
