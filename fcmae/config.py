@@ -243,6 +243,12 @@ class PretrainConfig:
         )
         require(mask.patch_size >= 1, "mask.patch_size", mask.patch_size, "1 px or more")
         require(0 <= mask.ratio <= 1, "mask.ratio", mask.ratio, "a share between 0 and 1")
+        require(
+            not (self.train.compile and model.backend == "minkowski"),
+            "train.compile",
+            "true with model.backend minkowski",
+            "false: MinkowskiEngine cannot be compiled by torch",
+        )
         require(0 <= model.drop_path < 1, "model.drop_path", model.drop_path, "0 to below 1")
         require(
             1 <= model.decoder_dim <= 16384, "model.decoder_dim", model.decoder_dim, "1 to 16384"

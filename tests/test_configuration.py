@@ -71,6 +71,7 @@ def test_differences_name_the_settings_that_changed() -> None:
         (["--data.rotate90", "true", "--data.image_size", "[64, 96]"], "expected square images"),
         (["--evaluate.draws", "2"], "evaluate.draws: got 2, expected 0, or 3 or more"),
         (["--optim.warmup_steps", "1", "--optim.warmup_epochs", "1"], "expected at most one"),
+        (["--train.compile", "true", "--model.backend", "minkowski"], "train.compile: got true wi"),
         (["--config"], "--config"),
         (["photos"], "photos"),
     ],
