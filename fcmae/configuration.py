@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 import typing
 from collections.abc import Callable
@@ -79,13 +80,19 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _read(
-    config_class: type[Config], prog: str, parse_with: Callable[[ArgumentParser], Any]
-) -> Config:
-    """Build the parser of a config class, let `parse_with` use it, and build the dataclasses."""
+@functools.cache  # building one costs a tenth of a second, and a grid has many cells
+def _parser(config_class: type, prog: str) -> ArgumentParser:
     parser = ArgumentParser(prog=prog, description=config_class.__doc__, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of settings.")
     parser.add_class_arguments(config_class)
+    return parser
+
+
+def _read(
+    config_class: type[Config], prog: str, parse_with: Callable[[ArgumentParser], Any]
+) -> Config:
+    """Let `parse_with` use the parser of a config class, and build the dataclasses."""
+    parser = _parser(config_class, prog)  # type: ignore[arg-type]  # a class can be hashed
     # Named instantiate_classes before jsonargparse 4.49, and deprecated under that name since.
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
     try:

@@ -13,7 +13,7 @@ from fcmae.ablation.evaluation import check_labels
 from fcmae.ablation.grid import build_cells, default_settings
 from fcmae.ablation.runner import Runner
 from fcmae.ablation.split import Split, open_split, write_split
-from fcmae.cli import MISTAKE, main
+from fcmae.cli import DONE, MISTAKE, main
 from fcmae.configuration import to_yaml
 from fcmae.data import ImageList
 from fcmae.errors import ConfigError
@@ -118,6 +118,16 @@ def test_an_ablation_is_read_back_from_what_it_writes(tmp_path: Path, labelled: 
     file = tmp_path / "again.yaml"
     file.write_text(to_yaml(asked))
     assert parse_ablation(["--config", str(file)]) == asked
+
+
+def test_the_settings_are_printed_where_that_is_asked_for(
+    tmp_path: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ablate", *arguments(tmp_path / "a", labelled), "--print_config"]) == DONE
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert parse_ablation(["--config", str(file)]) == ablation(tmp_path / "a", labelled)
+    assert not (tmp_path / "a").exists()
 
 
 def test_later_arguments_win_and_a_grid_replaces_the_files(tmp_path: Path) -> None:

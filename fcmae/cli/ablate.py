@@ -16,8 +16,14 @@ def run(arguments: list[str]) -> int:
         return run_cell(*arguments[1:])
 
     from fcmae.ablation.config import parse_ablation
+    from fcmae.cli import DONE
+    from fcmae.configuration import to_yaml
 
-    ablation = parse_ablation(arguments)
+    words = [word for word in arguments if word != "--print_config"]
+    ablation = parse_ablation(words)
+    if words != arguments:
+        print(to_yaml(ablation), end="")
+        return DONE
 
     from fcmae.ablation.runner import Runner
     from fcmae.report.writing import write_ablation_report
