@@ -11,7 +11,7 @@ from torch import Tensor
 from sparse.compiled import load_kernels
 from sparse.sites import Canvas
 
-_VECTOR_BYTES = 64  # of depthwise.c
+_LINE_BYTES = 64  # to which depthwise.c wants channels filled up
 
 
 def is_available(blocks: Tensor) -> bool:
@@ -45,8 +45,8 @@ def weight_gradients(
 
 
 def _pad(values: Tensor) -> Tensor:
-    """Fill the last dimension up to whole vectors."""
-    missing = -values.shape[-1] % (_VECTOR_BYTES // values.element_size())
+    """Fill the last dimension up to whole lines."""
+    missing = -values.shape[-1] % (_LINE_BYTES // values.element_size())
     return F.pad(values, (0, missing)).contiguous()
 
 

@@ -5,16 +5,23 @@
  * of threads: no two threads add to one value.
  *
  * blocks [N, K, m, m, C]; where [N, R, Q] is the number k of the visible patch at each place of the
- * patch grid, or -1; taps [kernel * kernel, P] are weights, P = C rounded up to whole vectors. */
+ * patch grid, or -1; taps [kernel * kernel, P] are weights, P = C rounded up to 64 bytes. */
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define LANES ((int)(64 / sizeof(REAL)))
+#if defined(__AVX512F__)
+#define BYTES 64
+#elif defined(__AVX__)
+#define BYTES 32
+#else
+#define BYTES 16
+#endif
+#define LANES ((int)(BYTES / sizeof(REAL)))
 #define INLINE static inline __attribute__((always_inline))
 
-typedef REAL vec __attribute__((vector_size(64), aligned(16)));
+typedef REAL vec __attribute__((vector_size(BYTES), aligned(16)));
 
 typedef struct {
     int32_t images, visible, rows, columns, side, channels, kernel, threads;
@@ -86,12 +93,18 @@ INLINE void correlate_run(const Shape *s, const vec *tile, const vec *grad, vec 
     for (int i = 0; i < count; ++i) sums[i] = local[i];
 }
 
+/* C rounded up to 64 bytes, as the taps are stored. */
+static int padded_channels(const Shape *s) {
+    const int per_line = 64 / sizeof(REAL);
+    return (s->channels + per_line - 1) / per_line * per_line;
+}
+
 static void *allocate(size_t size) { return aligned_alloc(64, (size + 63) / 64 * 64); }
 
 /* places [N, K] is the place of each visible patch on the grid, row-major; bias [P]. */
 void convolve(const Shape *s, const REAL *blocks, const int32_t *where, const int32_t *places,
               const REAL *taps, const REAL *bias, REAL *out) {
-    const int m = s->side, width = m + s->kernel - 1, padded = (s->channels + LANES - 1) / LANES * LANES;
+    const int m = s->side, width = m + s->kernel - 1, padded = padded_channels(s);
     const int64_t per_image = (int64_t)s->visible * m * m * s->channels;
 #pragma omp parallel num_threads(s->threads)
     {
@@ -128,7 +141,7 @@ void convolve(const Shape *s, const REAL *blocks, const int32_t *where, const in
 void correlate(const Shape *s, const REAL *blocks, const int32_t *where, const int32_t *places,
                const REAL *grad, REAL *sums) {
     const int m = s->side, width = m + s->kernel - 1, num_taps = s->kernel * s->kernel;
-    const int vectors = (s->channels + LANES - 1) / LANES, padded = vectors * LANES;
+    const int vectors = (s->channels + LANES - 1) / LANES, padded = padded_channels(s);
     const int64_t per_image = (int64_t)s->visible * m * m * s->channels;
 #pragma omp parallel for num_threads(s->threads) schedule(static)
     for (int share = 0; share < s->threads; ++share) {

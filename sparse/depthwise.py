@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparse import block_depthwise
+from sparse import block_depthwise, triton_depthwise
 from sparse.sites import Canvas
 
 # Channels per slice of the weight gradient on CPU: oneDNN's kernel walks from pixel to pixel, and
@@ -40,16 +41,18 @@ class _Depthwise(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(blocks, weight)
         ctx.canvas = canvas
-        if block_depthwise.is_available(blocks):
-            return block_depthwise.convolve(blocks, weight, bias, canvas)
+        kernels = _kernels(blocks)
+        if kernels is not None:
+            return kernels.convolve(blocks, weight, bias, canvas)
         return canvas.gather(_convolve(canvas.scatter(blocks), weight, bias))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         blocks, weight = ctx.saved_tensors
-        if block_depthwise.is_available(blocks):
-            return *_gradients_by_block(ctx, blocks, weight, grad), None
+        kernels = _kernels(blocks)
+        if kernels is not None:
+            return *_gradients_by_block(kernels, ctx, blocks, weight, grad), None
         maps_grad = ctx.canvas.scatter(grad)
         grad_blocks = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
@@ -63,14 +66,22 @@ class _Depthwise(torch.autograd.Function):
         return grad_blocks, grad_weight, grad_bias, None
 
 
+def _kernels(blocks: Tensor) -> ModuleType | None:
+    """Return the module whose kernels read visible patches where they lie, if one can be had."""
+    for module in (triton_depthwise, block_depthwise):
+        if module.is_available(blocks):
+            return module
+    return None
+
+
 def _gradients_by_block(
-    ctx: Any, blocks: Tensor, weight: Tensor, grad: Tensor
+    kernels: ModuleType, ctx: Any, blocks: Tensor, weight: Tensor, grad: Tensor
 ) -> tuple[Tensor | None, ...]:
     grad_blocks = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_blocks = block_depthwise.convolve(grad, weight.flip(2, 3), None, ctx.canvas)
+        grad_blocks = kernels.convolve(grad, weight.flip(2, 3), None, ctx.canvas)
     if any(ctx.needs_input_grad[1:3]):
-        grad_weight, grad_bias = block_depthwise.weight_gradients(blocks, grad, weight, ctx.canvas)
+        grad_weight, grad_bias = kernels.weight_gradients(blocks, grad, weight, ctx.canvas)
     return grad_blocks, grad_weight, grad_bias if ctx.needs_input_grad[2] else None
 
 

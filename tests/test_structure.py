@@ -75,7 +75,7 @@ def test_there_are_files_to_check() -> None:
 
 
 def test_sparse_stands_alone_on_torch_and_timm() -> None:
-    allowed = {"sparse", "torch", "timm", "MinkowskiEngine"} | sys.stdlib_module_names
+    allowed = {"sparse", "torch", "timm", "MinkowskiEngine", "triton"} | sys.stdlib_module_names
     others = {name: imported_packages(source) - allowed for name, source in SPARSE.items()}
     assert {name: packages for name, packages in others.items() if packages} == {}
 
@@ -83,6 +83,11 @@ def test_sparse_stands_alone_on_torch_and_timm() -> None:
 def test_one_file_alone_imports_minkowski_engine() -> None:
     importers = {name for name in SOURCES if "MinkowskiEngine" in imported_packages(SOURCES[name])}
     assert importers <= {"sparse/minkowski.py"}
+
+
+def test_one_file_alone_imports_triton() -> None:
+    importers = {name for name in SOURCES if "triton" in imported_packages(SOURCES[name])}
+    assert importers == {"sparse/triton_kernels.py"}
 
 
 def test_no_file_grows_beyond_what_is_read_in_one_sitting() -> None:

@@ -1,0 +1,63 @@
+"""The Triton kernels against the definition; run by test_depthwise_triton.py in a process whose
+environment says TRITON_INTERPRET=1 from the start.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backend_contract import BackendContract, Encoder
+from comparison import assert_relative
+from timm.models.convnext import ConvNeXt
+from torch import Tensor, nn
+
+from sparse import SparseConvNeXt, triton_depthwise
+from sparse.depthwise import _kernels, depthwise_convolution
+from sparse.sites import VisiblePatches
+
+
+def by_masking(blocks: Tensor, layer: nn.Conv2d, patches: VisiblePatches) -> Tensor:
+    return patches.gather(layer(patches.scatter(blocks).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "kernel", "has_bias"),
+    [(1, 2, 5, True), (2, 33, 1, True), (3, 2, 3, False), (9, 2, 3, True)],
+)
+def test_values_and_gradients_equal_autograd_on_masked_maps(
+    side: int, channels: int, kernel: int, has_bias: bool
+) -> None:
+    rng = torch.Generator().manual_seed(1)
+    patches = VisiblePatches.from_indices(torch.tensor([[1, 5], [4, 2]]), rows=2, columns=3)
+    layer = nn.Conv2d(
+        channels, channels, kernel, padding=kernel // 2, groups=channels, bias=has_bias
+    )
+    for parameter in layer.parameters():
+        parameter.data.normal_(generator=rng)
+    blocks = torch.randn(2, 2, side, side, channels, generator=rng, requires_grad=True)
+    assert _kernels(blocks) is triton_depthwise
+    results = []
+    for output in (
+        depthwise_convolution(blocks, layer, patches.canvas(side)),
+        by_masking(blocks, layer, patches),
+    ):
+        weights = torch.linspace(-1, 2, output.numel()).view_as(output)
+        inputs = [blocks, *layer.parameters()]
+        results.append([output, *torch.autograd.grad((output * weights).sum(), inputs)])
+    for result, expected in zip(*results, strict=True):
+        assert_relative(result, expected, 1e-5)
+
+
+def test_hidden_values_are_never_read() -> None:
+    blocks = torch.ones(1, 2, 2, 2, 3)
+    patches = VisiblePatches.from_indices(torch.tensor([[3, 0]]), rows=2, columns=2)
+    layer = nn.Conv2d(3, 3, 3, padding=1, groups=3, bias=False)
+    nn.init.ones_(layer.weight)
+    output = depthwise_convolution(blocks, layer, patches.canvas(2))
+    assert output[0, 0, 0, 0].tolist() == [5.0] * 3  # its own four cells, and one across the corner
+    assert output[0, 0, 1, 1].tolist() == [4.0] * 3
+
+
+class TestTriton(BackendContract):
+    def build(self, dense: ConvNeXt, *, patch_size: int, grn_scope: str) -> Encoder:
+        return SparseConvNeXt(dense, backend="native", grn_scope=grn_scope, patch_size=patch_size)
