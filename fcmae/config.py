@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from fcmae.errors import ConfigError
 
@@ -213,26 +213,10 @@ class PretrainConfig:
         check_optim(self.optim)
         check_checkpoint(self.checkpoint)
         data, mask, model, log = self.data, self.mask, self.model, self.log
-        check_data_sizes(data.image_size, data.in_chans, data.mean, data.std)
+        check_reading(data)
         low, high = data.crop_scale
         require(
             0 < low <= high <= 1, "data.crop_scale", list(data.crop_scale), "0 < low <= high <= 1"
-        )
-        require(
-            data.value_range is None or data.value_range[0] < data.value_range[1],
-            "data.value_range",
-            data.value_range,
-            "[black, white] with black < white, or null",
-        )
-        require(data.workers >= 0, "data.workers", data.workers, "0 or more")
-        require(
-            data.timeout_seconds > 0, "data.timeout_seconds", data.timeout_seconds, "more than 0"
-        )
-        require(
-            0 <= data.max_skipped_share <= 1,
-            "data.max_skipped_share",
-            data.max_skipped_share,
-            "0 to 1",
         )
         height, width = image_height_width(data.image_size)
         require(
@@ -313,6 +297,25 @@ def check_data_sizes(
             f"{in_chans} finite numbers, one per channel",
         )
     require(std is None or min(std) > 0, "data.std", std, "numbers above 0")
+
+
+def check_reading(data: Any) -> None:
+    """Raise ConfigError unless a `data` section can be read with; of pretraining or fine-tuning."""
+    check_data_sizes(data.image_size, data.in_chans, data.mean, data.std)
+    require(
+        data.value_range is None or data.value_range[0] < data.value_range[1],
+        "data.value_range",
+        data.value_range,
+        "[black, white] with black < white, or null",
+    )
+    require(data.workers >= 0, "data.workers", data.workers, "0 or more")
+    require(data.timeout_seconds > 0, "data.timeout_seconds", data.timeout_seconds, "more than 0")
+    require(
+        0 <= data.max_skipped_share <= 1,
+        "data.max_skipped_share",
+        data.max_skipped_share,
+        "0 to 1",
+    )
 
 
 def check_train(train: TrainConfig) -> None:

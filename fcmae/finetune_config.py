@@ -12,8 +12,8 @@ from fcmae.config import (
     RunConfig,
     TrainConfig,
     check_checkpoint,
-    check_data_sizes,
     check_optim,
+    check_reading,
     check_train,
     image_height_width,
     require,
@@ -190,7 +190,7 @@ class FinetuneConfig:
 
     def _check_data(self) -> None:
         data = self.data
-        check_data_sizes(data.image_size, data.in_chans, data.mean, data.std)
+        check_reading(data)
         require(0 < data.val_share < 1, "data.val_share", data.val_share, "more than 0, below 1")
         require(
             data.train_per_class is None or data.train_per_class >= 1,
@@ -198,23 +198,7 @@ class FinetuneConfig:
             data.train_per_class,
             "1 or more, or null",
         )
-        require(
-            data.value_range is None or data.value_range[0] < data.value_range[1],
-            "data.value_range",
-            data.value_range,
-            "[black, white] with black < white, or null",
-        )
         require(0 < data.crop_pct <= 1, "data.crop_pct", data.crop_pct, "more than 0, at most 1")
-        require(data.workers >= 0, "data.workers", data.workers, "0 or more")
-        require(
-            data.timeout_seconds > 0, "data.timeout_seconds", data.timeout_seconds, "more than 0"
-        )
-        require(
-            0 <= data.max_skipped_share <= 1,
-            "data.max_skipped_share",
-            data.max_skipped_share,
-            "0 to 1",
-        )
 
     def _check_model(self) -> None:
         model, optim, ema = self.model, self.optim, self.ema

@@ -75,8 +75,21 @@ def test_a_group_holds_each_contender_once_and_the_alternatives_of_a_step() -> N
 
 @pytest.mark.parametrize("contender", ["native", "masked_dense", "dense", "vit_mae"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_contender_takes_a_training_step(contender: str, precision: str) -> None:
+def test_every_contender_takes_a_training_step(
+    contender: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    step = torch.optim.AdamW.step
+
+    def count(optimizer: torch.optim.AdamW) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        taken.append(sum(grad is not None for grad in gradients))
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", count)
     prepare(subject(contender=contender, part="step", precision=precision), CPU)()
+    assert len(taken) == 1
+    assert taken[0] > 50  # parameters that got a gradient
 
 
 def test_the_vit_has_the_size_nearest_to_the_encoder() -> None:

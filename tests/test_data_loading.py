@@ -168,8 +168,11 @@ def test_a_stuck_reader_is_reported_with_its_files(mishap: Mishap) -> None:
 
 
 def test_a_slow_consumer_is_no_stuck_reader(mishap: Mishap) -> None:
+    batches = 0
     for _ in make_loader(mishap, [[(0, 0)]] * 4, 1, timeout_seconds=0.4):
         time.sleep(0.5)
+        batches += 1
+    assert batches == 4
 
 
 def test_a_bug_in_a_worker_keeps_its_traceback(mishap: Mishap) -> None:

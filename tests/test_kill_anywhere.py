@@ -102,5 +102,6 @@ def test_the_comparison_sees_one_changed_bit(undisturbed: tuple[Path, float]) ->
 
 
 @pytest.mark.slow
-def test_the_script_that_kills_a_run_many_times() -> None:
+def test_the_script_that_kills_a_run_many_times(capsys: pytest.CaptureFixture[str]) -> None:
     kill_run.main(kills=30, workers=1)
+    assert "killed 30 times: the same, bit for bit" in capsys.readouterr().out

@@ -93,6 +93,7 @@ def test_a_killed_runs_children_do_not_keep_its_successor_out(tmp_path: Path) ->
     try:
         os.kill(reader, 0)  # it lives
         open_and_close(folder)
+        assert f"process {os.getpid()} " in (folder / "lock").read_text()
     finally:
         os.kill(reader, signal.SIGKILL)
 
@@ -102,7 +103,9 @@ def test_a_closed_folder_can_be_opened_again(tmp_path: Path) -> None:
     folder.open(make_config(folder.path))
     folder.close()
     pid = hold_in_another_process(folder.path, signal.pause)
+    holder = (folder.path / "lock").read_text()
     end(pid)
+    assert f"process {pid} " in holder
 
 
 def test_a_file_system_without_locks_is_told_and_used(
