@@ -23,6 +23,7 @@ def convolve_kernel(
     ACCURATE: tl.constexpr, HAS_BIAS: tl.constexpr,
     CELLS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    """Write the outputs of one patch's cells, for some channels."""
     patch, image = tl.program_id(0), tl.program_id(0) // visible
     cell = tl.program_id(1) * CELLS + tl.arange(0, CELLS)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
@@ -57,6 +58,7 @@ def correlate_kernel(
     SIDE: tl.constexpr, SIZE: tl.constexpr,
     ACCURATE: tl.constexpr, CELLS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    """Write one tap's gradient, or the bias's, summed over a share of the patches."""
     tap, split = tl.program_id(0), tl.program_id(2)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = channel < channels
