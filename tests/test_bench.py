@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fcmae.bench import BenchSettings, measure, report
 from fcmae.bench.measuring import Measurement, _groups
@@ -169,6 +171,26 @@ def test_the_command_writes_results_and_pictures(
     assert len(written["results"]) == 2
     assert written["results"][0]["times"]["rounds"][0] > 0
     assert (tmp_path / "bench/forward.png").stat().st_size > 1000
+
+
+def test_reading_is_compared_with_the_bare_decoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = torch.Generator().manual_seed(5)
+    for number in range(3):
+        pixels = torch.randint(256, (500, 400, 3), generator=rng, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.jpg")
+    assert main(["bench", "--data", str(tmp_path), "--repeats", "1", "--threads", "0"]) == DONE
+    shown = capsys.readouterr().out
+    assert "3 images of 0.2 megapixels, one core: " in shown
+    assert re.search(r"images/s as samples \(\d+%\)", shown)
+
+
+def test_a_folder_without_images_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--data", str(tmp_path), "--threads", "0"]) == MISTAKE
+    assert "--data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

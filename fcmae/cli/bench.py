@@ -10,7 +10,7 @@ SUMMARY = "time and memory of every backend on your machine"
 
 
 def run(arguments: list[str]) -> None:
-    """Measure, print a table, and write results.json and a PNG per part."""
+    """Measure, print a table, and write results.json and a PNG per part; or measure reading."""
     import dataclasses
 
     import torch
@@ -31,6 +31,12 @@ def run(arguments: list[str]) -> None:
     device = choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    if settings.data is not None:
+        from fcmae.bench.reading import measure_reading
+
+        print(report.describe_machine(torch.device("cpu")))
+        print(measure_reading(settings.data, settings.image_size, settings.repeats).describe())
+        return
     folder = Path(settings.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
