@@ -35,6 +35,12 @@ def flops_per_image(config: PretrainConfig) -> float:
     return float(FORWARD_PASSES * forward)
 
 
+def flop_unit(largest: float) -> tuple[float, str]:
+    """Return the size and name of the unit in which `largest` is a readable number."""
+    units = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"))
+    return next((unit for unit in units if largest >= unit[0]), (1e9, "GFLOP"))
+
+
 def seconds_per_image(lines: Iterable[Mapping[str, Any]]) -> float | None:
     """Return the median of what metrics.jsonl measured, or None when nothing was.
 

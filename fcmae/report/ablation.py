@@ -11,6 +11,7 @@ import numpy as np
 
 from fcmae.ablation.evaluation import PICTURES_FILE
 from fcmae.ablation.grid import RATIO
+from fcmae.cost import flop_unit
 from fcmae.machine import hardware
 from fcmae.pictures import NORMALIZED_NOTE, PLAIN_NOTE
 from fcmae.report import figures
@@ -212,10 +213,7 @@ def _gap_text(gap: PairedDifference | None, measure: str) -> str:
 
 
 def _flop_unit(found: AblationRecord) -> tuple[float, str]:
-    """Return the unit in which the largest cell has a readable number."""
-    largest = max((record.result.get("flops", 0.0) for record in found.records), default=0.0)
-    units = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"))
-    return next((pair for pair in units if largest >= pair[0]), (1e9, "GFLOP"))
+    return flop_unit(max((record.result.get("flops", 0.0) for record in found.records), default=0))
 
 
 def _short(measure: str) -> str:
@@ -319,6 +317,8 @@ def _notes(found: AblationRecord) -> list[str]:
         else f"{labels} of {len(found.split.train)} training images, "
         f"{found.ablation.evaluate.draws} draws, the same for every cell"
     )
+    jobs = found.ablation.run.jobs
+    beside = "one cell ran at a time" if jobs == 1 else f"up to {jobs} cells shared the machine"
     notes = []
     if found.split.test.labels is not None and found.ablation.evaluate.methods:
         chance = 100 / len(found.split.test.classes or (1,))
@@ -337,7 +337,7 @@ def _notes(found: AblationRecord) -> list[str]:
         "Intervals of means take the spread between seeds, pooled over the settings. They say "
         "nothing about other images or other lengths of training.",
         "Seconds are those of training steps alone, at the median measured rate; "
-        f"{found.ablation.run.jobs} cells at a time shared the machine. FLOP counts convolutions "
+        f"{beside}. FLOP counts convolutions "
         "and matrix products of forward and backward passes.",
     ]
     return notes

@@ -9,7 +9,7 @@ from typing import Any
 
 from fcmae.ablation.grid import effective_ratio_of
 from fcmae.configuration import to_plain
-from fcmae.cost import flops_per_image, seconds_per_image
+from fcmae.cost import flop_unit, flops_per_image, seconds_per_image
 from fcmae.health.verdict import verdict
 from fcmae.machine import hardware, versions
 from fcmae.metrics import read_metrics
@@ -99,8 +99,9 @@ def _in_short(config: Any, lines: list[dict[str, Any]], steps: int) -> list[str]
             f"{1000 * per_image * batch:.0f} ms per step of {batch} images, "
             f"{per_image * batch * steps:.0f} s of training in all."
         )
+    scale, unit = flop_unit(flops * batch * steps)
     said.append(
-        f"{flops / 1e9:.2f} GFLOP per image, {flops * batch * steps / 1e15:.3g} PFLOP in all "
+        f"{flops / 1e9:.2f} GFLOP per image, {flops * batch * steps / scale:.3g} {unit} in all "
         "(convolutions and matrix products, forward and backward)."
     )
     return said
