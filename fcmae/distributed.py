@@ -16,6 +16,7 @@ from fcmae.errors import ConfigError
 
 # While one process scores or exports, the others wait; a process that dies ends all at once.
 LONGEST_WAIT = datetime.timedelta(hours=2)
+MEETING_WAIT = datetime.timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,10 @@ def start_processes(device: str) -> Processes:
     # DDP copies the gradients of depthwise kernels, whose one input channel may have any stride.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=MEETING_WAIT)
+        # A connection lost while the processes meet must end in minutes, for torchrun to try again;
+        # a training waits longer, for the main process to score and draw.
+        _set_timeout(LONGEST_WAIT)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -124,6 +128,12 @@ def start_processes(device: str) -> Processes:
             "them with torchrun or fcmae submit, or unset WORLD_SIZE to train with one."
         ) from error
     return Processes(dist.get_rank(), world_size, chosen)
+
+
+def _set_timeout(longest: datetime.timedelta) -> None:
+    """Let collectives of the default group wait for `longest`; its name is new in torch 2.14."""
+    named = getattr(dist, "set_timeout", None)
+    (named or dist.distributed_c10d._set_pg_timeout)(longest, dist.group.WORLD)
 
 
 def _from_environment(name: str, default: int) -> int:

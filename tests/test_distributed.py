@@ -223,17 +223,19 @@ def test_a_killed_process_under_torchrun_is_started_again_and_nothing_is_lost(
     arguments = pretrain_arguments(data, folder, steps, **settings)[1:]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node=2", "--max-restarts=3", str(ROOT / "pretrain.py"), *arguments]
+    deadline = time.monotonic() + 900  # a lost meeting of processes takes five minutes to end
     with log.open("a") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT)
         try:
             for victim, checkpoint in (("main", 4), ("other", 12)):
                 while not (folder / "checkpoints" / f"step-{checkpoint:08d}").exists():
                     assert process.poll() is None, log.read_text()
+                    assert time.monotonic() < deadline, log.read_text()
                     time.sleep(0.01)
                 main = int((folder / "lock").read_text().split()[1])
                 others = [pid for pid in children(process.pid) if pid != main]
                 os.kill(main if victim == "main" else others[0], signal.SIGKILL)
-            assert process.wait(timeout=240) == 0, log.read_text()
+            assert process.wait(timeout=600) == 0, log.read_text()
         finally:
             process.terminate()
             process.wait()
