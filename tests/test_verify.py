@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import naive
 import pytest
@@ -159,11 +160,11 @@ def test_one_grn_sum_over_the_batch_in_native_fails(
 ) -> None:
     calls = 0
 
-    def pool_wrongly(*arguments: Tensor, eps: float, over_batch: bool) -> Tensor:
+    def pool_wrongly(*arguments: Tensor, over_batch: bool, **options: Any) -> Tensor:
         nonlocal calls
         is_spoilt = calls % 4 == spoilt_block
         calls += 1
-        return original(*arguments, eps=eps, over_batch=is_spoilt or over_batch)
+        return original(*arguments, over_batch=is_spoilt or over_batch, **options)
 
     original = native.global_response_norm
     monkeypatch.setattr(native, "global_response_norm", pool_wrongly)
