@@ -6,6 +6,7 @@ A message says where, what was given, what is expected and what to do.
 from sparse.errors import BackendUnavailableError, UnsupportedModelError
 
 __all__ = [
+    "EXPECTED_ERRORS",
     "BackendUnavailableError",
     "CheckpointError",
     "ConfigError",
@@ -34,3 +35,15 @@ class NonFiniteLossError(RuntimeError):
 
 class DiskError(RuntimeError):
     """The run stops because nothing can be saved any more; the last good checkpoint stays."""
+
+
+# What the console tells in one sentence; any other exception is a bug and keeps its traceback.
+EXPECTED_ERRORS = (
+    BackendUnavailableError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DiskError,
+    NonFiniteLossError,
+    UnsupportedModelError,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,11 @@ from sparse import triton_depthwise
 CASES = Path(__file__).with_name("triton_cases.py")
 
 
-def run_cases(*names: str) -> None:
-    """Run tests of triton_cases.py in a process that interprets Triton from the start."""
+def passed_cases(*names: str) -> int:
+    """Run tests of triton_cases.py in a process that interprets Triton from the start.
+
+    Returns how many passed; any other outcome fails here, with what the process printed.
+    """
     pytest.importorskip("triton")
     child = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
@@ -26,22 +30,24 @@ def run_cases(*names: str) -> None:
         text=True,
     )
     assert child.returncode == 0, child.stdout[-3000:]
-    assert " passed" in child.stdout
+    found = re.search(r"(\d+) passed", child.stdout)
+    assert found, child.stdout[-3000:]
+    return int(found[1])
 
 
 def test_kernels_equal_the_definition_under_the_interpreter() -> None:
-    run_cases(
+    passed = passed_cases(
         "test_values_and_gradients_equal_autograd_on_masked_maps",
         "test_hidden_values_are_never_read",
     )
+    assert passed >= 2  # at least one case of each
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["V2", "unsorted visible patches"])
 def test_the_encoder_on_the_kernels_passes_the_contract(case: str) -> None:
-    run_cases(
-        f"TestTriton::test_outputs_and_all_gradients_equal_the_naive_reference[{case}]",
-    )
+    name = f"TestTriton::test_outputs_and_all_gradients_equal_the_naive_reference[{case}]"
+    assert passed_cases(name) == 1
 
 
 def test_nobody_gets_the_kernels_unasked(monkeypatch: pytest.MonkeyPatch) -> None:

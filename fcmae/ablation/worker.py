@@ -20,27 +20,9 @@ from fcmae.ablation.grid import Cell, build_cells
 from fcmae.ablation.split import open_split
 from fcmae.cli import DONE, FAILED, INTERRUPTED
 from fcmae.durable import write_text
-from fcmae.errors import (
-    BackendUnavailableError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    DiskError,
-    NonFiniteLossError,
-    UnsupportedModelError,
-)
+from fcmae.errors import EXPECTED_ERRORS, ConfigError
 from fcmae.pretraining import pretrain
 from fcmae.run_folder import RunFolder
-
-EXPECTED_ERRORS = (
-    BackendUnavailableError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    DiskError,
-    NonFiniteLossError,
-    UnsupportedModelError,
-)
 
 
 def load_ablation(folder: Path | str) -> Ablation:

@@ -61,15 +61,7 @@ def run_command(name: str, arguments: list[str]) -> int:
     # OpenMP's threads spin while they wait, and one busy process beside them, such as a reader of
     # images, then makes training on a CPU ten times slower. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from fcmae.errors import (
-        BackendUnavailableError,
-        CheckpointError,
-        ConfigError,
-        DataError,
-        DiskError,
-        NonFiniteLossError,
-        UnsupportedModelError,
-    )
+    from fcmae.errors import EXPECTED_ERRORS, DiskError, NonFiniteLossError
 
     try:
         status = import_module(COMMANDS[name]).run(arguments)
@@ -77,13 +69,7 @@ def run_command(name: str, arguments: list[str]) -> int:
         return _complain("interrupted.", INTERRUPTED_AT_ONCE)
     except (DiskError, NonFiniteLossError) as error:
         return _complain(str(error), FAILED)
-    except (
-        BackendUnavailableError,
-        CheckpointError,
-        ConfigError,
-        DataError,
-        UnsupportedModelError,
-    ) as error:
+    except EXPECTED_ERRORS as error:
         return _complain(str(error))
     return DONE if status is None else status
 
