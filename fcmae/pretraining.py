@@ -96,21 +96,31 @@ class Pretraining(TrainingLoop):
         return loss
 
     def begin(self) -> None:
-        if self.log is None:
-            return
+        undecodable, num_held_out = self.processes.from_main(self._start_watching)
+        if not self._is_continued:  # a checkpoint has them already
+            self.skipped.add_unlisted(undecodable, num_held_out - len(undecodable))
+
+    def _start_watching(self) -> tuple[list[tuple[str, str]], int]:
+        """Say what runs and look at the start, in the main process.
+
+        Returns the held-out files that cannot be decoded, and how many are held out.
+        """
+        assert self.log is not None
         self._describe()
+        held_out = self._fix_held_out()
         self.watch = Watch(
             self.config,
             self.folder,
             self.model,
             self.images,
-            self._fix_held_out(),
+            held_out,
             self.log,
             self.total_steps,
             self.say,
         )
         if self.progress.step == 0:
             self.watch.begin()
+        return self.watch.undecodable, len(held_out)
 
     def _fix_held_out(self) -> ImageList:
         """Return the images that the run holds out, from the first time it was started."""

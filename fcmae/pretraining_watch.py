@@ -5,7 +5,6 @@ Nothing here changes the training: it draws from no global generator and trains 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ class Watch:
 
     Attributes:
         log: where the numbers go.
+        undecodable: (path, reason) of held-out files that the training does not meet.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Watch:
         say: Callable[[str], None],
     ) -> None:
         self.log = log
+        self.undecodable: list[tuple[str, str]] = []
         self._total_steps = total_steps
         self._config = config
         self._folder = folder
@@ -158,11 +159,15 @@ class Watch:
         return {round(self._total_steps * (n + 1) / checks) for n in range(checks)}
 
     def _prepare_health(self, held_out: ImageList) -> HealthCheck | None:
-        """Decode the held-out images; None when there are none."""
+        """Decode the held-out images, noting those that cannot be; None when there are none."""
         data, decoded = self._config.data, []
         for path in held_out.paths:
-            with contextlib.suppress(UndecodableImageError):
-                decoded.append(self._transform(decode_image(path, data.in_chans, data.value_range)))
+            try:
+                image = decode_image(path, data.in_chans, data.value_range)
+            except UndecodableImageError as error:
+                self.undecodable.append((error.path, error.reason))
+                continue
+            decoded.append(self._transform(image))
         if not decoded:
             return None
         return HealthCheck(self._model, torch.stack(decoded), self._config.train.seed)

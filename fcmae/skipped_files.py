@@ -38,9 +38,12 @@ class SkippedFiles:
         self._is_written &= not new
         return list(new.items())
 
-    def add_unlisted(self, problems: Iterable[Problem]) -> None:
-        """Note what was left out when a new run made its list: links to nothing, folders, ..."""
-        self._num_unlisted += len(self.add(problems))
+    def add_unlisted(self, problems: Iterable[Problem], num_usable: int = 0) -> None:
+        """Note what was left out when a new run made its list: links to nothing, folders, ...
+
+        `num_usable` files are left out although nothing is wrong with them: held out.
+        """
+        self._num_unlisted += len(self.add(problems)) + num_usable
 
     def write(self) -> None:
         """Write skipped_files.txt, sorted by path, unless it is up to date.
