@@ -153,6 +153,27 @@ def test_a_killed_worker_is_an_error_that_names_it(mishap: Mishap) -> None:
         next(batches)
 
 
+@pytest.mark.parametrize("broken", [EOFError(), ConnectionResetError(104, "reset by peer")])
+def test_a_worker_killed_while_it_sends_a_batch_is_named_too(
+    mishap: Mishap, monkeypatch: pytest.MonkeyPatch, broken: Exception
+) -> None:
+    def fetching(iterator: Iterator[Any], kill: bool) -> Iterator[Any]:
+        yield next(iterator)
+        if kill:
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+        raise broken
+
+    start = loading.Loader._start
+    for kill, expected in ((True, DataError), (False, type(broken))):
+        monkeypatch.setattr(
+            loading.Loader, "_start", lambda *given, k=kill: fetching(start(*given), k)
+        )
+        batches = iter(make_loader(mishap, [[(0, 0)], [(0, 0)]], 1))
+        next(batches)
+        with pytest.raises(expected, match="killed by SIGKILL" if kill else None):
+            next(batches)
+
+
 def test_a_worker_that_exits_is_named_with_its_status(mishap: Mishap) -> None:
     with pytest.raises(DataError, match=r"worker 0 of 1 .* ended with status 3\."):
         list(make_loader(mishap, [[(0, 4)]], 1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
@@ -128,7 +129,8 @@ class Loader:
                     batch = next(iterator)
                 except StopIteration:
                     return
-                except RuntimeError as error:
+                # A worker killed while it sends a batch breaks the connection: EOFError or OSError.
+                except (RuntimeError, EOFError, OSError) as error:
                     self._explain(error, processes, awaited[0] if awaited else (), started)
                     continue
                 awaited.popleft()
@@ -175,7 +177,7 @@ class Loader:
 
     def _explain(
         self,
-        error: RuntimeError,
+        error: RuntimeError | EOFError | OSError,
         processes: list[Any],
         keys: Sequence[Any],
         started: float,
@@ -183,6 +185,8 @@ class Loader:
         """Raise DataError for a dead worker or a late batch; return to wait on; else re-raise."""
         paths = [repr(self.dataset.path_of(key)) for key in keys]
         batch = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        if not isinstance(error, RuntimeError):  # the connection breaks before the system says why
+            multiprocessing.connection.wait([p.sentinel for p in processes], POLL_SECONDS)
         for number, process in enumerate(processes):
             if process.exitcode is not None:
                 raise DataError(
