@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from fcmae.errors import ConfigError
 
@@ -117,7 +120,14 @@ def start_processes(device: str) -> Processes:
     # DDP copies the gradients of depthwise kernels, whose one input channel may have any stride.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=MEETING_WAIT)
+        store, rank, world_size = next(rendezvous("env://", timeout=MEETING_WAIT))
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo",
+            store=dist.PrefixStore(_agree_on_a_name(store, rank, world_size), store),
+            rank=rank,
+            world_size=world_size,
+            timeout=MEETING_WAIT,
+        )
         # A connection lost while the processes meet must end in minutes, for torchrun to try again;
         # a training waits longer, for the main process to score and draw.
         _set_timeout(LONGEST_WAIT)
@@ -127,7 +137,35 @@ def start_processes(device: str) -> Processes:
             f"WORLD_SIZE: {world_size} processes are asked for and cannot meet ({reason}); start "
             "them with torchrun or fcmae submit, or unset WORLD_SIZE to train with one."
         ) from error
-    return Processes(dist.get_rank(), world_size, chosen)
+    return Processes(rank, world_size, chosen)
+
+
+def _agree_on_a_name(store: dist.Store, rank: int, world_size: int) -> str:
+    """Return a name for this meeting in `store`, the same in all processes and never used before.
+
+    torchrun starts processes again with the store of those before them, whose addresses there lead
+    nowhere; its count of restarts may differ between nodes. So the main process makes a name up and
+    tells it to whoever is there until everyone has confirmed it: a process calls itself by a word
+    of its own, hence no answer to one that died is taken for an answer to one that lives.
+    """
+    mine = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"caller-{rank}", mine)
+        name = store.get(f"name-for-{mine}").decode()  # waits for it
+        store.set(f"{name}-{rank}", "")
+        return name
+    deadline = time.monotonic() + MEETING_WAIT.total_seconds()
+    missing = set(range(1, world_size))
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"{mine}-{other}"]):
+                missing.remove(other)
+            elif store.check([f"caller-{other}"]):
+                store.set(f"name-for-{store.get(f'caller-{other}').decode()}", mine)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"process {min(missing)} did not come")
+        time.sleep(0.05)
+    return mine
 
 
 def _set_timeout(longest: datetime.timedelta) -> None:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from pictures_on_disk import write_pictures
 from real_runs import (
     assert_same_run,
@@ -26,7 +28,7 @@ from real_runs import (
 )
 
 from fcmae.cli import DONE, FAILED, INTERRUPTED, MISTAKE
-from fcmae.distributed import Processes, start_processes
+from fcmae.distributed import Processes, _agree_on_a_name, start_processes
 from fcmae.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,6 +206,22 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_their_batches(
     assert lines[-1]["grad_norm"] is None
 
 
+def test_processes_started_again_meet_in_the_store_of_those_before() -> None:
+    """Whoever comes first, none takes what the dead ones left for news."""
+    store, names = dist.HashStore(), set[str]()
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)):
+        store.set("caller-1", "died before it heard its name")
+        with ThreadPoolExecutor(3) as pool:
+            meeting = []
+            for rank in order:
+                meeting.append(pool.submit(_agree_on_a_name, store, rank, 3))
+                time.sleep(0.1)
+            met = [name.result(timeout=30) for name in meeting]
+        assert len(set(met)) == 1
+        names.update(met)
+    assert len(names) == 4
+
+
 @ddp
 @pytest.mark.slow
 def test_a_killed_process_under_torchrun_is_started_again_and_nothing_is_lost(
@@ -223,7 +241,7 @@ def test_a_killed_process_under_torchrun_is_started_again_and_nothing_is_lost(
     arguments = pretrain_arguments(data, folder, steps, **settings)[1:]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node=2", "--max-restarts=3", str(ROOT / "pretrain.py"), *arguments]
-    deadline = time.monotonic() + 900  # a lost meeting of processes takes five minutes to end
+    deadline = time.monotonic() + 600
     with log.open("a") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT)
         try:
