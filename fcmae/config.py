@@ -45,6 +45,10 @@ class DataConfig:
     """Turn crops by a random multiple of 90 degrees; square images only."""
     workers: int = 2
     """Processes per training process that read images; 0 reads in the training process."""
+    cache: str | None = None
+    """Folder to keep reduced pictures in, where decoding is what takes the time; null: none."""
+    cache_side: int | None = None
+    """Pixels of a kept picture's shorter side; null: as the smallest crop needs."""
     timeout_seconds: float = 600.0
     """Longest wait for one batch before the run stops and says that a reader is stuck."""
     max_skipped_share: float = 0.05
@@ -214,6 +218,12 @@ class PretrainConfig:
         check_checkpoint(self.checkpoint)
         data, mask, model, log = self.data, self.mask, self.model, self.log
         check_reading(data)
+        require(
+            data.cache_side is None or data.cache_side >= 1,
+            "data.cache_side",
+            data.cache_side,
+            "1 px or more, or null",
+        )
         low, high = data.crop_scale
         require(
             0 < low <= high <= 1, "data.crop_scale", list(data.crop_scale), "0 < low <= high <= 1"

@@ -101,6 +101,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_first_of_node() -> bool:
+    """Whether this is the process that does what each machine needs once."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def start_processes(device: str) -> Processes:
     """Join the processes that torchrun started (nccl on CUDA, gloo on CPU), or be alone.
 

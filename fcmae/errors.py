@@ -47,3 +47,10 @@ EXPECTED_ERRORS = (
     NonFiniteLossError,
     UnsupportedModelError,
 )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be had: torch has a class for it on GPUs and a text on CPUs."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

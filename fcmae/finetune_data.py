@@ -14,13 +14,15 @@ from torchvision.transforms.v2 import functional as images_to
 
 from fcmae.data import (
     ImageList,
+    Normalisation,
     PretrainAugmentation,
     PretrainDataset,
     open_images,
     open_train_and_validation,
     sample_seed,
-    seeded,
+    to_float,
 )
+from fcmae.data.parts import Part
 from fcmae.errors import ConfigError
 from fcmae.finetune_config import AugmentConfig, FinetuneDataConfig
 
@@ -119,29 +121,31 @@ class FinetuneAugmentation:
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        self.mean, self.std = tuple(mean), tuple(std)
-        num_channels = len(self.mean)
+        self._normalise = Normalisation(mean, std)
         self._crop = PretrainAugmentation(
             image_size,
-            mean=(0.0,) * num_channels,
-            std=(1.0,) * num_channels,
             crop_scale=augment.crop_scale,
             horizontal_flip=augment.horizontal_flip,
             vertical_flip=augment.vertical_flip,
             rotate90=augment.rotate90,
         )
-        self._colour = _colour_policy(augment, image_size, self.mean)
+        self._colour = _colour_policy(augment, image_size, mean)
         self._erase = (
             RandomErasing(augment.reprob, mode="pixel", device="cpu") if augment.reprob else None
         )
 
-    def __call__(self, image: Tensor) -> Tensor:
-        image = self._crop(image)
+    def choose_crop(self, height: int, width: int) -> Part:
+        """Draw the part of a picture of height x width px that becomes the image."""
+        return self._crop.choose_crop(height, width)
+
+    def __call__(self, crop: Tensor) -> Tensor:
+        """Return the image of a crop, which may have been decoded at less than its full size."""
+        image = self._crop(crop)
         if self._colour is not None:
-            picture = self._colour(images_to.to_pil_image((image * 255).round().to(torch.uint8)))
-            image = images_to.pil_to_tensor(picture).float() / 255
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        image = (image - mean) / std
+            if image.dtype != torch.uint8:
+                image = (to_float(image) * 255).round().to(torch.uint8)
+            image = images_to.pil_to_tensor(self._colour(images_to.to_pil_image(image)))
+        image = self._normalise(image)
         return image if self._erase is None else self._erase(image)
 
 
@@ -214,9 +218,7 @@ class FinetuneDataset(PretrainDataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """Return the sample of `key` = (epoch, index); raises DataError as PretrainDataset does."""
         epoch, index = key
-        image, source, skipped = self._decode(epoch, index)
-        with seeded(sample_seed(self.seed, "augment", epoch, index)):
-            image = self.augmentation(image)
+        image, source, skipped = self._make_image(epoch, index)
         assert self.images.labels is not None
         return {
             "image": image,

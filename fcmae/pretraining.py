@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fcmae.config import PretrainConfig
-from fcmae.data import ImageList, PretrainDataset, open_images
-from fcmae.distributed import Processes, start_processes
+from fcmae.data import ImageList, Normalisation, PixelCache, PretrainDataset, open_images
+from fcmae.distributed import Processes, is_first_of_node, start_processes
 from fcmae.health import hold_out
 from fcmae.model import FCMAE
 from fcmae.optimization import StepResult
@@ -18,6 +19,8 @@ from fcmae.pretraining_setup import (
     create_dataset,
     create_model,
     create_optimizer,
+    mean_and_std,
+    open_cache,
     total_steps_of,
 )
 from fcmae.pretraining_watch import Watch
@@ -71,6 +74,8 @@ class Pretraining(TrainingLoop):
             load_encoder(model.encoder, config.model.init_from)
         training, self._held_out = hold_out(images, config.health, config.train.seed)
         super().__init__(config, processes, training, model, MAY_CHANGE)
+        self._cache: PixelCache | None = None
+        self._normalise = Normalisation(*mean_and_std(config))
         self.watch: Watch | None = None
 
     def total_steps_for(self, num_images: int) -> int:
@@ -86,19 +91,30 @@ class Pretraining(TrainingLoop):
         return self._learning_rate(step)
 
     def create_dataset(self) -> PretrainDataset:
-        return create_dataset(self.config, self.model, self.images)
+        return create_dataset(self.config, self.model, self.images, self._cache)
 
     def compute_loss(self, batch: dict[str, Any]) -> Tensor:
         device = self.processes.device
-        images = batch["image"].to(device, non_blocking=True)
+        images = self._normalise(batch["image"].to(device, non_blocking=True))
         visible = batch["visible"].to(device, non_blocking=True)
         loss: Tensor = self.network(images, visible).loss
         return loss
 
     def begin(self) -> None:
+        self._fill_cache()
         undecodable, num_held_out = self.processes.from_main(self._start_watching)
         if not self._is_continued:  # a checkpoint has them already
             self.skipped.add_unlisted(undecodable, num_held_out - len(undecodable))
+
+    def _fill_cache(self) -> None:
+        """Bring data.cache up to date, one process per node, while the others wait."""
+        opened = functools.partial(open_cache, self.config, self.model, self.images)
+        self._cache = opened()
+        if self._cache is not None:
+            if is_first_of_node():
+                self._cache.fill(self.config.data.workers, self.say)
+            self.processes.wait()
+            self._cache = opened()
 
     def _start_watching(self) -> tuple[list[tuple[str, str]], int]:
         """Say what runs and look at the start, in the main process.

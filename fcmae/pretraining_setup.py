@@ -9,6 +9,7 @@ import torch
 from fcmae.config import PretrainConfig
 from fcmae.data import (
     ImageList,
+    PixelCache,
     PretrainAugmentation,
     PretrainDataset,
     default_mean_std,
@@ -55,27 +56,48 @@ def mean_and_std(config: PretrainConfig) -> tuple[tuple[float, ...], tuple[float
     return tuple(config.data.mean or mean), tuple(config.data.std or std)
 
 
-def create_dataset(config: PretrainConfig, model: FCMAE, images: ImageList) -> PretrainDataset:
-    """Return the samples of a run: crops, flips and masks by (seed, epoch, index)."""
-    data = config.data
-    mean, std = mean_and_std(config)
-    augmentation = PretrainAugmentation(
+def create_augmentation(config: PretrainConfig, model: FCMAE) -> PretrainAugmentation:
+    """Return the random changes of a run's images."""
+    return PretrainAugmentation(
         model.image_size,
-        mean=mean,
-        std=std,
-        crop_scale=data.crop_scale,
-        horizontal_flip=data.horizontal_flip,
-        vertical_flip=data.vertical_flip,
-        rotate90=data.rotate90,
+        crop_scale=config.data.crop_scale,
+        horizontal_flip=config.data.horizontal_flip,
+        vertical_flip=config.data.vertical_flip,
+        rotate90=config.data.rotate90,
     )
+
+
+def open_cache(config: PretrainConfig, model: FCMAE, images: ImageList) -> PixelCache | None:
+    """Return what data.cache holds of the images, None without one.
+
+    Raises:
+        ConfigError: the folder cannot be used.
+    """
+    data = config.data
+    if data.cache is None:
+        return None
+    return PixelCache(
+        data.cache,
+        images.paths,
+        side=data.cache_side or create_augmentation(config, model).least_side(),
+        in_chans=data.in_chans,
+        value_range=data.value_range,
+    )
+
+
+def create_dataset(
+    config: PretrainConfig, model: FCMAE, images: ImageList, cache: PixelCache | None
+) -> PretrainDataset:
+    """Return the samples of a run: crops, flips and masks by (seed, epoch, index)."""
     return PretrainDataset(
         images,
-        augmentation,
+        create_augmentation(config, model),
         seed=config.train.seed,
-        in_chans=data.in_chans,
+        in_chans=config.data.in_chans,
         num_patches=model.num_patches,
         mask_ratio=config.mask.ratio,
-        value_range=data.value_range,
+        value_range=config.data.value_range,
+        cache=cache,
     )
 
 

@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# Not a public function of torch: without it, F.linear does the work.
+HAS_ONEDNN_PRODUCT = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return rows @ weight.T + bias: [..., C], [D, C], [D] -> [..., D]."""
@@ -23,7 +26,8 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _is_for_onednn(operand: Tensor) -> bool:
     return (
-        operand.device.type == "cpu"
+        HAS_ONEDNN_PRODUCT
+        and operand.device.type == "cpu"
         and operand.dtype == torch.float32
         and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()

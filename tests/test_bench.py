@@ -180,10 +180,12 @@ def test_reading_is_compared_with_the_bare_decoder(
     for number in range(3):
         pixels = torch.randint(256, (500, 400, 3), generator=rng, dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.jpg")
-    assert main(["bench", "--data", str(tmp_path), "--repeats", "1", "--threads", "0"]) == DONE
+    options = ["--repeats", "1", "--threads", "0", "--models", "[convnextv2_atto]"]
+    assert main(["bench", "--data", str(tmp_path), *options]) == DONE
     shown = capsys.readouterr().out
-    assert "3 images of 0.2 megapixels, one core: " in shown
-    assert re.search(r"images/s as samples \(\d+%\)", shown)
+    assert "3 images of 0.2 megapixels, each read 11 times in a round" in shown
+    for name in ("bare decoder", "samples", "samples from data.cache", "steps of convnextv2_atto"):
+        assert re.search(rf"\n  {name} +\d+\.\d images/s \(spread \d+%\)", shown)
 
 
 def test_a_folder_without_images_cannot_be_read(

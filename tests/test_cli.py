@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fcmae.cli import COMMANDS, DONE, FAILED, MISTAKE, main, run_command
 from fcmae.errors import ConfigError, DiskError, NonFiniteLossError
@@ -55,6 +57,30 @@ def test_errors_become_one_line_and_a_status(
     monkeypatch.setattr(fcmae.cli.pretrain, "run", fail)
     assert run_command("pretrain", []) == status
     assert capsys.readouterr().err == f"fcmae: error: {error}\n"
+
+
+@pytest.mark.parametrize("numbers", [2**45, 10**18])
+def test_memory_that_cannot_be_had_is_one_sentence(
+    numbers: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fcmae.cli.pretrain
+
+    make = torch.empty if numbers == 2**45 else lambda count: bytearray(count)
+    monkeypatch.setattr(fcmae.cli.pretrain, "run", lambda arguments: make(numbers))
+    assert run_command("pretrain", []) == FAILED
+    shown = capsys.readouterr().err
+    assert re.fullmatch(r"fcmae: error: there is not enough memory \(.*\)\. Lower .*\n", shown)
+
+
+def test_other_errors_of_torch_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcmae.cli.pretrain
+
+    def fail(arguments: list[str]) -> int:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(fcmae.cli.pretrain, "run", fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run_command("pretrain", [])
 
 
 def test_the_version_is_shown_without_importing_torch() -> None:

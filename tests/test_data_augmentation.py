@@ -1,11 +1,23 @@
 """Crops, flips and turns, and what evaluation does instead."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from fcmae.data import EvaluationTransform, PretrainAugmentation, default_mean_std, seeded
+from fcmae.data import (
+    EvaluationTransform,
+    Normalisation,
+    PretrainAugmentation,
+    decode_image,
+    default_mean_std,
+    seeded,
+    to_float,
+)
+from fcmae.data.parts import cut
 from fcmae.errors import ConfigError
 
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
@@ -18,11 +30,15 @@ def image(channels: int = 1, height: int = 8, width: int = 8) -> Tensor:
     return torch.randint(256, (channels, height, width), generator=rng, dtype=torch.uint8)
 
 
+def augment(augmentation: PretrainAugmentation, source: Tensor) -> Tensor:
+    return augmentation(cut(source, augmentation.choose_crop))
+
+
 def variants(augmentation: PretrainAugmentation, source: Tensor, draws: int = 60) -> set[bytes]:
     outputs = set()
     for draw in range(draws):
         with seeded(draw):
-            outputs.add((augmentation(source) * 255).round().byte().numpy().tobytes())
+            outputs.add(augment(augmentation, source).numpy().tobytes())
     return outputs
 
 
@@ -32,63 +48,88 @@ def bytes_of(*images: Tensor) -> set[bytes]:
 
 def test_flips_are_the_only_variants_of_whole_crops() -> None:
     source = image()
-    rightly = PretrainAugmentation((8, 8), **PLAIN, **WHOLE)
+    rightly = PretrainAugmentation((8, 8), **WHOLE)
     assert variants(rightly, source) == bytes_of(source, source.flip(2))
-    never = PretrainAugmentation((8, 8), **PLAIN, **WHOLE, horizontal_flip=False)
+    never = PretrainAugmentation((8, 8), **WHOLE, horizontal_flip=False)
     assert variants(never, source) == bytes_of(source)
-    both = PretrainAugmentation((8, 8), **PLAIN, **WHOLE, vertical_flip=True)
+    both = PretrainAugmentation((8, 8), **WHOLE, vertical_flip=True)
     expected = bytes_of(source, source.flip(2), source.flip(1), source.flip(1, 2))
     assert variants(both, source) == expected
 
 
 def test_quarter_turns_are_drawn_for_square_images_only() -> None:
     source = image()
-    turning = PretrainAugmentation((8, 8), **PLAIN, **WHOLE, horizontal_flip=False, rotate90=True)
+    turning = PretrainAugmentation((8, 8), **WHOLE, horizontal_flip=False, rotate90=True)
     expected = bytes_of(*(source.rot90(turns, (1, 2)) for turns in range(4)))
     assert variants(turning, source) == expected
     with pytest.raises(ConfigError, match=r"data\.rotate90: .* is 8 x 16 px; switch"):
-        PretrainAugmentation((8, 16), **PLAIN, rotate90=True)
+        PretrainAugmentation((8, 16), rotate90=True)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("is_float", [True, False])
-def test_result_has_the_size_asked_for_and_is_normalised(channels: int, is_float: bool) -> None:
+def test_a_sample_keeps_its_type_until_it_is_normalised(channels: int, is_float: bool) -> None:
     source = image(channels, 40, 30)
     source = source.float() / 255 if is_float else source
+    with seeded(1):
+        sample = augment(PretrainAugmentation((24, 16)), source)
+    assert sample.shape == (channels, 24, 16)
+    assert sample.dtype == source.dtype
+    assert sample.is_contiguous()
     mean, std = default_mean_std(channels)
-    augmentation = PretrainAugmentation((24, 16), mean=mean, std=std)
-    plain = PretrainAugmentation((24, 16), mean=[0] * channels, std=[1] * channels)
-    with seeded(1):
-        output = augmentation(source)
-    with seeded(1):
-        raw = plain(source)
-    assert output.shape == (channels, 24, 16)
-    assert output.dtype == torch.float32
+    batch = Normalisation(mean, std)(torch.stack([sample, sample]))
+    raw = sample.clamp(0, 1) if is_float else sample.float() / 255
     assert 0 <= raw.min() < raw.max() <= 1
     for channel in range(channels):
         expected = (raw[channel] - mean[channel]) / std[channel]
-        torch.testing.assert_close(output[channel], expected)
+        torch.testing.assert_close(batch[1, channel], expected)
+
+
+def test_statistics_for_another_number_of_channels_are_refused() -> None:
+    for mean, std, name in (((0.5,), (0.1,) * 3, "mean"), ((0.5,) * 3, (0.1,), "std")):
+        with pytest.raises(ConfigError, match=rf"data\.{name}: 1 values for images of 3 channels"):
+            Normalisation(mean, std)(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("form", ["png", "jpg"])
+def test_samples_have_the_pixels_of_torchvisions_random_resized_crop(
+    form: str, tmp_path: Path
+) -> None:
+    """Cropping before decoding is an order of work, not another augmentation."""
+    path = str(tmp_path / f"a.{form}")
+    Image.fromarray(image(3, 90, 70).permute(1, 2, 0).numpy()).save(path)
+    usual = v2.Compose(
+        [
+            v2.RandomResizedCrop((48, 64), (0.2, 1), interpolation=3, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+        ]
+    )
+    ours = PretrainAugmentation((48, 64), vertical_flip=True)
+    for draw in range(20):
+        with seeded(draw):
+            sample = ours(decode_image(path, 3, None, ours.choose_crop))
+        with seeded(draw):
+            assert torch.equal(sample, usual(decode_image(path, 3)))
 
 
 def test_float_and_uint8_images_are_cropped_alike() -> None:
     source = image(3, 40, 30)
-    augmentation = PretrainAugmentation((24, 16), mean=(0,) * 3, std=(1,) * 3)
+    augmentation = PretrainAugmentation((24, 16))
     outputs = []
     for kind in (source, source.float() / 255):
         with seeded(4):
-            outputs.append(augmentation(kind))
+            outputs.append(to_float(augment(augmentation, kind)))
     torch.testing.assert_close(*outputs, rtol=0, atol=0.03)  # uint8 rounds after each axis
 
 
 def test_crops_cover_the_share_asked_for() -> None:
     # The value of a pixel is its column: the range of a crop is its width.
     columns = (torch.arange(200, dtype=torch.float32) / 199).expand(1, 200, 200)
-    augmentation = PretrainAugmentation(
-        (200, 200), **PLAIN, crop_scale=(0.25, 0.25), crop_ratio=(1.0, 1.0)
-    )
+    augmentation = PretrainAugmentation((200, 200), crop_scale=(0.25, 0.25), crop_ratio=(1.0, 1.0))
     for draw in range(5):
         with seeded(draw):
-            crop = augmentation(columns)
+            crop = augment(augmentation, columns)
         assert float(crop.max() - crop.min()) == pytest.approx(0.5, abs=0.02)
 
 

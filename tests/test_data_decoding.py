@@ -308,7 +308,7 @@ def test_a_folder_of_every_fault_is_gone_through_and_listed_completely(tmp_path:
         (tmp_path / f"{name}.png").write_bytes(content)
     for number in range(len(faults) * 2):
         (tmp_path / f"good {number}.png").write_bytes(photo("JPEG"))
-    augmentation = PretrainAugmentation((32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+    augmentation = PretrainAugmentation((32, 32))
     images = find_images(str(tmp_path))
     dataset = PretrainDataset(
         images, augmentation, seed=1, in_chans=3, num_patches=4, mask_ratio=0.5

@@ -41,7 +41,7 @@ def dataset(tmp_path: Path) -> PretrainDataset:
 
 
 def make_dataset(images: ImageList, kind: type[PretrainDataset] = PretrainDataset) -> Any:
-    augmentation = PretrainAugmentation((32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    augmentation = PretrainAugmentation((32, 32))
     return kind(images, augmentation, seed=3, in_chans=3, num_patches=4, mask_ratio=0.6)
 
 

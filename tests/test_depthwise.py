@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from comparison import assert_relative, assert_same_bits
 from torch import Tensor, nn
 
+import sparse.linear
 from sparse import block_depthwise, depthwise
 from sparse.compiled import load_kernels
 from sparse.depthwise import depthwise_convolution
@@ -151,8 +152,9 @@ def test_canvas_moves_patches_as_the_geometry_does() -> None:
 @pytest.fixture(params=["torch", "onednn"])
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Either library, whatever this machine would choose."""
-    if request.param == "onednn" and not torch.backends.mkldnn.is_available():
-        pytest.skip("torch was built without oneDNN")
+    has_product = torch.backends.mkldnn.is_available() and sparse.linear.HAS_ONEDNN_PRODUCT
+    if request.param == "onednn" and not has_product:
+        pytest.skip("this torch has no oneDNN product")
     capability = "AVX512" if request.param == "onednn" else "DEFAULT"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     return request.param
@@ -175,6 +177,13 @@ def test_linear_equals_torch_with_all_gradients(
         results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
     for result, expected in zip(*results, strict=True):
         assert_relative(result, expected, 1e-5)
+
+
+def test_linear_is_torchs_where_there_is_no_onednn_product(
+    product: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparse.linear, "HAS_ONEDNN_PRODUCT", False)
+    assert not _is_for_onednn(torch.ones(3, 2))
 
 
 def test_linear_leaves_float64_and_autocast_to_torch(product: str) -> None:

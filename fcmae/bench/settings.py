@@ -48,7 +48,7 @@ class BenchSettings:
     output: str = "bench"
     """Folder for results.json and one PNG per part."""
     data: str | None = None
-    """Folder of images: measure how fast they are read instead of the models."""
+    """Folder of images: measure how fast they are read, beside training steps of the models."""
 
     def __post_init__(self) -> None:
         for name, lowest in (("batch_size", 1), ("image_size", 32), ("repeats", 1), ("threads", 0)):

@@ -61,7 +61,7 @@ def run_command(name: str, arguments: list[str]) -> int:
     # OpenMP's threads spin while they wait, and one busy process beside them, such as a reader of
     # images, then makes training on a CPU ten times slower. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from fcmae.errors import EXPECTED_ERRORS, DiskError, NonFiniteLossError
+    from fcmae.errors import EXPECTED_ERRORS, DiskError, NonFiniteLossError, is_out_of_memory
 
     try:
         status = import_module(COMMANDS[name]).run(arguments)
@@ -71,6 +71,16 @@ def run_command(name: str, arguments: list[str]) -> int:
         return _complain(str(error), FAILED)
     except EXPECTED_ERRORS as error:
         return _complain(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no details"
+        return _complain(
+            f"there is not enough memory ({reason}). Lower train.batch_size (train.accumulate "
+            "keeps the effective batch), set model.checkpoint_activations, or take a smaller "
+            "model; fcmae plan tells what fits.",
+            FAILED,
+        )
     return DONE if status is None else status
 
 

@@ -35,7 +35,10 @@ def run(arguments: list[str]) -> None:
         from fcmae.bench.reading import measure_reading
 
         print(report.describe_machine(torch.device("cpu")))
-        print(measure_reading(settings.data, settings.image_size, settings.repeats).describe())
+        reading = measure_reading(
+            settings.data, settings.models, settings.image_size, settings.repeats
+        )
+        print(reading.describe())
         return
     folder = Path(settings.output)
     try:

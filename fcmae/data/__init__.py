@@ -1,6 +1,12 @@
 """Images in: finding, ordering, decoding, augmenting and loading them."""
 
-from fcmae.data.augmentation import EvaluationTransform, PretrainAugmentation, default_mean_std
+from fcmae.data.augmentation import (
+    EvaluationTransform,
+    Normalisation,
+    PretrainAugmentation,
+    default_mean_std,
+)
+from fcmae.data.cache import PixelCache
 from fcmae.data.dataset import EvaluationDataset, PretrainDataset, collate
 from fcmae.data.decoding import UndecodableImageError, decode_image, to_float
 from fcmae.data.files import PICTURE_EXTENSIONS, ImageList, find_images
@@ -16,6 +22,8 @@ __all__ = [
     "ImageList",
     "Loader",
     "MicroBatches",
+    "Normalisation",
+    "PixelCache",
     "PretrainAugmentation",
     "PretrainDataset",
     "SampleStream",

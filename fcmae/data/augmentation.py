@@ -1,14 +1,16 @@
-"""What happens to an image between the decoder and the model: crop, flip, scale, normalise."""
+"""What happens to an image between the file and the model: crop, scale, flip, normalise."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import RandomResizedCrop, v2
 
 from fcmae.data.decoding import LUMA, to_float
+from fcmae.data.parts import Part
 from fcmae.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -33,21 +35,42 @@ def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...
     return (0.5,) * in_chans, (0.25,) * in_chans
 
 
-def _normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return (image - mean) / std as contiguous float32, image on the 0..1 scale, [C, H, W]."""
-    means = torch.tensor(tuple(mean), dtype=torch.float32)[:, None, None]  # [C, 1, 1]
-    stds = torch.tensor(tuple(std), dtype=torch.float32)[:, None, None]
-    return ((to_float(image) - means) / stds).contiguous()
+class Normalisation:
+    """(pixels - mean) / std: uint8 or float32 in 0..1 [..., C, H, W] -> contiguous float32.
+
+    Pixels travel as they were decoded, and this runs where the model runs.
+
+    Args:
+        mean, std: per channel on the 0..1 scale.
+
+    Raises:
+        ConfigError: the pixels have another number of channels.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self._means = torch.tensor(tuple(mean), dtype=torch.float32)[:, None, None]  # [C, 1, 1]
+        self._stds = torch.tensor(tuple(std), dtype=torch.float32)[:, None, None]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        channels = pixels.shape[-3]
+        for name, values in (("mean", self._means), ("std", self._stds)):
+            if len(values) != channels:  # one value would do for all channels, unnoticed
+                raise ConfigError(
+                    f"data.{name}: {len(values)} values for images of {channels} channels "
+                    "(data.in_chans); give one per channel."
+                )
+        means, stds = self._means.to(pixels.device), self._stds.to(pixels.device)
+        return ((to_float(pixels) - means) / stds).contiguous()
 
 
 class PretrainAugmentation:
-    """Random resized crop and flips: [C, H, W] uint8 or float32 -> [C, height, width] float32.
+    """Random resized crop and flips: [C, H, W] uint8 or float32 in 0..1 -> [C, height, width] same.
 
-    Draws from torch's global generator (see `seeded`). Pixels stay uint8 until the crop is made.
+    `choose_crop` draws the part of a picture that is needed, before it is decoded; a call makes
+    the image of it. Both draw from torch's global generator (see `seeded`).
 
     Args:
         image_size: (height, width) of the result, px.
-        mean, std: per channel on the 0..1 scale, taken away and divided by at the end.
         crop_scale: smallest and largest share of the area that a crop covers.
         crop_ratio: smallest and largest width / height of a crop before resizing.
         horizontal_flip, vertical_flip: flip every second image.
@@ -61,8 +84,6 @@ class PretrainAugmentation:
         self,
         image_size: tuple[int, int],
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
         crop_scale: tuple[float, float] = (0.2, 1.0),
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
         horizontal_flip: bool = True,
@@ -75,28 +96,40 @@ class PretrainAugmentation:
                 f"data.rotate90: quarter turns need square images, but data.image_size is "
                 f"{height} x {width} px; switch one of them."
             )
-        crop = v2.RandomResizedCrop(
-            (height, width),
-            scale=crop_scale,
-            ratio=crop_ratio,
-            interpolation=v2.InterpolationMode.BICUBIC,
-            antialias=True,
-        )
-        steps = [crop]
-        if horizontal_flip:
-            steps.append(v2.RandomHorizontalFlip())
-        if vertical_flip:
-            steps.append(v2.RandomVerticalFlip())
-        self.transform = v2.Compose(steps)
         self.image_size = (height, width)
+        self.crop_scale, self.crop_ratio = list(crop_scale), list(crop_ratio)
+        self.horizontal_flip, self.vertical_flip = horizontal_flip, vertical_flip
         self.rotate90 = rotate90
-        self.mean, self.std = tuple(mean), tuple(std)
 
-    def __call__(self, image: Tensor) -> Tensor:
-        image = self.transform(image)
+    def least_side(self) -> int:
+        """Return the px of a square picture whose smallest square crop has the image's size."""
+        return math.ceil(max(self.image_size) / math.sqrt(self.crop_scale[0]))
+
+    def choose_crop(self, height: int, width: int) -> Part:
+        """Draw the part of a picture of height x width px that becomes the image."""
+        picture = torch.empty(1, height, width, device="meta")
+        top, left, rows, columns = RandomResizedCrop.get_params(
+            picture, self.crop_scale, self.crop_ratio
+        )
+        return Part(top, left, rows, columns, self.image_size)
+
+    def __call__(self, crop: Tensor) -> Tensor:
+        """Return the image of a crop, which may have been decoded at less than its full size."""
+        image = resize_image(crop, self.image_size)
+        if self.horizontal_flip and torch.rand(1) < 0.5:
+            image = image.flip(2)
+        if self.vertical_flip and torch.rand(1) < 0.5:
+            image = image.flip(1)
         if self.rotate90:
             image = image.rot90(int(torch.randint(4, ())), dims=(1, 2))
-        return _normalise(image, self.mean, self.std)
+        return image.contiguous()
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return [C, H, W] uint8 or float32 as [C, *size], bicubic, smoothed where it shrinks."""
+    return v2.functional.resize(
+        image, list(size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True
+    )
 
 
 class EvaluationTransform:
@@ -118,20 +151,17 @@ class EvaluationTransform:
         self.image_size = height, width = image_size
         self.crop_pct = crop_pct
         self.is_warping = min(height, width) >= WARP_FROM_PX
-        self.mean, self.std = tuple(mean), tuple(std)
+        self._normalise = Normalisation(mean, std)
 
-    def _resized(self, height: int, width: int) -> list[int]:
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the size, px, that an image of height x width px is scaled to."""
         if self.is_warping:
-            return list(self.image_size)
+            return self.image_size
         covered = [int(side / self.crop_pct) for side in self.image_size]
         if height * covered[1] < width * covered[0]:  # relatively wider than what it must cover
-            return [covered[0], width * covered[0] // height]
-        return [height * covered[1] // width, covered[1]]
+            return covered[0], width * covered[0] // height
+        return height * covered[1] // width, covered[1]
 
     def __call__(self, image: Tensor) -> Tensor:
-        size = self._resized(*image.shape[-2:])
-        bicubic = v2.InterpolationMode.BICUBIC
-        image = v2.functional.resize(image, size, interpolation=bicubic, antialias=True)
-        image = v2.functional.center_crop(image, list(self.image_size))
-        return _normalise(image, self.mean, self.std)
+        image = resize_image(image, self._resized(*image.shape[-2:]))
+        return self._normalise(v2.functional.center_crop(image, list(self.image_size)))

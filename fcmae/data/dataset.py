@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from fcmae.data.augmentation import EvaluationTransform, PretrainAugmentation
-from fcmae.data.decoding import UndecodableImageError, decode_image
+from fcmae.data.cache import PixelCache
+from fcmae.data.decoding import UndecodableImageError, decode_image, to_float
 from fcmae.data.files import ImageList, Problem
+from fcmae.data.parts import Choose
 from fcmae.data.randomness import sample_seed, seeded
-from fcmae.errors import ConfigError, DataError
+from fcmae.errors import DataError
 from fcmae.masking import draw_visible
 
 MAX_STAND_INS = 10
@@ -25,16 +27,14 @@ class PretrainDataset(Dataset[dict[str, Any]]):
     """Images for pretraining with the patches that stay visible, by key (epoch, index).
 
     A sample is a dict of
-        image: float32 [C, H, W], cropped, flipped and normalised;
+        image: [C, H, W], cropped and flipped; uint8, or float32 in 0..1 of finer files. See
+            `Normalisation` for what the model takes;
         visible: LongTensor [K], ascending patch indices;
         label: int, -1 without labels; path: str, the file that was read; index: int, as asked for;
         skipped: list of (path, reason), the files that could not be decoded on the way.
 
     An undecodable file is replaced by another image of the set, chosen by (seed, epoch, index),
-    with the crop and the mask that the sample would have had anyway.
-
-    Raises:
-        ConfigError: the augmentation's mean and std are not for `in_chans` channels.
+    with the random numbers and the mask that the sample would have had anyway.
     """
 
     def __init__(
@@ -47,15 +47,11 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         num_patches: int,
         mask_ratio: float,
         value_range: ValueRange | None = None,
+        cache: PixelCache | None = None,
     ) -> None:
-        for name, values in (("mean", augmentation.mean), ("std", augmentation.std)):
-            if len(values) != in_chans:
-                raise ConfigError(
-                    f"data.{name}: {len(values)} values, but data.in_chans is {in_chans}; "
-                    "give one per channel."
-                )
         self.images = images
         self.augmentation = augmentation
+        self.cache = cache
         self.seed = seed
         self.in_chans = in_chans
         self.num_patches = num_patches
@@ -76,9 +72,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
             DataError: the file and all its stand-ins cannot be decoded.
         """
         epoch, index = key
-        image, source, skipped = self._decode(epoch, index)
-        with seeded(sample_seed(self.seed, "augment", epoch, index)):
-            image = self.augmentation(image)
+        image, source, skipped = self._make_image(epoch, index)
         rng = torch.Generator().manual_seed(sample_seed(self.seed, "mask", epoch, index))
         return {
             "image": image,
@@ -89,15 +83,15 @@ class PretrainDataset(Dataset[dict[str, Any]]):
             "skipped": skipped,
         }
 
-    def _decode(self, epoch: int, index: int) -> tuple[Tensor, int, list[Problem]]:
+    def _make_image(self, epoch: int, index: int) -> tuple[Tensor, int, list[Problem]]:
         """Return the image, the index it came from, and the files that failed before."""
         skipped: list[Problem] = []
         source = index
         for attempt in range(MAX_STAND_INS + 1):
-            path = self.images.paths[source]
             try:
-                image = decode_image(path, self.in_chans, self.value_range)
-                return image, source, skipped
+                with seeded(sample_seed(self.seed, "augment", epoch, index)):
+                    crop = self._read(source, self.augmentation.choose_crop)
+                    return self.augmentation(crop), source, skipped
             except UndecodableImageError as error:
                 skipped.append((error.path, error.reason))
             chosen = sample_seed(self.seed, "stand-in", epoch, index, attempt)
@@ -107,6 +101,11 @@ class PretrainDataset(Dataset[dict[str, Any]]):
             f"data.path: {len(skipped)} images in a row cannot be decoded; the first is {path!r}: "
             f"{reason}. Remove or repair the files."
         )
+
+    def _read(self, source: int, choose: Choose) -> Tensor:
+        if self.cache is not None:
+            return self.cache.read(source, choose)
+        return decode_image(self.images.paths[source], self.in_chans, self.value_range, choose)
 
 
 class EvaluationDataset(Dataset[dict[str, Any]]):
@@ -162,8 +161,9 @@ def _label(images: ImageList, index: int) -> int:
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Make one batch of N samples, leaving out those that are not usable (N may become 0).
 
-    Returns a dict of image [N, C, H, W], label and index LongTensor [N], path list of N, visible
-    LongTensor [N, K] for pretraining, and skipped: the (path, reason) of all samples.
+    Returns a dict of image [N, C, H, W] (float32 where one of them is), label and index
+    LongTensor [N], path list of N, visible LongTensor [N, K] for pretraining, and skipped: the
+    (path, reason) of all samples.
     """
     usable = [sample for sample in samples if sample.get("is_usable", True)]
     batch: dict[str, Any] = {
@@ -175,6 +175,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in ("image", "visible"):
         if name in samples[0]:
             tensors = [sample[name] for sample in usable]
+            if len({tensor.dtype for tensor in tensors}) > 1:  # 8-bit files among finer ones
+                tensors = [to_float(tensor) for tensor in tensors]
             # default_collate stacks straight into shared memory in a worker
             batch[name] = default_collate(tensors) if tensors else samples[0][name][None][:0]
     return batch

@@ -17,10 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fcmae.data.parts import SIDEWAYS, Choose, Part, cut
 from fcmae.errors import DataError
 
 # Pixel formats only: others that Pillow knows start programs (EPS) or draw vectors (WMF).
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+JPEG = ("JPEG", "MPO")  # MPO: several JPEGs in one file, as some cameras write them
 NUMPY_MAGIC = b"\x93NUMPY"
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to grey
 EXIF_ORIENTATION = 0x0112
@@ -47,11 +49,15 @@ class _UnusableError(Exception):
 
 
 def decode_image(
-    path: str, in_chans: int, value_range: tuple[float, float] | None = None
+    path: str,
+    in_chans: int,
+    value_range: tuple[float, float] | None = None,
+    choose: Choose | None = None,
 ) -> Tensor:
     """Return the image as [in_chans, H, W]: uint8 in 0..255, or float32 in 0..1 if finer.
 
-    `to_float` brings both to 0..1. The rules:
+    With `choose`, only the part of it that `choose` wants. `to_float` brings both ranges to 0..1.
+    The rules:
         * Colours: for 1 and 3 channels any picture is converted: grey is repeated, colours become
           luma (BT.601), palettes and CMYK become RGB, transparent pixels are laid over black. For
           other counts the bands must be there: a .npy array, a picture with that many bands
@@ -62,6 +68,9 @@ def decode_image(
           file's own values mean (12-bit cameras, reflectances, Hounsfield units); then they are
           clipped to it. Pillow itself reduces 16-bit colour PNGs to 8 bit.
         * Animations and other TIFFs of several pages: the first. EXIF orientation is applied.
+        * Parts: `choose` is called once, before the pixels are decoded where the format allows,
+          and a JPEG is decoded at 1/2, 1/4 or 1/8 where the part will be scaled down further.
+          The whole file is decoded in any case: one that is cut short is found out.
 
     Raises:
         UndecodableImageError: missing, empty, truncated, damaged, no picture, larger than
@@ -79,8 +88,8 @@ def decode_image(
             is_array = file.read(len(NUMPY_MAGIC)) == NUMPY_MAGIC
             file.seek(0)
             if is_array:
-                return _read_array(file, status.st_size, in_chans, value_range)
-            return _read_picture(file, in_chans, value_range)
+                return cut(_read_array(file, status.st_size, in_chans, value_range), choose)
+            return _read_picture(file, in_chans, value_range, choose)
     except Exception as error:  # damaged files make Pillow raise anything
         raise UndecodableImageError(path, _reason(error)) from error
 
@@ -92,13 +101,48 @@ def to_float(image: Tensor) -> Tensor:
     return image.clamp(0, 1)  # bicubic resizing overshoots
 
 
-def _read_picture(file: BinaryIO, in_chans: int, value_range: tuple[float, float] | None) -> Tensor:
+def _read_picture(
+    file: BinaryIO,
+    in_chans: int,
+    value_range: tuple[float, float] | None,
+    choose: Choose | None,
+) -> Tensor:
     with Image.open(file, formats=FORMATS) as picture:
         if in_chans not in (1, 3) and picture.format == "TIFF" and _is_grey(picture):
-            return _stack_pages(picture, in_chans, value_range)
-        image = _to_tensor(picture, in_chans, value_range)
-        # After loading: Pillow turns TIFFs itself and then drops the tag.
-        return _upright(image, picture.getexif().get(EXIF_ORIENTATION, 1))
+            return cut(_stack_pages(picture, in_chans, value_range), choose)
+        part = None
+        if choose is not None and picture.format in JPEG:
+            part = _reduce(picture, _stored_part(picture, choose), in_chans)
+        picture.load()
+        orientation = _orientation(picture)  # Pillow turns TIFFs when it loads, and drops the tag
+        if choose is not None and part is None and not _is_fine(picture):
+            part = _stored_part(picture, choose)
+        if part is None:
+            return cut(_upright(_to_tensor(picture, in_chans, value_range), orientation), choose)
+        top, left, height, width, _ = part
+        cropped = picture.crop((left, top, left + width, top + height))
+        return _upright(_to_tensor(cropped, in_chans, value_range), orientation)
+
+
+def _orientation(picture: Image.Image) -> object:
+    return picture.getexif().get(EXIF_ORIENTATION, 1)
+
+
+def _stored_part(picture: Image.Image, choose: Choose) -> Part:
+    width, height = picture.size
+    orientation = _orientation(picture)
+    seen = (width, height) if orientation in SIDEWAYS else (height, width)
+    return choose(*seen).as_stored(orientation, height, width)
+
+
+def _reduce(picture: Image.Image, part: Part, in_chans: int) -> Part:
+    """Have a JPEG decoded as small as `part` allows; return where the part lies then."""
+    width, height = picture.size
+    factor = part.reduction()
+    mode = "L" if in_chans == 1 and picture.mode == "RGB" else None  # its luma, without colours
+    drafted = picture.draft(mode, (max(1, width // factor), max(1, height // factor)))
+    factor_taken = width / drafted[1][2] if drafted is not None else 1
+    return part.within(factor_taken, picture.height, picture.width)
 
 
 def _stack_pages(
@@ -122,12 +166,17 @@ def _is_grey(picture: Image.Image) -> bool:
     return len(picture.getbands()) == 1 and picture.mode != "P"
 
 
+def _is_fine(picture: Image.Image) -> bool:
+    """Whether its values are finer than 8 bit; then all of them are checked, not a part."""
+    return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
+
+
 def _to_tensor(
     picture: Image.Image, in_chans: int, value_range: tuple[float, float] | None
 ) -> Tensor:
     """Decode the current page to [in_chans, H, W]."""
     picture.load()
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+    if _is_fine(picture):
         values = _scale(np.array(picture), value_range)
         return _with_channels(torch.from_numpy(values)[None], in_chans)
     converted = picture
@@ -139,14 +188,14 @@ def _to_tensor(
         wanted = "L" if in_chans == 1 else "RGB"
         if converted.mode != wanted:  # else Pillow would copy
             converted = converted.convert(wanted)
-    values = np.array(converted)  # a copy: torch must not write into Pillow's memory
+    values = np.asarray(converted)  # bytes of its own, not Pillow's memory
     image = torch.from_numpy(_scale(values if values.ndim == 3 else values[..., None], None))
     return _with_channels(image.permute(2, 0, 1), in_chans)  # [C, H, W] on (H, W, C) memory
 
 
 def _upright(image: Tensor, orientation: object) -> Tensor:
     """Turn [C, H, W] as the EXIF orientation 1..8 says; other values mean nothing."""
-    if orientation in (5, 6, 7, 8):  # stored sideways
+    if orientation in SIDEWAYS:
         image = image.transpose(1, 2)
     mirrored = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}
     dims = mirrored.get(orientation) if isinstance(orientation, int) else None

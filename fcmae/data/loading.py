@@ -17,19 +17,28 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fcmae.data.dataset import EvaluationDataset, PretrainDataset, collate
+from fcmae.data.dataset import collate
 from fcmae.errors import DataError
 
 POLL_SECONDS = 5.0  # how often a waiting loader looks whether its workers live
 
 
+class Readable(Protocol):
+    """What a loader reads: samples for `collate` by key."""
+
+    def __getitem__(self, key: Any) -> dict[str, Any]: ...
+
+    def path_of(self, key: Any) -> str:
+        """Return the path of the file that `key` asks for, for messages."""
+
+
 def make_loader(
-    dataset: PretrainDataset | EvaluationDataset,
+    dataset: Readable,
     batches: Iterable[Sequence[Any]],
     workers: int,
     *,
@@ -60,7 +69,7 @@ class _BatchReader(Dataset[Any]):
     Raised in a worker it would arrive with the worker's traceback as its message.
     """
 
-    def __init__(self, dataset: PretrainDataset | EvaluationDataset) -> None:
+    def __init__(self, dataset: Readable) -> None:
         self.dataset = dataset
 
     def __getitem__(self, keys: Sequence[Any]) -> dict[str, Any] | str:
@@ -85,7 +94,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: PretrainDataset | EvaluationDataset,
+        dataset: Readable,
         batches: Iterable[Sequence[Any]],
         workers: int,
         timeout_seconds: float,
@@ -186,7 +195,11 @@ class Loader:
         paths = [repr(self.dataset.path_of(key)) for key in keys]
         batch = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
         if not isinstance(error, RuntimeError):  # the connection breaks before the system says why
-            multiprocessing.connection.wait([p.sentinel for p in processes], POLL_SECONDS)
+            sentinels = [process.sentinel for process in processes]
+            ending = multiprocessing.connection.wait(sentinels, POLL_SECONDS)
+            for process in processes:
+                if process.sentinel in ending:
+                    process.join()  # it may still be closing its files
         for number, process in enumerate(processes):
             if process.exitcode is not None:
                 raise DataError(

@@ -88,7 +88,7 @@ def _advise_on_readers(plan: Plan) -> Iterator[str]:
             )
         else:
             yield (
-                f"Shrink the files once to about data.image_size: {_readers(workers)} "
+                f"Set data.cache to a folder, or shrink the files once: {_readers(workers)} "
                 f"{plan.read_rate:.0f} images/s, the steps could take {plan.compute_rate:.0f}, "
                 f"and the {plan.cores} cores are taken."
             )

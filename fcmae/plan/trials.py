@@ -31,7 +31,7 @@ from fcmae.masking import draw_visible
 from fcmae.model import FCMAE
 from fcmae.optimization import Optimization
 from fcmae.plan.memory import peak_bytes, private_bytes
-from fcmae.pretraining_setup import create_dataset, create_model, create_optimizer
+from fcmae.pretraining_setup import create_dataset, create_model, create_optimizer, open_cache
 
 STEP_SECONDS = 4.0  # of steps on made images that are timed
 MOST_STEPS = 20
@@ -169,7 +169,7 @@ def _time_reading(config: PretrainConfig) -> float:
     stream = SampleStream(len(training), config.train.seed, size)
     batches = MicroBatches(stream, 0, count, size)
     loader = make_loader(
-        create_dataset(config, model, training),
+        create_dataset(config, model, training, open_cache(config, model, training)),
         batches,
         workers,
         timeout_seconds=config.data.timeout_seconds,

@@ -1,0 +1,273 @@
+"""Images decoded and reduced once, kept in one large file: for sets whose decoding takes the time.
+
+A sample is the same whether its image lies in the file or is decoded and reduced again, so that a
+missing, outdated or full cache costs time and changes nothing.
+
+In the folder, per kind of reading (see `PixelCache`): `pixels-KIND.bin`, the images one after
+another, and `index-KIND.bin`, one RECORD each. A record is written when its pixels are on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from fcmae.data.augmentation import resize_image
+from fcmae.data.decoding import UndecodableImageError, decode_image
+from fcmae.data.parts import Choose, Part
+from fcmae.durable import write_atomically
+from fcmae.errors import ConfigError
+
+VERSION = 1  # of the files and of how images are reduced
+RECORD = np.dtype(
+    [
+        *(("path", "V16"), ("file_bytes", "<i8"), ("changed_ns", "<i8")),
+        *(("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("is_float", "?")),
+    ]
+)
+KEEP_FREE_SHARE, KEEP_FREE_BYTES = 0.05, 20e9  # of the disk: the smaller is left to checkpoints
+COMMIT_BYTES = 256 * 2**20  # pixels that a kill while filling may lose
+
+
+class PixelCache:
+    """Reduced images by their place in a list of files.
+
+    An image is reduced (bicubic) until its shorter side has `side` px; smaller ones stay as they
+    are. A file that changed since, by its size or time, is decoded anew until the next `fill`.
+
+    Args:
+        folder: where the cache lies; any runs may share it. Delete it to be rid of it.
+        paths: the files.
+        side: px of a reduced image's shorter side.
+        in_chans, value_range: as in `decode_image`.
+
+    Raises:
+        ConfigError: `folder` cannot be made or read.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        paths: Sequence[str],
+        *,
+        side: int,
+        in_chans: int,
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
+        self.paths, self.side = paths, side
+        self.in_chans, self.value_range = in_chans, value_range
+        kind = hashlib.blake2b(
+            ascii((VERSION, side, in_chans, value_range)).encode(), digest_size=6
+        ).hexdigest()
+        self.folder = Path(folder).expanduser()
+        self._pixel_file = self.folder / f"pixels-{kind}.bin"
+        self._index_file = self.folder / f"index-{kind}.bin"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._load()
+        except OSError as error:
+            raise ConfigError(
+                f"data.cache: {str(self.folder)!r} cannot be used ({error.strerror}); name a "
+                "folder that can be written, or null."
+            ) from error
+
+    def read(self, index: int, choose: Choose) -> Tensor:
+        """Return the part of reduced image `index` that `choose` wants, as `decode_image` does.
+
+        Raises:
+            UndecodableImageError: the file is gone, or cannot be decoded.
+        """
+        pixels = self._stored(index)
+        if pixels is None:
+            pixels = _channels_last(self._decode(index)).numpy()
+        top, left, height, width, _ = choose(*pixels.shape[:2])
+        crop = np.array(pixels[top : top + height, left : left + width])
+        return torch.from_numpy(crop).permute(2, 0, 1)
+
+    def missing(self) -> list[int]:
+        """Return the images whose file exists and is not in the cache as it is now."""
+        return [
+            index
+            for index, path in enumerate(self.paths)
+            if (state := _state(path)) is not None and state != self._kept_state(index)
+        ]
+
+    def fill(self, workers: int, report: Callable[[str], None]) -> None:
+        """Add the missing images. What cannot be written is told by `report`, and left out.
+
+        Raises:
+            DataError: a reader died or is stuck.
+        """
+        try:
+            with self._locked(report):
+                self._load()  # another process may have filled it
+                if missing := self.missing():
+                    self._add(missing, workers)
+        except OSError as error:
+            report(
+                f"data.cache: {self.folder} cannot be written ({error.strerror or error}); what "
+                "is missing in it is decoded in every epoch."
+            )
+        finally:
+            self._load()
+        kept = sum(row >= 0 for row in self._rows)
+        report(
+            f"data.cache: {kept} of {len(self.paths)} images are in {self.folder}, which takes "
+            f"{self._end / 1e9:.2f} GB."
+        )
+
+    def _add(self, missing: list[int], workers: int) -> None:
+        from fcmae.data.loading import make_loader  # which reads datasets, which read caches
+
+        states = [_state(self.paths[index]) for index in missing]
+        images = make_loader(_Reduced(self), [[index] for index in missing], workers)
+        # Records whose pixels are gone would come to point into those that are added.
+        write_atomically(self._index_file, lambda file: file.write_bytes(self._records.tobytes()))
+        records: list[tuple[Any, ...]] = []
+        start = end = self._end
+        with self._pixel_file.open("ab") as pixel_file, self._index_file.open("ab") as index_file:
+            pixel_file.truncate(end)  # pixels without a record, of a killed process
+            try:
+                bar = tqdm(images, "data.cache", len(missing), unit="image", file=sys.stderr)
+                for index, state, batch in zip(missing, states, bar, strict=True):
+                    if not batch["path"] or state is None:
+                        continue  # undecodable: the training says so when it meets the file
+                    pixels = _channels_last(batch["image"][0]).numpy()
+                    self._check_space(pixels.nbytes)
+                    pixel_file.write(pixels.data)
+                    is_float = pixels.dtype != np.uint8
+                    name = _name(self.paths[index])
+                    records.append((name, *state, end, *pixels.shape[:2], is_float))
+                    end += pixels.nbytes
+                    if end - start >= COMMIT_BYTES:
+                        _commit(pixel_file, index_file, records)
+                        start = end
+            finally:
+                _commit(pixel_file, index_file, records)
+
+    def _check_space(self, wanted: int) -> None:
+        disk = shutil.disk_usage(self.folder)
+        kept_free = min(KEEP_FREE_SHARE * disk.total, KEEP_FREE_BYTES)
+        if disk.free - wanted < kept_free:
+            raise OSError(errno.ENOSPC, f"the last {kept_free / 1e9:.1f} GB are left free")
+
+    @contextlib.contextmanager
+    def _locked(self, report: Callable[[str], None]) -> Iterator[None]:
+        """Fill alone; wait for another process that does."""
+        with (self.folder / "lock").open("a") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                report(f"data.cache: another process fills {self.folder}; waiting for it.")
+                fcntl.lockf(lock, fcntl.LOCK_EX)
+            yield
+
+    def _load(self) -> None:
+        """Take the records of complete images."""
+        content = self._index_file.read_bytes() if self._index_file.exists() else b""
+        size = self._pixel_file.stat().st_size if self._pixel_file.exists() else 0
+        records = np.frombuffer(content, RECORD, count=len(content) // RECORD.itemsize)
+        ends = records["offset"] + [self._num_bytes(record) for record in records]
+        records = records[ends <= size]
+        self._end = int(ends[ends <= size].max(initial=0))
+        rows = {name.tobytes(): row for row, name in enumerate(records["path"])}  # the last wins
+        self._rows = [rows.get(_name(path), -1) for path in self.paths]
+        self._records = records
+        self._pixels: np.ndarray | None = None
+
+    def _num_bytes(self, record: Any) -> int:
+        values = int(record["height"]) * int(record["width"]) * self.in_chans
+        return values * (4 if record["is_float"] else 1)
+
+    def _kept_state(self, index: int) -> tuple[int, int] | None:
+        row = self._rows[index]
+        if row < 0:
+            return None
+        record = self._records[row]
+        return int(record["file_bytes"]), int(record["changed_ns"])
+
+    def _stored(self, index: int) -> np.ndarray | None:
+        """Return image `index` (height, width, channels) in the file, None when it has none."""
+        kept = self._kept_state(index)
+        if kept is None or kept != _state(self.paths[index]):
+            return None
+        if self._pixels is None:
+            self._pixels = np.memmap(self._pixel_file, np.uint8, "r")
+        record = self._records[self._rows[index]]
+        start = int(record["offset"])
+        pixels = self._pixels[start : start + self._num_bytes(record)]
+        shape = (int(record["height"]), int(record["width"]), self.in_chans)
+        return pixels.view(np.float32 if record["is_float"] else np.uint8).reshape(shape)
+
+    def _decode(self, index: int) -> Tensor:
+        """Return image `index`, decoded and reduced, [in_chans, height, width]."""
+        sizes: list[tuple[int, int]] = []
+
+        def whole(height: int, width: int) -> Part:
+            scale = min(1.0, self.side / min(height, width))
+            sizes.append((math.ceil(height * scale), math.ceil(width * scale)))
+            return Part(0, 0, height, width, sizes[0])
+
+        image = decode_image(self.paths[index], self.in_chans, self.value_range, whole)
+        return resize_image(image, sizes[0])
+
+
+class _Reduced(Dataset[dict[str, Any]]):
+    """The reduced images of a cache, for `make_loader`."""
+
+    def __init__(self, cache: PixelCache) -> None:
+        self.cache = cache
+
+    def path_of(self, key: int) -> str:
+        return self.cache.paths[key]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = {"label": -1, "index": index, "path": self.cache.paths[index], "skipped": []}
+        try:
+            return {**sample, "image": self.cache._decode(index)}
+        except UndecodableImageError:
+            return {**sample, "image": torch.zeros(1), "is_usable": False}
+
+
+def _commit(pixel_file: BinaryIO, index_file: BinaryIO, records: list[tuple[Any, ...]]) -> None:
+    """Put pixels on disk, then their records, and forget these."""
+    pixel_file.flush()
+    os.fsync(pixel_file.fileno())
+    index_file.write(np.array(records, RECORD).tobytes())
+    index_file.flush()
+    os.fsync(index_file.fileno())
+    records.clear()
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    return image.permute(1, 2, 0).contiguous()
+
+
+def _name(path: str) -> bytes:
+    return hashlib.blake2b(os.fsencode(os.path.abspath(path)), digest_size=16).digest()
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    """Return what tells whether a file changed: its size and time; None when it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
