@@ -106,6 +106,11 @@ def is_first_of_node() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def processes_of_node() -> int:
+    """Return how many processes train on this machine."""
+    return _from_environment("LOCAL_WORLD_SIZE", 1)
+
+
 def start_processes(device: str) -> Processes:
     """Join the processes that torchrun started (nccl on CUDA, gloo on CPU), or be alone.
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fcmae.config import PretrainConfig
 from fcmae.data import ImageList, Normalisation, PixelCache, PretrainDataset, open_images
-from fcmae.distributed import Processes, is_first_of_node, start_processes
+from fcmae.distributed import Processes, is_first_of_node, processes_of_node, start_processes
 from fcmae.health import hold_out
+from fcmae.machine import num_cores
 from fcmae.model import FCMAE
 from fcmae.optimization import StepResult
 from fcmae.pretraining_setup import (
@@ -176,5 +177,11 @@ class Pretraining(TrainingLoop):
             f"{hidden} of {model.num_patches} patches hidden: effective mask ratio "
             f"{model.effective_mask_ratio:.3f} for mask.ratio {config.mask.ratio}."
         )
+        readers = config.data.workers * processes_of_node()
+        if readers > num_cores():
+            self.say(
+                f"data.workers: {readers} readers of this machine share {num_cores()} cores; fcmae "
+                "plan tells how many pay."
+            )
         if config.model.backend != "native":
             self.say(f"model.backend {config.model.backend} is slower than native by its nature.")

@@ -10,6 +10,7 @@ import timm
 import torch
 from pictures_on_disk import write_pictures
 
+from fcmae import pretraining
 from fcmae.cli import DONE, MISTAKE, main
 from fcmae.metrics import read_metrics
 from fcmae.run_model import load_run
@@ -104,6 +105,21 @@ def test_a_grey_unlabelled_flat_folder_works_with_one_channel(tmp_path: Path) ->
     extra = ["--data.in_chans", "1", "--data.image_size", "[64, 96]"]
     assert pretrain(tmp_path / "run", tmp_path / "flat", *extra, steps=1) == DONE
     assert not (tmp_path / "run" / "scores.txt").exists()
+
+
+def test_more_readers_than_cores_are_told(
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(pretraining, "num_cores", lambda: 3)
+    monkeypatch.setattr(pretraining, "processes_of_node", lambda: 2)
+    for workers, is_told in ((1, False), (2, True)):
+        extra = ["--data.workers", str(workers), "--evaluate.draws", "0"]
+        assert pretrain(tmp_path / str(workers), labelled, *extra, steps=1) == DONE
+        shown = capfd.readouterr().err
+        assert ("4 readers of this machine share 3 cores" in shown) is is_told
 
 
 def test_other_settings_in_a_trained_run_folder_are_refused(

@@ -184,7 +184,7 @@ class PixelCache:
         content = self._index_file.read_bytes() if self._index_file.exists() else b""
         size = self._pixel_file.stat().st_size if self._pixel_file.exists() else 0
         records = np.frombuffer(content, RECORD, count=len(content) // RECORD.itemsize)
-        ends = records["offset"] + [self._num_bytes(record) for record in records]
+        ends = records["offset"] + self._num_bytes(records)
         records = records[ends <= size]
         self._end = int(ends[ends <= size].max(initial=0))
         rows = {name.tobytes(): row for row, name in enumerate(records["path"])}  # the last wins
@@ -192,9 +192,10 @@ class PixelCache:
         self._records = records
         self._pixels: np.ndarray | None = None
 
-    def _num_bytes(self, record: Any) -> int:
-        values = int(record["height"]) * int(record["width"]) * self.in_chans
-        return values * (4 if record["is_float"] else 1)
+    def _num_bytes(self, records: Any) -> Any:
+        """Return the size of a record's pixels, or of many records'."""
+        values = records["height"].astype(np.int64) * records["width"] * self.in_chans
+        return values * np.where(records["is_float"], 4, 1)
 
     def _kept_state(self, index: int) -> tuple[int, int] | None:
         row = self._rows[index]
@@ -212,7 +213,7 @@ class PixelCache:
             self._pixels = np.memmap(self._pixel_file, np.uint8, "r")
         record = self._records[self._rows[index]]
         start = int(record["offset"])
-        pixels = self._pixels[start : start + self._num_bytes(record)]
+        pixels = self._pixels[start : start + int(self._num_bytes(record))]
         shape = (int(record["height"]), int(record["width"]), self.in_chans)
         return pixels.view(np.float32 if record["is_float"] else np.uint8).reshape(shape)
 
