@@ -7,6 +7,8 @@ import os
 import sys
 from importlib import import_module
 
+from fcmae.allocator import keep_freed_memory
+
 # Imported only when asked for: torch takes seconds to load.
 COMMANDS = {
     "pretrain": "fcmae.cli.pretrain",
@@ -61,6 +63,7 @@ def run_command(name: str, arguments: list[str]) -> int:
     # OpenMP's threads spin while they wait, and one busy process beside them, such as a reader of
     # images, then makes training on a CPU ten times slower. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     from fcmae.errors import EXPECTED_ERRORS, DiskError, NonFiniteLossError, is_out_of_memory
 
     try:

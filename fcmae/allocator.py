@@ -1,0 +1,31 @@
+"""Memory that was freed is kept for the next step.
+
+glibc maps large blocks (above 32 MiB, in most programs above less) anew for every tensor, and the
+system clears them page by page. Training on a CPU makes and frees the same tensors in every step;
+see docs/performance.md for what keeping them is worth.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+# glibc's malloc.h and the environment variables of the same meaning, for programs started from here
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+NEVER = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
+
+
+def keep_freed_memory() -> None:
+    """Have this process and those it starts reuse memory; on Linux with glibc, else nothing.
+
+    Whoever has set one of malloc's environment variables is left with what they chose.
+    """
+    chosen = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+    if sys.platform != "linux" or any(name.startswith(chosen) for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
+        os.environ.update(NEVER)
