@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import time
 import uuid
@@ -91,8 +92,13 @@ class Processes:
             dist.barrier()
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group, and end its threads.
+
+        DistributedDataParallel holds the group. A thread of gloo that outlives the interpreter and
+        then frees a tensor aborts the process, after everything was done.
+        """
         if dist.is_initialized():
+            gc.collect()
             dist.destroy_process_group()
 
 

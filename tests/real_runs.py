@@ -161,6 +161,21 @@ def without_pictures() -> None:
     pretraining_watch.draw_health = lambda *args, **kwargs: None
 
 
+def tell_threads_after_closing() -> None:
+    """Print the names of the threads that are left when the processes have parted."""
+    from fcmae.distributed import Processes
+
+    close = Processes.close
+
+    def close_and_tell(self: Processes) -> None:
+        close(self)
+        threads = Path("/proc/self/task").iterdir()
+        names = sorted((thread / "comm").read_text().strip() for thread in threads)
+        print(f"threads of {self.rank} left:", *names, flush=True)
+
+    Processes.close = close_and_tell  # type: ignore[method-assign]
+
+
 def final_state(run_dir: Path) -> dict[str, Any]:
     """Return what the newest checkpoint of a run holds."""
     found = CheckpointStore(run_dir / "checkpoints").load_newest()

@@ -65,7 +65,7 @@ def test_the_sentence_claims_nothing_within_the_noise() -> None:
 
 def test_the_shipped_recipe_is_read() -> None:
     config = load(FinetuneConfig, CONFIG)
-    assert (config.train.steps, config.data.train_per_class) == (50, None)
+    assert (config.train.steps, config.data.train_per_class) == (100, None)
     assert "fcmae compare --config configs/quickstart_compare.yaml" in CONFIG.read_text()
 
 

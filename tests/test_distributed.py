@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from real_runs import (
     pretrain_arguments,
     run,
     run_together,
+    tell_threads_after_closing,
     without_pictures,
 )
 
@@ -205,6 +207,22 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_their_batches(
     lines = lines_without_clock(tmp_path / "run")
     assert [line["nonfinite_steps"] for line in lines] == [0, 0, 1]
     assert lines[-1]["grad_norm"] is None
+
+
+@ddp
+def test_no_thread_of_the_group_is_left_to_outlive_the_interpreter(
+    data: Path, tmp_path: Path
+) -> None:
+    def before() -> None:
+        without_pictures()
+        tell_threads_after_closing()
+
+    log = tmp_path / "log"
+    arguments = pretrain_arguments(data, tmp_path / "run", 4, train__batch_size=2)
+    assert run_together(arguments, log, 2, before=before) == [DONE, DONE], log.read_text()
+    told = re.findall(r"threads of \d left:(.*)", log.read_text())
+    assert len(told) == 2
+    assert not any("gloo" in names for names in told), told
 
 
 def test_processes_started_again_meet_in_the_store_of_those_before() -> None:

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from pictures_on_disk import write_pictures
+from real_runs import run_together, tell_threads_after_closing
 from safetensors.torch import load_file
 
 from fcmae.checkpoints import CheckpointStore
@@ -184,6 +185,20 @@ def test_two_processes_train_and_score_as_two_micro_steps(labelled: Path, tmp_pa
     assert [line.keys() for line in two] == [line.keys() for line in one]
     for mine, other in zip(two, one, strict=True):
         assert mine == pytest.approx(other, rel=1e-4)  # another order of summation in float32
+
+
+@pytest.mark.ddp
+def test_no_thread_of_the_group_is_left_to_outlive_the_interpreter(
+    labelled: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    arguments = ["finetune", "--run.dir", str(tmp_path / "run"), "--data.path", str(labelled)]
+    arguments += [*SMALL, "--train.steps", "1", "--train.device", "cpu"]
+    statuses = run_together(arguments, log, 2, before=tell_threads_after_closing)
+    assert statuses == [DONE, DONE], log.read_text()
+    told = re.findall(r"threads of \d left:(.*)", log.read_text())
+    assert len(told) == 2
+    assert not any("gloo" in names for names in told), told
 
 
 def test_undecodable_validation_images_are_left_out_and_said(

@@ -1,11 +1,8 @@
 """Images decoded and reduced once, kept in one large file: for sets whose decoding takes the time.
 
-A sample is the same whether its image lies in the file or is decoded and reduced again, so that a
-missing, outdated or full cache costs time and changes nothing.
-
-In the folder, per kind of reading (see `PixelCache`): `pixels-KIND.bin`, the images one after
-another, and `index-KIND.bin`, one RECORD each. A record is written when its pixels are on disk.
-"""
+A sample is the same whether its image lies in the file or is decoded and reduced again: a missing,
+outdated or full cache costs time and changes nothing. pixels-KIND.bin holds the images one after
+another, index-KIND.bin one RECORD each, written when the pixels are on disk."""
 
 from __future__ import annotations
 
