@@ -1,8 +1,8 @@
 """Memory that was freed is kept for the next step.
 
-glibc maps large blocks (above 32 MiB, in most programs above less) anew for every tensor, and the
-system clears them page by page. Training on a CPU makes and frees the same tensors in every step;
-see docs/performance.md for what keeping them is worth.
+glibc gives every block above 32 MiB (at first above less) fresh memory, which the system clears
+page by page. Training on a CPU makes and frees the same tensors in every step; docs/performance.md
+says what keeping them is worth.
 """
 
 from __future__ import annotations

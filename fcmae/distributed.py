@@ -109,7 +109,7 @@ def is_main_process() -> bool:
 
 def is_first_of_node() -> bool:
     """Whether this is the process that does what each machine needs once."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    return _from_environment("LOCAL_RANK", 0) == 0
 
 
 def processes_of_node() -> int:

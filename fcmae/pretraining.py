@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -76,7 +75,7 @@ class Pretraining(TrainingLoop):
         training, self._held_out = hold_out(images, config.health, config.train.seed)
         super().__init__(config, processes, training, model, MAY_CHANGE)
         self._cache: PixelCache | None = None
-        self._normalise = Normalisation(*mean_and_std(config))
+        self._normalise = Normalisation(*mean_and_std(config)).to(processes.device)
         self.watch: Watch | None = None
 
     def total_steps_for(self, num_images: int) -> int:
@@ -109,13 +108,13 @@ class Pretraining(TrainingLoop):
 
     def _fill_cache(self) -> None:
         """Bring data.cache up to date, one process per node, while the others wait."""
-        opened = functools.partial(open_cache, self.config, self.model, self.images)
-        self._cache = opened()
-        if self._cache is not None:
-            if is_first_of_node():
-                self._cache.fill(self.config.data.workers, self.say)
-            self.processes.wait()
-            self._cache = opened()
+        self._cache = open_cache(self.config, self.model, self.images)
+        if self._cache is None:
+            return
+        if is_first_of_node():
+            self._cache.fill(self.config.data.workers, self.say)
+        self.processes.wait()
+        self._cache.load()
 
     def _start_watching(self) -> tuple[list[tuple[str, str]], int]:
         """Say what runs and look at the start, in the main process.

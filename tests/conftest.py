@@ -5,6 +5,20 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import pytest
 import torch
+from backend_contract import small_convnext
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let FCMAE build a small ConvNeXt under any name."""
+
+    def create(name: str, *, in_chans: int, stem_stride: int, drop_path: float) -> torch.nn.Module:
+        return small_convnext(
+            in_chans=in_chans, patch_size=stem_stride, drop_path_rate=drop_path
+        ).float()
+
+    monkeypatch.setattr("fcmae.model.create_backbone", create)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fcmae.bench import BenchSettings, measure, report
-from fcmae.bench.measuring import Measurement, _groups
+from fcmae.bench.measuring import Measurement, _groups, _partner
 from fcmae.bench.memory import peak_memory
 from fcmae.bench.roofline import encoder_flops, matmul_rates
 from fcmae.bench.subjects import Subject, prepare
@@ -153,7 +153,8 @@ def test_the_table_says_roofline_and_memory_of_a_measurement() -> None:
     )
     row = report.as_table([result], {"fp32": {"torch": 1e8, "other": 2e8}}).splitlines()[-1]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[5:] == ["500.0", "0%", "2.0", "", "25%", "3"]
+    assert cells[3:5] == ["1", "64"]
+    assert cells[7:] == ["500.0", "0%", "2.0", "", "25%", "3"]
     assert "100 by" not in report.describe_rates({"fp32": {"torch": 2e11}})
     assert "200 by torch GFLOP/s" in report.describe_rates({"fp32": {"torch": 2e11}})
 
@@ -166,11 +167,41 @@ def test_the_command_writes_results_and_pictures(
     assert main(["bench", *options, "--output", str(tmp_path / "bench")]) == DONE
     shown = capsys.readouterr().out
     assert "convnextv2_atto | forward" in shown
+    assert "times as long" not in shown
     written = json.loads((tmp_path / "bench/results.json").read_text())
     assert written["settings"]["ratios"] == [0.5]
     assert len(written["results"]) == 2
     assert written["results"][0]["times"]["rounds"][0] > 0
     assert (tmp_path / "bench/forward.png").stat().st_size > 1000
+
+
+def test_sizes_take_turns_and_are_given_in_units_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--models", "[convnextv2_atto]", "--batch_size", "[1, 2]", "--memory", "false"]
+    options += ["--image_size", "[64, 96]", "--repeats", "2", "--ratios", "[0.5]"]
+    options += ["--parts", "[forward]", "--threads", "0", "--output", str(tmp_path)]
+    assert main(["bench", *options]) == DONE
+    shown = capsys.readouterr().out
+    assert "8 contenders" in shown  # in one group
+    pattern = r"native, ratio 0\.5: (\d) x (\d+) px take [\d.]+ times as long as 1 x 64 px"
+    assert re.findall(pattern, shown) == [("1", "96"), ("2", "64"), ("2", "96")]
+
+
+def test_scaling_is_taken_round_by_round_and_partners_have_the_same_size() -> None:
+    small, large = subject(batch_size=1), subject(batch_size=2)
+    results = [
+        Measurement(subject=small, times=Times((1.0, 10.0, 1.0))),
+        Measurement(subject=large, times=Times((3.0, 30.0, 3.5))),
+    ]
+    assert report.describe_scaling(results).endswith(
+        "2 x 64 px take 3.00 times as long as 1 x 64 px"
+    )
+    groups = _groups(BenchSettings(models=["m"], batch_size=[1, 2], parts=["backward", "step"]))
+    for members in groups:
+        for member in members:
+            partner = _partner(member, members)
+            assert partner is None or partner.batch_size == member.batch_size
 
 
 def test_reading_is_compared_with_the_bare_decoder(
@@ -204,6 +235,9 @@ def test_a_folder_without_images_cannot_be_read(
         (["--ratios", "[0]"], "at 0 nothing is hidden"),
         (["--ratios", "[]"], "--ratios: got an empty list"),
         (["--image_size", "100"], "--image_size: got 100 px, expected a multiple of 32"),
+        (["--image_size", "[64, 100]"], "--image_size: got 100 px, expected a multiple of 32"),
+        (["--batch_size", "[]"], "--batch_size: got an empty list"),
+        (["--batch_size", "[4, 0]"], "--batch_size: got 0, expected 1 or more"),
         (["--batch", "3"], "Did you mean --batch_size"),
         (["--device", "tpu"], "got 'tpu', expected auto, cpu, cuda"),
     ],

@@ -8,14 +8,14 @@ import dataclasses
 import naive
 import pytest
 import torch
-from backend_contract import paint_patches, randomize, small_convnext
+from backend_contract import paint_patches
 from comparison import assert_relative, assert_same_bits
+from small_model import build, draw_images
 from timm.models.convnext import ConvNeXt
 from torch import Tensor
 
-from fcmae import FCMAE, FCMAEOutput
+from fcmae import FCMAE
 from fcmae.backbones import VARIANTS
-from fcmae.errors import ConfigError, UnsupportedModelError
 from fcmae.loss import normalize_patches, reconstruction_loss
 from fcmae.patches import patchify
 
@@ -30,31 +30,6 @@ TRAINABLE = {  # encoder and decoder 512 x 1, by the paper's layers
     "large": 200_910_592,
     "huge": 662_616_192,
 }
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let FCMAE build a small ConvNeXt under any name."""
-
-    def create(name: str, *, in_chans: int, stem_stride: int, drop_path: float) -> torch.nn.Module:
-        return small_convnext(
-            in_chans=in_chans, patch_size=stem_stride, drop_path_rate=drop_path
-        ).float()
-
-    monkeypatch.setattr("fcmae.model.create_backbone", create)
-
-
-def build(**settings: object) -> FCMAE:
-    """A small model in float64 on a 2 x 3 grid with every parameter random."""
-    arguments = {"image_size": (64, 96), "decoder_dim": 6, "mask_ratio": 0.5} | settings
-    model = randomize(FCMAE("small", **arguments).double(), seed=6)
-    return model.eval()
-
-
-def draw_images(model: FCMAE, batch: int = 2, seed: int = 1) -> Tensor:
-    rng = torch.Generator().manual_seed(seed)
-    shape = (batch, model.in_chans, *model.image_size)
-    return torch.randn(shape, generator=rng, dtype=torch.float64)
 
 
 def natural_images(count: int, size: int, seed: int = 0) -> Tensor:
@@ -359,56 +334,3 @@ def test_eight_images_are_memorised(monkeypatch: pytest.MonkeyPatch) -> None:
         losses.append(loss.item())
     assert losses[0] == pytest.approx(1.0, rel=0.1)
     assert losses[-1] < 0.15  # 0.02 to 0.05 over seeds
-
-
-# Messages
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"image_size": 100}, r"data.image_size: 100 px is not a multiple of mask.patch_size \(32"),
-        ({"image_size": 100}, "4 px per side would belong to no patch. Use 96 or 128"),
-        ({"image_size": (64, 20)}, r"20 px is not a multiple of .*Use 32\."),
-        ({"image_size": 0}, "data.image_size: 0 px is not a multiple"),
-        ({"patch_size": 48}, "^patch_size: 48 px is not a multiple of the model's total stride"),
-        ({"patch_size": 0}, "^patch_size: 0 px"),
-        ({"mask_ratio": 0.0}, "mask.ratio: 0.0 of 6 patches leaves none hidden"),
-        ({"mask_ratio": 0.9}, "mask.ratio: 0.9 of 6 patches leaves none visible"),
-        ({"image_size": 32}, "mask.ratio: 1 patch cannot be both"),
-        ({"decoder_dim": 0}, "model.decoder_dim, model.decoder_depth: got 0 and 1, expected a wid"),
-        ({"decoder_depth": -1}, "got 6 and -1"),
-        ({"backend": "dense"}, "^backend: got 'dense', expected one of native"),
-        ({"grn_scope": "all"}, "^grn_scope: got 'all', expected one of image, batch"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(
-    small: None, settings: dict[str, object], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build(**settings)
-
-
-def test_an_encoder_that_cannot_run_sparsely_is_refused_by_layer() -> None:
-    with pytest.raises(UnsupportedModelError, match="stem: its convolution overlaps"):
-        FCMAE("convnext_atto_ols")
-
-
-def test_images_of_another_size_or_without_a_batch_are_refused(small: None) -> None:
-    model = build()
-    for shape in ((2, 3, 96, 64), (3, 64, 96)):
-        with pytest.raises(ValueError, match=r"expected \[N, 3, 64, 96\]; resize the images or"):
-            model(torch.zeros(shape, dtype=torch.float64))
-
-
-def test_visible_patches_of_all_patches_leave_nothing_to_score(small: None) -> None:
-    model = build()
-    everything = torch.arange(6).expand(2, 6)
-    with pytest.raises(ValueError, match=r"visible: all 6 patches .* nothing is hidden"):
-        model(draw_images(model), everything)
-
-
-def test_image_size_may_be_a_list_as_configuration_files_give_it(small: None) -> None:
-    model = build(image_size=[64, 96])
-    assert model.image_size == (64, 96)
-    assert isinstance(model(draw_images(model)), FCMAEOutput)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -92,10 +93,11 @@ def _groups(settings: BenchSettings) -> Iterator[list[Subject]]:
                 ratio=ratio,
                 precision=precision,
                 part=part,
-                batch_size=settings.batch_size,
-                image_size=settings.image_size,
+                batch_size=batch_size,
+                image_size=image_size,
                 is_compiled=is_compiled,
             )
+            for batch_size, image_size in settings.sizes
             for is_compiled in compiled
             for contender, ratio in contenders
             if not (is_compiled and contender == "minkowski")
@@ -103,12 +105,8 @@ def _groups(settings: BenchSettings) -> Iterator[list[Subject]]:
 
 
 def _partner(subject: Subject, subjects: list[Subject]) -> Subject | None:
-    """Whom a subject is compared with: equally compiled, and at the same ratio."""
+    """Whom a subject is compared with: equally compiled, of the same sizes and ratio."""
     name = "dense" if subject.part == "step" else "masked_dense"
-    for other in subjects:
-        is_alike = other.is_compiled == subject.is_compiled
-        if subject.part != "step":
-            is_alike = is_alike and other.ratio == subject.ratio
-        if is_alike and other.contender == name and other != subject:
-            return other
-    return None
+    ratio = 0.0 if name == "dense" else subject.ratio
+    wanted = dataclasses.replace(subject, contender=name, ratio=ratio)
+    return wanted if wanted in subjects and wanted != subject else None

@@ -14,10 +14,11 @@ import torch
 
 from fcmae.bench.measuring import Measurement
 from fcmae.bench.settings import BenchSettings
+from fcmae.bench.subjects import Subject
 
 MIB = 2**20
-HEADER = ("model", "part", "precision", "contender", "ratio", "ms", "spread", "images/s", "time",
-          "roofline", "peak MiB")  # fmt: skip
+HEADER = ("model", "part", "precision", "batch", "px", "contender", "ratio", "ms", "spread",
+          "images/s", "time", "roofline", "peak MiB")  # fmt: skip
 
 
 def describe_machine(device: torch.device) -> str:
@@ -48,6 +49,8 @@ def as_table(results: Sequence[Measurement], rates: dict[str, dict[str, float]])
                 subject.model,
                 subject.part,
                 subject.precision,
+                str(subject.batch_size),
+                str(subject.image_size),
                 name,
                 "" if subject.contender == "dense" else f"{subject.ratio:g}",
                 f"{result.times.median * 1e3:.1f}",
@@ -63,6 +66,28 @@ def as_table(results: Sequence[Measurement], rates: dict[str, dict[str, float]])
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
         for row in rows
     )
+
+
+def describe_scaling(results: Sequence[Measurement]) -> str:
+    """Return, line by line, the time at every further size over that at the first, per contender.
+
+    Ratios are taken round by round, as all sizes take turns.
+    """
+    first: dict[Subject, Measurement] = {}
+    lines = []
+    for result in results:
+        subject = result.subject
+        alike = dataclasses.replace(subject, batch_size=0, image_size=0)
+        reference = first.setdefault(alike, result)
+        if reference is not result:
+            lines.append(
+                f"{subject.model}, {subject.part}, {subject.precision}, {subject.contender}"
+                f"{' compiled' if subject.is_compiled else ''}, ratio {subject.ratio:g}: "
+                f"{subject.batch_size} x {subject.image_size} px take "
+                f"{result.times.ratio(reference.times):.2f} times as long as "
+                f"{reference.subject.batch_size} x {reference.subject.image_size} px"
+            )
+    return "\n".join(lines)
 
 
 def describe_rates(rates: dict[str, dict[str, float]]) -> str:
@@ -93,10 +118,19 @@ def write_json(
 
 
 def draw(path: Path, results: Sequence[Measurement], part: str) -> None:
-    """Draw time and memory of one part against the masking ratio, a line per contender."""
+    """Draw time and memory of one part against the masking ratio, a line per contender.
+
+    Of several sizes the first is drawn.
+    """
     from matplotlib.figure import Figure
 
-    chosen = [result for result in results if result.subject.part == part]
+    size = (results[0].subject.batch_size, results[0].subject.image_size)
+    chosen = [
+        result
+        for result in results
+        if result.subject.part == part
+        and (result.subject.batch_size, result.subject.image_size) == size
+    ]
     names = list(dict.fromkeys((r.subject.model, r.subject.precision) for r in chosen))
     figure = Figure(figsize=(9, 3.2 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), 2, squeeze=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,10 +32,10 @@ class BenchSettings:
     parts: list[Part] = field(default_factory=lambda: ["backward", "step"])
     """forward: of the encoder; backward: forward and backward of it; step: a whole training step
     with decoder, loss and optimizer, against the dense timm model and a ViT-MAE."""
-    batch_size: int = 8
-    """Images per step."""
-    image_size: int = 224
-    """Pixels per side."""
+    batch_size: int | list[int] = 8
+    """Images per step; several are compared in turns, in units of the first."""
+    image_size: int | list[int] = 224
+    """Pixels per side; several are compared in turns, in units of the first."""
     repeats: int = 7
     """Rounds; the median over them is reported."""
     threads: int = 1
@@ -52,21 +53,31 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         for name, lowest in (("batch_size", 1), ("image_size", 32), ("repeats", 1), ("threads", 0)):
-            value = getattr(self, name)
-            if value < lowest:
-                raise ConfigError(f"--{name}: got {value}, expected {lowest} or more.")
+            values = _as_list(getattr(self, name))
+            if not values:
+                raise ConfigError(f"--{name}: got an empty list, expected one or more.")
+            if min(values) < lowest:
+                raise ConfigError(f"--{name}: got {min(values)}, expected {lowest} or more.")
         for name in ("models", "backends", "ratios", "precisions", "parts"):
             if not getattr(self, name):
                 raise ConfigError(f"--{name}: got an empty list, expected one or more.")
         for ratio in self.ratios:
             if not 0 <= ratio < 1:
                 raise ConfigError(f"--ratios: got {ratio}, expected 0 or more and less than 1.")
-        if self.image_size % 32:
-            raise ConfigError(
-                f"--image_size: got {self.image_size} px, expected a multiple of 32 px."
-            )
+        for pixels in _as_list(self.image_size):
+            if pixels % 32:
+                raise ConfigError(f"--image_size: got {pixels} px, expected a multiple of 32 px.")
         if set(self.ratios) & {0.0} and "step" in self.parts:
             raise ConfigError(
                 "--ratios: at 0 nothing is hidden and a training step has nothing to learn; "
                 "leave 0 out, or leave step out of --parts."
             )
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Every (batch size, image size) that is compared."""
+        return list(itertools.product(_as_list(self.batch_size), _as_list(self.image_size)))
+
+
+def _as_list(values: int | list[int]) -> list[int]:
+    return [values] if isinstance(values, int) else values

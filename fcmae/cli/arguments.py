@@ -39,7 +39,7 @@ def parse_arguments(parser: ArgumentParser, arguments: list[str]) -> Namespace:
         raise ConfigError(f"{parser.prog}: {_one_sentence(parser, str(error))}") from error
     for name, lowest in (("workers", 0), ("batch_size", 1)):
         value = parsed.get(name)
-        if value is not None and value < lowest:
+        if isinstance(value, int) and value < lowest:
             raise ConfigError(f"{parser.prog}: --{name}: got {value}, expected {lowest} or more.")
     return parsed
 

@@ -35,9 +35,8 @@ def run(arguments: list[str]) -> None:
         from fcmae.bench.reading import measure_reading
 
         print(report.describe_machine(torch.device("cpu")))
-        reading = measure_reading(
-            settings.data, settings.models, settings.image_size, settings.repeats
-        )
+        _, image_size = settings.sizes[0]
+        reading = measure_reading(settings.data, settings.models, image_size, settings.repeats)
         print(reading.describe())
         return
     folder = Path(settings.output)
@@ -52,6 +51,8 @@ def run(arguments: list[str]) -> None:
     results, rates = measure(settings, device)
     print(report.describe_rates(rates))
     print(report.as_table(results, rates))
+    if len(settings.sizes) > 1:
+        print(report.describe_scaling(results))
     report.write_json(folder / "results.json", settings, results, rates, machine)
     for part in settings.parts:
         report.draw(folder / f"{part}.png", results, part)

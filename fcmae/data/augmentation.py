@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop, v2
 
 from fcmae.data.decoding import LUMA, to_float
@@ -35,10 +35,10 @@ def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...
     return (0.5,) * in_chans, (0.25,) * in_chans
 
 
-class Normalisation:
+class Normalisation(nn.Module):
     """(pixels - mean) / std: uint8 or float32 in 0..1 [..., C, H, W] -> contiguous float32.
 
-    Pixels travel as they were decoded, and this runs where the model runs.
+    Pixels travel as they were decoded; move this to the device of the model, where it runs.
 
     Args:
         mean, std: per channel on the 0..1 scale.
@@ -47,24 +47,29 @@ class Normalisation:
         ConfigError: the pixels have another number of channels.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self._means = torch.tensor(tuple(mean), dtype=torch.float32)[:, None, None]  # [C, 1, 1]
-        self._stds = torch.tensor(tuple(std), dtype=torch.float32)[:, None, None]
+    means: Tensor
+    stds: Tensor
 
-    def __call__(self, pixels: Tensor) -> Tensor:
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("means", mean), ("stds", std)):
+            per_channel = torch.tensor(tuple(values), dtype=torch.float32)[:, None, None]
+            self.register_buffer(name, per_channel, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the normalised images."""
         channels = pixels.shape[-3]
-        for name, values in (("mean", self._means), ("std", self._stds)):
+        for name, values in (("mean", self.means), ("std", self.stds)):
             if len(values) != channels:  # one value would do for all channels, unnoticed
                 raise ConfigError(
                     f"data.{name}: {len(values)} values for images of {channels} channels "
                     "(data.in_chans); give one per channel."
                 )
-        means, stds = self._means.to(pixels.device), self._stds.to(pixels.device)
-        return ((to_float(pixels) - means) / stds).contiguous()
+        return ((to_float(pixels) - self.means) / self.stds).contiguous()
 
 
 class PretrainAugmentation:
-    """Random resized crop and flips: [C, H, W] uint8 or float32 in 0..1 -> [C, height, width] same.
+    """Random resized crop and flips: [C, H, W] -> [C, height, width], uint8 or float32 in 0..1.
 
     `choose_crop` draws the part of a picture that is needed, before it is decoded; a call makes
     the image of it. Both draw from torch's global generator (see `seeded`).
@@ -164,4 +169,6 @@ class EvaluationTransform:
 
     def __call__(self, image: Tensor) -> Tensor:
         image = resize_image(image, self._resized(*image.shape[-2:]))
-        return self._normalise(v2.functional.center_crop(image, list(self.image_size)))
+        cropped = v2.functional.center_crop(image, list(self.image_size))
+        normalised: Tensor = self._normalise(cropped)
+        return normalised

@@ -2,7 +2,8 @@
 
 A sample is the same whether its image lies in the file or is decoded and reduced again: a missing,
 outdated or full cache costs time and changes nothing. pixels-KIND.bin holds the images one after
-another, index-KIND.bin one RECORD each, written when the pixels are on disk."""
+another, index-KIND.bin one RECORD each, written when the pixels are on disk.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ class PixelCache:
         self._index_file = self.folder / f"index-{kind}.bin"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._load()
+            self.load()
         except OSError as error:
             raise ConfigError(
                 f"data.cache: {str(self.folder)!r} cannot be used ({error.strerror}); name a "
@@ -96,6 +97,19 @@ class PixelCache:
         crop = np.array(pixels[top : top + height, left : left + width])
         return torch.from_numpy(crop).permute(2, 0, 1)
 
+    def load(self) -> None:
+        """Take up what is in the files now: the records of complete images."""
+        content = self._index_file.read_bytes() if self._index_file.exists() else b""
+        size = self._pixel_file.stat().st_size if self._pixel_file.exists() else 0
+        records = np.frombuffer(content, RECORD, count=len(content) // RECORD.itemsize)
+        ends = records["offset"] + self._num_bytes(records)
+        records = records[ends <= size]
+        self._end = int(ends[ends <= size].max(initial=0))
+        rows = {name.tobytes(): row for row, name in enumerate(records["path"])}  # the last wins
+        self._rows = [rows.get(_name(path), -1) for path in self.paths]
+        self._records = records
+        self._pixels: np.ndarray | None = None
+
     def missing(self) -> list[int]:
         """Return the images whose file exists and is not in the cache as it is now."""
         return [
@@ -112,7 +126,7 @@ class PixelCache:
         """
         try:
             with self._locked(report):
-                self._load()  # another process may have filled it
+                self.load()  # another process may have filled it
                 if missing := self.missing():
                     self._add(missing, workers)
         except OSError as error:
@@ -121,7 +135,7 @@ class PixelCache:
                 "is missing in it is decoded in every epoch."
             )
         finally:
-            self._load()
+            self.load()
         kept = sum(row >= 0 for row in self._rows)
         report(
             f"data.cache: {kept} of {len(self.paths)} images are in {self.folder}, which takes "
@@ -175,19 +189,6 @@ class PixelCache:
                 report(f"data.cache: another process fills {self.folder}; waiting for it.")
                 fcntl.lockf(lock, fcntl.LOCK_EX)
             yield
-
-    def _load(self) -> None:
-        """Take the records of complete images."""
-        content = self._index_file.read_bytes() if self._index_file.exists() else b""
-        size = self._pixel_file.stat().st_size if self._pixel_file.exists() else 0
-        records = np.frombuffer(content, RECORD, count=len(content) // RECORD.itemsize)
-        ends = records["offset"] + self._num_bytes(records)
-        records = records[ends <= size]
-        self._end = int(ends[ends <= size].max(initial=0))
-        rows = {name.tobytes(): row for row, name in enumerate(records["path"])}  # the last wins
-        self._rows = [rows.get(_name(path), -1) for path in self.paths]
-        self._records = records
-        self._pixels: np.ndarray | None = None
 
     def _num_bytes(self, records: Any) -> Any:
         """Return the size of a record's pixels, or of many records'."""

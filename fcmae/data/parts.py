@@ -7,10 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# A JPEG is decoded at 1/2, 1/4 or 1/8 where the crop keeps this many times the pixels per side
-# that it is scaled to; see "Reading images" in docs/performance.md.
-SPARE = 1.5
-JPEG_REDUCTIONS = (8, 4, 2)
+JPEG_REDUCTIONS = (8, 4, 2)  # that libjpeg decodes at; see docs/performance.md for the likeness
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations
 
 
