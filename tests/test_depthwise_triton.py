@@ -13,7 +13,7 @@ import torch
 
 from sparse import triton_depthwise
 
-CASES = Path(__file__).with_name("triton_cases.py")
+CASES = Path(__file__).with_name("support") / "triton_cases.py"
 
 
 def passed_cases(*names: str) -> int:
