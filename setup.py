@@ -34,7 +34,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["fcmae", "fcmae.*", "sparse", "sparse.*"]),
-    package_data={"sparse": ["*.c"]},
+    package_data={"sparse.ops": ["*.c"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from sparse import masked_dense, minkowski, native
 from sparse.architecture import read_architecture
+from sparse.backends import masked_dense, minkowski, native
 from sparse.sites import VisiblePatches
 
 Backend = Literal["native", "masked_dense", "minkowski"]

@@ -115,7 +115,7 @@ def test_memory_grows_with_the_images_of_a_step() -> None:
 
 def test_rates_are_measured_by_torch_and_by_the_linear_layer() -> None:
     rates = matmul_rates(CPU, "fp32")
-    assert rates.keys() == {"torch", "sparse.linear"}
+    assert rates.keys() == {"torch", "sparse.ops.linear"}
     assert min(rates.values()) > 1e8
 
 

@@ -24,7 +24,7 @@ from fcmae.convert import convert_state_dict, files, formats, proof
 from fcmae.convert.files import convert_file
 from fcmae.errors import BackendUnavailableError, CheckpointError
 from fcmae.weights import load_state_dict_file, read_metadata
-from sparse import minkowski
+from sparse.backends import minkowski
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_files import FAULTS
 from PIL import Image
 from real_runs import (
     assert_same_run,
     lines_without_clock,
     pretrain_arguments,
     run,
+    signal_in,
     start,
     wait,
     without_pictures,
 )
-from test_data_decoding import FAULTS
-from test_signals import signal_in
 
 from fcmae.cli import DONE, FAILED, INTERRUPTED, MISTAKE
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pictures_on_disk import write_pictures
-from real_runs import assert_same_run, final_state, pretrain_arguments, run, without_pictures
+from real_runs import (
+    assert_same_run,
+    final_state,
+    pretrain_arguments,
+    run,
+    signal_in,
+    without_pictures,
+)
 
 from fcmae.cli import DONE, INTERRUPTED, main
 from fcmae.signals import StopRequest
@@ -31,28 +36,6 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = pretrain_arguments(data, folder / "run", STEPS)
     assert run(arguments, folder / "log", before=without_pictures) == DONE
     return folder / "run"
-
-
-def signal_in(method: str, at_call: int, *numbers: signal.Signals) -> Callable[[], None]:
-    """Return what makes this process signal itself in the `at_call`th call of a loop's method."""
-
-    def install() -> None:
-        from fcmae.training_loop import TrainingLoop
-
-        without_pictures()
-        original, calls = getattr(TrainingLoop, method), 0
-
-        def signalling(self: Any, *args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == at_call:
-                for number in numbers:
-                    os.kill(os.getpid(), number)
-            return original(self, *args, **kwargs)
-
-        setattr(TrainingLoop, method, signalling)
-
-    return install
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from fcmae.pretraining_setup import create_model
 from fcmae.verification import claims, reference
 from fcmae.verification.certificate import Certificate, Line
 from fcmae.verify import randomize, verify_config
-from sparse import block_depthwise, masked_dense, native
 from sparse import encoder as sparse_encoder
+from sparse.backends import masked_dense, native
 from sparse.errors import BackendUnavailableError
+from sparse.ops import depthwise_compiled
 from sparse.sites import Canvas
 
 
@@ -182,7 +183,7 @@ def test_hidden_cells_that_are_not_zero_in_natives_convolution_fail(
 
     original = Canvas.scatter
     monkeypatch.setattr(Canvas, "scatter", scatter)
-    monkeypatch.setattr(block_depthwise, "is_available", lambda blocks: False)
+    monkeypatch.setattr(depthwise_compiled, "is_available", lambda blocks: False)
     assert "native = reference, float64: features" in failed_claims(verify_config(config))
 
 

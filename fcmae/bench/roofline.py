@@ -11,7 +11,7 @@ from fcmae.backbones import create_backbone
 from fcmae.bench.subjects import PATCH, Subject
 from fcmae.masking import num_visible_patches
 from sparse.architecture import read_architecture
-from sparse.linear import linear
+from sparse.ops.linear import linear
 
 SIDE = 2048
 REPEATS = 5
@@ -50,7 +50,7 @@ def matmul_rates(device: torch.device, precision: str) -> dict[str, float]:
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     a, b = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
     rates = {}
-    for name, multiply in (("torch", F.linear), ("sparse.linear", linear)):
+    for name, multiply in (("torch", F.linear), ("sparse.ops.linear", linear)):
         best = float("inf")
         for _ in range(REPEATS):
             _wait(device)

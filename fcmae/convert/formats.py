@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from sparse.authors_layout import BLOCK_NAMES as SPARSE_BLOCK_TO_TIMM
+from sparse.backends.authors_layout import BLOCK_NAMES as SPARSE_BLOCK_TO_TIMM
 
 Shape = tuple[int, ...]
 Value = TypeVar("Value")

@@ -130,7 +130,7 @@ def _minkowski_proof(after: State, to: str, weights: Weights, images: Tensor) ->
     """Load a sparse layout into MinkowskiEngine's layers and compare on visible patches."""
     if to not in ("authors-sparse", "authors-fcmae"):
         return ""
-    from sparse import minkowski
+    from sparse.backends import minkowski
     from sparse.sites import VisiblePatches
 
     dense = weights.structure.build()

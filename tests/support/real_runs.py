@@ -161,6 +161,28 @@ def without_pictures() -> None:
     pretraining_watch.draw_health = lambda *args, **kwargs: None
 
 
+def signal_in(method: str, at_call: int, *numbers: signal.Signals) -> Callable[[], None]:
+    """Return what makes this process signal itself in the `at_call`th call of a loop's method."""
+
+    def install() -> None:
+        from fcmae.training_loop import TrainingLoop
+
+        without_pictures()
+        original, calls = getattr(TrainingLoop, method), 0
+
+        def signalling(self: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at_call:
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+            return original(self, *args, **kwargs)
+
+        setattr(TrainingLoop, method, signalling)
+
+    return install
+
+
 def tell_threads_after_closing() -> None:
     """Print the names of the threads that are left when the processes have parted."""
     from fcmae.distributed import Processes

@@ -11,8 +11,9 @@ from comparison import assert_relative
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from sparse import SparseConvNeXt, triton_depthwise
-from sparse.depthwise import _kernels, depthwise_convolution
+from sparse import SparseConvNeXt
+from sparse.ops import depthwise_triton
+from sparse.ops.depthwise import _kernels, depthwise_convolution
 from sparse.sites import VisiblePatches
 
 
@@ -35,7 +36,7 @@ def test_values_and_gradients_equal_autograd_on_masked_maps(
     for parameter in layer.parameters():
         parameter.data.normal_(generator=rng)
     blocks = torch.randn(2, 2, side, side, channels, generator=rng, requires_grad=True)
-    assert _kernels(blocks) is triton_depthwise
+    assert _kernels(blocks) is depthwise_triton
     results = []
     for output in (
         depthwise_convolution(blocks, layer, patches.canvas(side)),

@@ -7,7 +7,7 @@ import torch
 from comparison import assert_relative
 from timm.layers.grn import GlobalResponseNorm
 
-from sparse.grn import global_response_norm
+from sparse.ops.grn import global_response_norm
 from sparse.sites import VisiblePatches
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparse import triton_depthwise
+from sparse.ops import depthwise_triton
 
-CASES = Path(__file__).with_name("support") / "triton_cases.py"
+CASES = Path(__file__).parents[2] / "support" / "triton_cases.py"
 
 
 def passed_cases(*names: str) -> int:
@@ -54,7 +54,7 @@ def test_nobody_gets_the_kernels_unasked(monkeypatch: pytest.MonkeyPatch) -> Non
     blocks = torch.ones(1, 1, 1, 1, 1)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.delenv("FCMAE_TRITON", raising=False)
-    assert not triton_depthwise.is_available(blocks)
+    assert not depthwise_triton.is_available(blocks)
     monkeypatch.setenv("FCMAE_TRITON", "1")
     monkeypatch.delenv("TRITON_INTERPRET")
-    assert not triton_depthwise.is_available(blocks)  # not on CUDA
+    assert not depthwise_triton.is_available(blocks)  # not on CUDA

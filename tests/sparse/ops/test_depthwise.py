@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from comparison import assert_relative, assert_same_bits
 from torch import Tensor, nn
 
-import sparse.linear
-from sparse import block_depthwise, depthwise
-from sparse.compiled import load_kernels
-from sparse.depthwise import depthwise_convolution
-from sparse.grn import global_response_norm
-from sparse.linear import _is_for_onednn, linear
+import sparse.ops.linear
+from sparse.ops import depthwise, depthwise_compiled
+from sparse.ops.compiler import load_kernels
+from sparse.ops.depthwise import depthwise_convolution
+from sparse.ops.grn import global_response_norm
+from sparse.ops.linear import _is_for_onednn, linear
 from sparse.sites import VisiblePatches
 
 
@@ -23,7 +23,7 @@ from sparse.sites import VisiblePatches
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to convolve: on maps by torch, and on blocks by the compiled kernels."""
     if request.param == "plain":
-        monkeypatch.setattr(block_depthwise, "load_kernels", lambda dtype: None)
+        monkeypatch.setattr(depthwise_compiled, "load_kernels", lambda dtype: None)
     elif load_kernels(torch.float64) is None:
         pytest.skip("no C compiler on this machine")
     return request.param
@@ -152,7 +152,7 @@ def test_canvas_moves_patches_as_the_geometry_does() -> None:
 @pytest.fixture(params=["torch", "onednn"])
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Either library, whatever this machine would choose."""
-    has_product = torch.backends.mkldnn.is_available() and sparse.linear.HAS_ONEDNN_PRODUCT
+    has_product = torch.backends.mkldnn.is_available() and sparse.ops.linear.HAS_ONEDNN_PRODUCT
     if request.param == "onednn" and not has_product:
         pytest.skip("this torch has no oneDNN product")
     capability = "AVX512" if request.param == "onednn" else "DEFAULT"
@@ -182,7 +182,7 @@ def test_linear_equals_torch_with_all_gradients(
 def test_linear_is_torchs_where_there_is_no_onednn_product(
     product: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sparse.linear, "HAS_ONEDNN_PRODUCT", False)
+    monkeypatch.setattr(sparse.ops.linear, "HAS_ONEDNN_PRODUCT", False)
     assert not _is_for_onednn(torch.ones(3, 2))
 
 

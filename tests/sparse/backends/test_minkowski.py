@@ -17,7 +17,7 @@ from timm.models.convnext import ConvNeXt, convnextv2_atto
 from torch import Tensor, nn
 
 from sparse import SparseConvNeXt
-from sparse.minkowski import MinkowskiConvNeXt, encode, without_storage
+from sparse.backends.minkowski import MinkowskiConvNeXt, encode, without_storage
 from sparse.sites import VisiblePatches
 
 pytestmark = pytest.mark.minkowski

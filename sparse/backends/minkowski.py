@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from sparse.authors_layout import timm_name, to_authors_layout, to_timm_layout
+from sparse.backends.authors_layout import timm_name, to_authors_layout, to_timm_layout
 from sparse.errors import BackendUnavailableError
 from sparse.sites import VisiblePatches
 

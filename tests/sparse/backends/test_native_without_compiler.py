@@ -6,12 +6,13 @@ import pytest
 from backend_contract import BackendContract, Encoder
 from timm.models.convnext import ConvNeXt
 
-from sparse import SparseConvNeXt, block_depthwise
+from sparse import SparseConvNeXt
+from sparse.ops import depthwise_compiled
 
 
 @pytest.fixture(autouse=True)
 def _no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_depthwise, "load_kernels", lambda dtype: None)
+    monkeypatch.setattr(depthwise_compiled, "load_kernels", lambda dtype: None)
 
 
 class TestNativeWithoutCompiler(BackendContract):

@@ -12,9 +12,9 @@ from timm.models.convnext import ConvNeXt, ConvNeXtBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sparse.depthwise import depthwise_convolution
-from sparse.grn import global_response_norm
-from sparse.linear import linear
+from sparse.ops.depthwise import depthwise_convolution
+from sparse.ops.grn import global_response_norm
+from sparse.ops.linear import linear
 from sparse.sites import Canvas, VisiblePatches
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparse.compiled import load_kernels
+from sparse.ops.compiler import load_kernels
 from sparse.sites import Canvas
 
 _LINE_BYTES = 64  # to which depthwise.c wants channels filled up

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparse import block_depthwise, triton_depthwise
+from sparse.ops import depthwise_compiled, depthwise_triton
 from sparse.sites import Canvas
 
 # Channels per slice of the weight gradient on CPU: oneDNN's kernel walks from pixel to pixel, and
@@ -68,7 +68,7 @@ class _Depthwise(torch.autograd.Function):
 
 def _kernels(blocks: Tensor) -> ModuleType | None:
     """Return the module whose kernels read visible patches where they lie, if one can be had."""
-    for module in (triton_depthwise, block_depthwise):
+    for module in (depthwise_triton, depthwise_compiled):
         if module.is_available(blocks):
             return module
     return None

@@ -12,9 +12,9 @@ import pytest
 from backend_contract import small_convnext
 
 from sparse import BackendUnavailableError, SparseConvNeXt
-from sparse.minkowski import load_minkowski_engine
+from sparse.backends.minkowski import load_minkowski_engine
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 COMPLETE = "SparseTensor = MinkowskiConvolution = MinkowskiLinear = object\n"
 
 
@@ -86,6 +86,6 @@ def test_engine_of_old_imports_is_loaded_and_leaves_the_environment_alone(
 def test_importing_sparse_does_not_import_the_engine(tmp_path: Path) -> None:
     (tmp_path / "MinkowskiEngine.py").write_text("raise SystemExit('imported')", encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-c", "import sparse, sparse.minkowski"]
+    command = [sys.executable, "-c", "import sparse, sparse.backends.minkowski"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -99,4 +99,4 @@ def _accurate(blocks: Tensor) -> Any:
 
 def _kernels() -> ModuleType:
     """Import the kernels, and Triton with them, only when they are asked for."""
-    return import_module("sparse.triton_kernels")
+    return import_module("sparse.ops.triton_kernels")

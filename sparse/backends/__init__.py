@@ -1,0 +1,1 @@
+"""The interchangeable ways to compute the encoder at visible patches: one contract."""

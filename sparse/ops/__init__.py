@@ -1,0 +1,1 @@
+"""The operations that backends share: depthwise convolution, GRN, linear layers."""
