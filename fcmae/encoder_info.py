@@ -12,10 +12,10 @@ from timm.models.convnext import ConvNeXt
 
 from fcmae import __version__
 from fcmae.backbones import create_backbone
-from fcmae.config import PretrainConfig, image_height_width
 from fcmae.data.randomness import seeded
 from fcmae.model import FCMAE
 from fcmae.pretraining_setup import mean_and_std
+from fcmae.settings.pretrain import PretrainConfig, image_height_width
 
 
 @dataclass(frozen=True, kw_only=True)

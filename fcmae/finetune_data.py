@@ -24,7 +24,7 @@ from fcmae.data import (
 )
 from fcmae.data.parts import Part
 from fcmae.errors import ConfigError
-from fcmae.finetune_config import AugmentConfig, FinetuneDataConfig
+from fcmae.settings.finetune import AugmentConfig, FinetuneDataConfig
 
 
 def open_labelled(data: FinetuneDataConfig, seed: int) -> tuple[ImageList, ImageList]:

@@ -23,10 +23,10 @@ from fcmae.distributed import Processes
 from fcmae.durable import write_text
 from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.evaluation import evaluating
-from fcmae.finetune_config import FinetuneConfig
 from fcmae.finetune_data import open_labelled, open_validation
 from fcmae.finetune_setup import create_evaluation_transform, weights_metadata
 from fcmae.run_folder import RunFolder
+from fcmae.settings.finetune import FinetuneConfig
 from fcmae.weights import load_classifier
 
 Problem = tuple[str, str]  # path and reason

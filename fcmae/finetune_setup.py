@@ -11,13 +11,13 @@ from timm.models.convnext import ConvNeXt
 from torch import nn
 
 from fcmae.backbones import create_backbone
-from fcmae.config import image_height_width
 from fcmae.data import EvaluationTransform, default_mean_std, sample_seed, seeded
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.finetune_config import FinetuneConfig
 from fcmae.finetune_data import FinetuneAugmentation
 from fcmae.layer_decay import finetune_groups
 from fcmae.schedule import lr_factor, peak_lr, steps_of
+from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.pretrain import image_height_width
 from fcmae.weights import load_encoder, read_metadata, weights_file
 
 HEAD_STD = 0.02  # timm's, before head_init_scale

@@ -15,7 +15,6 @@ from fcmae.classification_metrics import ClassificationScores, draw_confusion_ma
 from fcmae.classifier_export import export_classifier
 from fcmae.data import ImageList
 from fcmae.distributed import Processes
-from fcmae.finetune_config import FinetuneConfig
 from fcmae.finetune_data import FinetuneDataset, open_labelled
 from fcmae.finetune_evaluation import evaluate_classifier
 from fcmae.finetune_setup import (
@@ -28,6 +27,7 @@ from fcmae.finetune_setup import (
     create_optimizer,
 )
 from fcmae.optimization import StepResult
+from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training_loop import TrainingLoop
 
 # Settings in which a continued run may differ from what its folder records.

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcmae.config import PretrainConfig
 from fcmae.data import ImageList, Normalisation, PixelCache, PretrainDataset, open_images
 from fcmae.distributed import Processes, is_first_of_node, processes_of_node, start_processes
 from fcmae.health import hold_out
@@ -25,6 +24,7 @@ from fcmae.pretraining_setup import (
 )
 from fcmae.pretraining_watch import Watch
 from fcmae.run_images import fix_images
+from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training_loop import TrainingLoop
 
 # Settings in which a continued run may differ from what its folder records.

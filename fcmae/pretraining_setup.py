@@ -6,7 +6,6 @@ import functools
 
 import torch
 
-from fcmae.config import PretrainConfig
 from fcmae.data import (
     ImageList,
     PixelCache,
@@ -20,6 +19,7 @@ from fcmae.errors import ConfigError
 from fcmae.model import FCMAE
 from fcmae.parameter_groups import decay_groups
 from fcmae.schedule import lr_factor, peak_lr, steps_of
+from fcmae.settings.pretrain import PretrainConfig
 
 
 def create_model(config: PretrainConfig) -> FCMAE:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcmae.config import PretrainConfig
 from fcmae.data import (
     EvaluationDataset,
     EvaluationTransform,
@@ -34,6 +33,7 @@ from fcmae.model import FCMAE
 from fcmae.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.pretraining_setup import create_model, mean_and_std
 from fcmae.run_folder import RunFolder
+from fcmae.settings.pretrain import PretrainConfig
 
 BATCH_IMAGES = 32  # of pictures and scores; bounds memory, changes no number
 

@@ -14,9 +14,9 @@ from typing import IO, Any
 import yaml
 
 from fcmae.checkpoints import CheckpointStore
-from fcmae.configuration import differences, to_plain, to_yaml
 from fcmae.durable import PARTIAL, write_text
 from fcmae.errors import ConfigError
+from fcmae.settings.reading import differences, to_plain, to_yaml
 
 
 class RunFolder:

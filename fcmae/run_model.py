@@ -9,14 +9,14 @@ from typing import NamedTuple
 from timm.models.convnext import ConvNeXt
 
 from fcmae.checkpoints import CheckpointStore
-from fcmae.config import PretrainConfig, check_data_sizes
-from fcmae.configuration import load
 from fcmae.data import default_mean_std
 from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.model import FCMAE
 from fcmae.pretraining_setup import create_model
 from fcmae.run_folder import RunFolder
+from fcmae.settings.pretrain import PretrainConfig, check_data_sizes
+from fcmae.settings.reading import load
 from fcmae.weights import load_classifier, load_encoder, read_metadata
 
 

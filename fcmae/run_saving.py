@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.checkpoints import CheckpointStore
-from fcmae.config import CheckpointConfig
 from fcmae.distributed import Processes
 from fcmae.durable import write_text
 from fcmae.errors import DiskError
 from fcmae.run_folder import RunFolder
+from fcmae.settings.pretrain import CheckpointConfig
 
 
 class RunSaving:

@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fcmae.config import require
 from fcmae.errors import ConfigError
+from fcmae.settings.pretrain import require
 
 PREEMPTION = signal.SIGUSR2  # what submitit has SLURM send before the time is over
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fcmae.config import PretrainConfig
 from fcmae.encoder_info import EncoderInfo
 from fcmae.masking import draw_visible
 from fcmae.model import FCMAE
 from fcmae.pretraining_setup import create_model
 from fcmae.run_model import load_run
+from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification.certificate import Certificate
 from fcmae.verification.claims import Case, measure
 from sparse.encoder import GrnScope

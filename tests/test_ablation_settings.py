@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from pictures_on_disk import write_pictures
 
-from fcmae.ablation.config import Ablation, parse_ablation
 from fcmae.ablation.evaluation import check_labels
 from fcmae.ablation.grid import build_cells, default_settings
 from fcmae.ablation.runner import Runner
 from fcmae.ablation.split import Split, open_split, write_split
 from fcmae.cli import DONE, MISTAKE, main
-from fcmae.configuration import to_yaml
 from fcmae.data import ImageList
 from fcmae.errors import ConfigError
+from fcmae.settings.ablation import Ablation, parse_ablation
+from fcmae.settings.reading import to_yaml
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "ablation"
 GRID = "{mask.ratio: [0.5, 0.25], train.seed: [3, 4]}"

@@ -9,8 +9,8 @@ from tiny_run import STEP, make_config, make_run
 
 from fcmae.checkpoints import CheckpointStore
 from fcmae.cli import MISTAKE, main
-from fcmae.configuration import to_yaml
 from fcmae.model import FCMAE
+from fcmae.settings.reading import to_yaml
 
 
 @pytest.fixture(scope="module")

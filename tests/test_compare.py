@@ -11,10 +11,10 @@ from pictures_on_disk import write_pictures
 from tiny_run import make_run
 
 from fcmae.cli import DONE, INTERRUPTED, MISTAKE, main
-from fcmae.configuration import load
 from fcmae.data import ImageList
-from fcmae.finetune_config import FinetuneConfig
 from fcmae.label_comparison import LabelComparison, draw_share, repeated
+from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.reading import load
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart_compare.yaml"
 IMAGES = ImageList(

@@ -12,13 +12,13 @@ from PIL import Image
 from fcmae.data import ImageList, decode_image, sample_seed, seeded
 from fcmae.data.parts import cut
 from fcmae.errors import ConfigError
-from fcmae.finetune_config import AugmentConfig, FinetuneDataConfig
 from fcmae.finetune_data import (
     FinetuneAugmentation,
     FinetuneDataset,
     draw_per_class,
     open_labelled,
 )
+from fcmae.settings.finetune import AugmentConfig, FinetuneDataConfig
 
 IMAGES = ImageList(
     paths=tuple(f"{number}.png" for number in range(20)),

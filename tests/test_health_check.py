@@ -13,7 +13,6 @@ from pictures_on_disk import write_pictures
 from torch import Tensor
 
 from fcmae.cli import DONE, main
-from fcmae.config import HealthConfig
 from fcmae.data import ImageList
 from fcmae.health import HealthCheck, draw_health, hold_out
 from fcmae.health.measures import channel_diversity, rank_me
@@ -21,6 +20,7 @@ from fcmae.masking import is_masked_from_visible
 from fcmae.metrics import read_metrics
 from fcmae.model import FCMAE
 from fcmae.run_model import load_run
+from fcmae.settings.pretrain import HealthConfig
 
 
 def make_model(name: str = "convnextv2_atto", **settings: Any) -> FCMAE:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from fcmae.ablation.config import parse_ablation
-from fcmae.config import PretrainConfig
-from fcmae.configuration import from_plain
 from fcmae.health import collapse
 from fcmae.health.collapse import diversity_by_layer, draw_collapse
 from fcmae.pretraining_setup import create_model
 from fcmae.report.health import health_blocks
+from fcmae.settings.ablation import parse_ablation
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.reading import from_plain
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,18 +12,6 @@ from typing import Any
 import pytest
 from pictures_on_disk import write_pictures
 
-from fcmae.config import (
-    CheckpointConfig,
-    DataConfig,
-    EvaluateConfig,
-    HealthConfig,
-    LogConfig,
-    ModelConfig,
-    OptimConfig,
-    PretrainConfig,
-    RunConfig,
-    TrainConfig,
-)
 from fcmae.plan.memory import available_bytes, peak_bytes, private_bytes
 from fcmae.plan.planning import (
     Part,
@@ -35,6 +23,18 @@ from fcmae.plan.planning import (
     time_parts,
 )
 from fcmae.plan.report import advise, duration, report, size
+from fcmae.settings.pretrain import (
+    CheckpointConfig,
+    DataConfig,
+    EvaluateConfig,
+    HealthConfig,
+    LogConfig,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+    TrainConfig,
+)
 
 GIB = 2**30
 

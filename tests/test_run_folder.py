@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from fcmae.config import PretrainConfig
-from fcmae.configuration import parse
 from fcmae.data import ImageList
 from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.run_folder import RunFolder
 from fcmae.run_images import fix_images
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.reading import parse
 from fcmae.skipped_files import SkippedFiles
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fcmae.cli import DONE, FAILED, MISTAKE, main
 from fcmae.cli import verify as verify_command
-from fcmae.config import PretrainConfig
 from fcmae.pretraining_setup import create_model
+from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification import claims, reference
 from fcmae.verification.certificate import Certificate, Line
 from fcmae.verify import randomize, verify_config

@@ -14,10 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcmae.ablation.config import Ablation, AblationEvaluateConfig
 from fcmae.ablation.grid import Cell
 from fcmae.ablation.split import Split
-from fcmae.configuration import to_plain
 from fcmae.cost import flops_per_image
 from fcmae.data import sample_seed
 from fcmae.distributed import Processes, choose_device
@@ -35,6 +33,8 @@ from fcmae.pictures import reconstruct
 from fcmae.pretraining_setup import create_model
 from fcmae.run_folder import RunFolder
 from fcmae.run_model import load_run
+from fcmae.settings.ablation import Ablation, AblationEvaluateConfig
+from fcmae.settings.reading import to_plain
 
 RESULT_FILE = "evaluation.json"
 PICTURES_FILE = "held_out.npz"

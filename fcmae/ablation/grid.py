@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from fcmae.ablation.config import Ablation, Plain
 from fcmae.ablation.split import IMAGES_FILE, Split
-from fcmae.config import PretrainConfig, image_height_width
-from fcmae.configuration import from_plain, to_plain
 from fcmae.errors import ConfigError, UnsupportedModelError
-from fcmae.finetune_config import FinetuneConfig
 from fcmae.masking import effective_mask_ratio
 from fcmae.pretraining_setup import create_model, mean_and_std, total_steps_of
+from fcmae.settings.ablation import Ablation, Plain
+from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.pretrain import PretrainConfig, image_height_width
+from fcmae.settings.reading import from_plain, to_plain
 
 SEED = "train.seed"
 RATIO = "mask.ratio"

@@ -18,17 +18,17 @@ from pathlib import Path
 import torch
 
 from fcmae.ablation.cluster import CellJob, check_slurm
-from fcmae.ablation.config import Ablation
 from fcmae.ablation.evaluation import check_labels, read_result
 from fcmae.ablation.grid import Cell, build_cells, trained
 from fcmae.ablation.split import open_split, write_split
 from fcmae.ablation.worker import failure_file, note_failure
 from fcmae.cli import DONE, FAILED, INTERRUPTED
-from fcmae.config import PretrainConfig
-from fcmae.configuration import differences, load, to_plain
 from fcmae.errors import ConfigError
 from fcmae.pretraining import MAY_CHANGE
 from fcmae.run_folder import RunFolder
+from fcmae.settings.ablation import Ablation
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.reading import differences, load, to_plain
 from fcmae.signals import StopRequest
 
 POLL_SECONDS = 0.2

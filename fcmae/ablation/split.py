@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from fcmae.ablation.config import Ablation
-from fcmae.config import PretrainConfig
-from fcmae.configuration import from_plain
 from fcmae.data import ImageList, open_images, open_train_and_validation, sample_seed
 from fcmae.data.sources import VALIDATION_NAMES
 from fcmae.durable import write_text
 from fcmae.errors import ConfigError
+from fcmae.settings.ablation import Ablation
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.reading import from_plain
 
 IMAGES_FILE = "images.txt"  # what the cells train on, where it is cut from the base run's images
 SPLIT_FILE = "split.json"

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 import yaml
 
-from fcmae.ablation.config import Ablation, read_ablation
 from fcmae.ablation.evaluation import evaluate_cell
 from fcmae.ablation.grid import Cell, build_cells
 from fcmae.ablation.split import open_split
@@ -23,6 +22,7 @@ from fcmae.durable import write_text
 from fcmae.errors import EXPECTED_ERRORS, ConfigError
 from fcmae.pretraining import pretrain
 from fcmae.run_folder import RunFolder
+from fcmae.settings.ablation import Ablation, read_ablation
 
 
 def load_ablation(folder: Path | str) -> Ablation:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from fcmae.bench.measuring import Measurement, measure
-from fcmae.bench.settings import BenchSettings
+from fcmae.settings.bench import BenchSettings
 
 __all__ = ["BenchSettings", "Measurement", "measure"]

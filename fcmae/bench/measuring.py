@@ -11,9 +11,9 @@ import torch
 
 from fcmae.bench.memory import peak_memory
 from fcmae.bench.roofline import encoder_flops, matmul_rates
-from fcmae.bench.settings import BenchSettings
 from fcmae.bench.subjects import ALTERNATIVES, Subject, prepare
 from fcmae.bench.timing import Times, time_in_turns
+from fcmae.settings.bench import BenchSettings
 
 
 @dataclass(frozen=True, kw_only=True)

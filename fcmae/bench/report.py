@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from fcmae.bench.measuring import Measurement
-from fcmae.bench.settings import BenchSettings
 from fcmae.bench.subjects import Subject
+from fcmae.settings.bench import BenchSettings
 
 MIB = 2**20
 HEADER = ("model", "part", "precision", "batch", "px", "contender", "ratio", "ms", "spread",

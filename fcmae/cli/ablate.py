@@ -15,9 +15,9 @@ def run(arguments: list[str]) -> int:
 
         return run_cell(*arguments[1:])
 
-    from fcmae.ablation.config import parse_ablation
     from fcmae.cli import DONE
-    from fcmae.configuration import to_yaml
+    from fcmae.settings.ablation import parse_ablation
+    from fcmae.settings.reading import to_yaml
 
     words = [word for word in arguments if word != "--print_config"]
     ablation = parse_ablation(words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fcmae.cli.arguments import new_parser, parse_arguments
+from fcmae.settings.arguments import new_parser, parse_arguments
 
 SUMMARY = "time and memory of every backend on your machine"
 

@@ -12,9 +12,9 @@ def run(arguments: list[str]) -> int:
     import yaml
 
     from fcmae.cli import DONE, INTERRUPTED
-    from fcmae.configuration import parse
     from fcmae.errors import ConfigError
-    from fcmae.finetune_config import FinetuneConfig
+    from fcmae.settings.finetune import FinetuneConfig
+    from fcmae.settings.reading import parse
 
     own, recipe = _split(arguments)
     if "--help" in recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcmae.cli.arguments import add_reading_options, new_parser, parse_arguments
+from fcmae.settings.arguments import add_reading_options, new_parser, parse_arguments
 
 if TYPE_CHECKING:
     from fcmae.evaluation import Features

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fcmae.cli.arguments import new_parser, parse_arguments
+from fcmae.settings.arguments import new_parser, parse_arguments
 
 SUMMARY = "write the encoder or classifier of a run for timm, Hugging Face, ONNX, the authors"
 

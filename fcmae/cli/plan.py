@@ -9,8 +9,8 @@ SUMMARY = "measure the time and memory that a pretraining will take, and advise"
 
 def run(arguments: list[str]) -> None:
     """Take the settings of `fcmae pretrain`, measure some steps, and print the plan."""
-    from fcmae.config import PretrainConfig
-    from fcmae.configuration import parse
+    from fcmae.settings.pretrain import PretrainConfig
+    from fcmae.settings.reading import parse
 
     config = parse(PretrainConfig, arguments, prog="fcmae plan")
 

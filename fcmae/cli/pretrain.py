@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fcmae.config import PretrainConfig
+    from fcmae.settings.pretrain import PretrainConfig
 
 SUMMARY = "pretrain an encoder on your images, or continue a run"
 
@@ -15,10 +15,10 @@ SUMMARY = "pretrain an encoder on your images, or continue a run"
 def run(arguments: list[str]) -> int:
     """Parse the settings, pretrain, and print the command that comes next."""
     from fcmae.cli import DONE, INTERRUPTED
-    from fcmae.config import PretrainConfig
-    from fcmae.configuration import parse
     from fcmae.distributed import is_main_process
     from fcmae.pretraining import pretrain
+    from fcmae.settings.pretrain import PretrainConfig
+    from fcmae.settings.reading import parse
 
     config = parse(PretrainConfig, arguments, prog="fcmae pretrain")
     signal = pretrain(config)

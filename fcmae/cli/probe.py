@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcmae.cli.arguments import add_reading_options, new_parser, parse_arguments
+from fcmae.settings.arguments import add_reading_options, new_parser, parse_arguments
 
 SUMMARY = "kNN and linear probe: pretrained, untrained and raw pixels side by side"
 

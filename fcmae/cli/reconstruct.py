@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fcmae.cli.arguments import add_reading_options, new_parser, parse_arguments
+from fcmae.settings.arguments import add_reading_options, new_parser, parse_arguments
 
 SUMMARY = "draw original, masked and reconstructed images as PNG grids"
 ROWS = 6  # images in one PNG

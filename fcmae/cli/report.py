@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcmae.cli.arguments import new_parser, parse_arguments
+from fcmae.settings.arguments import new_parser, parse_arguments
 
 SUMMARY = "write report.html, .md and .csv of a run or an ablation"
 

@@ -15,7 +15,7 @@ USAGE = (
 def run(arguments: list[str]) -> int:
     """Check the settings of job and command, and queue the job."""
     from fcmae.cli import DONE
-    from fcmae.configuration import parse
+    from fcmae.settings.reading import parse
     from fcmae.submission import Job, SubmitConfig, submit
 
     command, arguments = (arguments or ["--help"])[0], arguments[1:]
@@ -50,11 +50,11 @@ def _config_class(command: str) -> Any:
     from fcmae.errors import ConfigError
 
     if command == "pretrain":
-        from fcmae.config import PretrainConfig
+        from fcmae.settings.pretrain import PretrainConfig
 
         return PretrainConfig
     if command == "finetune":
-        from fcmae.finetune_config import FinetuneConfig
+        from fcmae.settings.finetune import FinetuneConfig
 
         return FinetuneConfig
     raise ConfigError(f"fcmae submit: got {command!r}, expected pretrain or finetune.")

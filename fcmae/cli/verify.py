@@ -30,9 +30,9 @@ def run(arguments: list[str]) -> int:
         return 0
 
     from fcmae.cli import DONE, FAILED
-    from fcmae.config import PretrainConfig
-    from fcmae.configuration import parse
     from fcmae.errors import ConfigError
+    from fcmae.settings.pretrain import PretrainConfig
+    from fcmae.settings.reading import parse
     from fcmae.verify import verify_config, verify_run
 
     run_dir, scope, as_json, settings = _split(arguments)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcmae.config import HealthConfig
 from fcmae.data import ImageList, sample_seed
 from fcmae.errors import ConfigError
 from fcmae.evaluation.features import evaluating, pooled_features
@@ -19,6 +18,7 @@ from fcmae.health.measures import ChannelRanges, channel_diversity, rank_me
 from fcmae.health.trivial import blurred_surroundings_loss, nearest_patch_loss, patch_mean_loss
 from fcmae.masking import draw_visible, is_masked_from_visible
 from fcmae.model import FCMAE
+from fcmae.settings.pretrain import HealthConfig
 
 RATIOS = (0.3, 0.6, 0.9)  # beside the run's own
 MIN_IMAGES = 4  # fewer say nothing about a set

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from fcmae.config import PretrainConfig
 from fcmae.data import open_images
 from fcmae.distributed import start_processes
 from fcmae.errors import ConfigError
@@ -19,6 +18,7 @@ from fcmae.machine import num_cores
 from fcmae.plan.memory import available_bytes
 from fcmae.plan.trials import run_trial
 from fcmae.pretraining import Pretraining
+from fcmae.settings.pretrain import PretrainConfig
 
 REHEARSED_SECONDS = 15.0  # of steps
 FEWEST_STEPS, MOST_STEPS = 4, 60

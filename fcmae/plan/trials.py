@@ -21,8 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcmae.config import PretrainConfig, RunConfig
-from fcmae.configuration import load, to_yaml
 from fcmae.data import MicroBatches, SampleStream, make_loader, open_images
 from fcmae.distributed import start_processes
 from fcmae.errors import ConfigError, DataError
@@ -32,6 +30,8 @@ from fcmae.model import FCMAE
 from fcmae.optimization import Optimization
 from fcmae.plan.memory import peak_bytes, private_bytes
 from fcmae.pretraining_setup import create_dataset, create_model, create_optimizer, open_cache
+from fcmae.settings.pretrain import PretrainConfig, RunConfig
+from fcmae.settings.reading import load, to_yaml
 
 STEP_SECONDS = 4.0  # of steps on made images that are timed
 MOST_STEPS = 20

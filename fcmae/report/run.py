@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.ablation.grid import effective_ratio_of
-from fcmae.configuration import to_plain
 from fcmae.cost import flop_unit, flops_per_image, seconds_per_image
 from fcmae.health.verdict import verdict
 from fcmae.machine import hardware, versions
@@ -27,6 +26,7 @@ from fcmae.report.document import (
 from fcmae.report.health import LOSS, PANEL_FILE, curve
 from fcmae.run_folder import RunFolder
 from fcmae.run_model import load_run_config
+from fcmae.settings.reading import to_plain
 
 
 def run_document(folder: Path | str) -> Document:

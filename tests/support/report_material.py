@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from tiny_run import make_config
 
-from fcmae.ablation.config import Ablation, AblationEvaluateConfig, AblationRunConfig
 from fcmae.ablation.evaluation import PICTURES_FILE
 from fcmae.ablation.grid import Cell
 from fcmae.ablation.split import Split
 from fcmae.data import ImageList
 from fcmae.report.records import AblationRecord, Record, key_of
+from fcmae.settings.ablation import Ablation, AblationEvaluateConfig, AblationRunConfig
 from fcmae.submission import SlurmConfig
 
 RATIOS = (0.15, 0.3, 0.5, 0.65, 0.8)  # hide 1 to 5 of 6

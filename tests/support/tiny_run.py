@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from fcmae.checkpoints import CheckpointStore
-from fcmae.config import (
+from fcmae.model import FCMAE
+from fcmae.pretraining_setup import create_model
+from fcmae.run_folder import RunFolder
+from fcmae.settings.pretrain import (
     DataConfig,
     LossConfig,
     MaskConfig,
@@ -18,10 +21,7 @@ from fcmae.config import (
     RunConfig,
     TrainConfig,
 )
-from fcmae.configuration import to_yaml
-from fcmae.model import FCMAE
-from fcmae.pretraining_setup import create_model
-from fcmae.run_folder import RunFolder
+from fcmae.settings.reading import to_yaml
 
 STEP = 7
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.config import PretrainConfig
-from fcmae.configuration import differences, from_plain, load, parse, to_plain, to_yaml
 from fcmae.errors import ConfigError
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.reading import differences, from_plain, load, parse, to_plain, to_yaml
 
 MINIMAL = ["--run.dir", "runs/a", "--data.path", "photos", "--train.steps", "3"]
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fcmae.config import (
+from fcmae.settings.pretrain import (
     CheckpointConfig,
     OptimConfig,
     RunConfig,

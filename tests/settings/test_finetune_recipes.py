@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from fcmae.backbones import VARIANTS, create_backbone
-from fcmae.config import RunConfig, TrainConfig
-from fcmae.configuration import load, parse, to_yaml
 from fcmae.errors import ConfigError
-from fcmae.finetune_config import (
+from fcmae.finetune_setup import Schedule, create_augmentation, create_optimizer
+from fcmae.settings.finetune import (
     AugmentConfig,
     CompareConfig,
     EmaConfig,
@@ -22,9 +21,10 @@ from fcmae.finetune_config import (
     FinetuneModelConfig,
     FinetuneOptimConfig,
 )
-from fcmae.finetune_setup import Schedule, create_augmentation, create_optimizer
+from fcmae.settings.pretrain import RunConfig, TrainConfig
+from fcmae.settings.reading import load, parse, to_yaml
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PUBLISHED = [CONFIGS / "finetune" / f"{variant}.yaml" for variant in VARIANTS]
 FILES = [*PUBLISHED, CONFIGS / "quickstart_finetune.yaml"]
 # The paper's Tables 9-11; base and large at the learning rate of the authors' TRAINING.md:

@@ -18,13 +18,13 @@ import yaml
 from pictures_on_disk import write_pictures
 
 from fcmae.cli import DONE, MISTAKE, main
-from fcmae.config import PretrainConfig
-from fcmae.configuration import parse
 from fcmae.data import find_images
 from fcmae.distributed import Processes
 from fcmae.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
-from fcmae.finetune_config import FinetuneConfig
 from fcmae.pretraining import Pretraining
+from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.reading import parse
 
 SECONDS = 60.0  # a case takes milliseconds, and a busy machine a hundred times as long
 VALUES: list[Any] = [

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import yaml
 
-from fcmae.config import require
-from fcmae.configuration import from_plain, parse
 from fcmae.errors import ConfigError
+from fcmae.settings.pretrain import require
+from fcmae.settings.reading import from_plain, parse
 from fcmae.submission import SlurmConfig, SubmitConfig
 
 Plain = dict[str, Any]

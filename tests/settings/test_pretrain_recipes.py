@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from fcmae.backbones import VARIANTS
-from fcmae.config import PretrainConfig
-from fcmae.configuration import load, parse, to_yaml
 from fcmae.pretraining_setup import create_model, total_steps_of
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.reading import load, parse, to_yaml
 
-FOLDER = Path(__file__).resolve().parent.parent / "configs" / "pretrain"
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 FILES = sorted(FOLDER.glob("*.yaml"))
 PUBLISHED = [FOLDER / f"{variant}.yaml" for variant in VARIANTS]
 

@@ -1,0 +1,1 @@
+"""What a YAML file or a command line can say: sections of settings, and how they are read."""
