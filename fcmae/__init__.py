@@ -18,7 +18,7 @@ from fcmae.errors import (
 
 if TYPE_CHECKING:
     from fcmae.convert import convert_state_dict
-    from fcmae.model import FCMAE, FCMAEOutput
+    from fcmae.model.autoencoder import FCMAE, FCMAEOutput
 
 __version__ = "0.1.0"
 
@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 _LAZY = {
-    "FCMAE": "fcmae.model",
-    "FCMAEOutput": "fcmae.model",
+    "FCMAE": "fcmae.model.autoencoder",
+    "FCMAEOutput": "fcmae.model.autoencoder",
     "convert_state_dict": "fcmae.convert",
 }
 

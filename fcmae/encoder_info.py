@@ -11,10 +11,10 @@ from typing import Any
 from timm.models.convnext import ConvNeXt
 
 from fcmae import __version__
-from fcmae.backbones import create_backbone
-from fcmae.data.randomness import seeded
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
+from fcmae.model.backbones import create_backbone
 from fcmae.pretraining_setup import mean_and_std
+from fcmae.randomness import seeded
 from fcmae.settings.pretrain import PretrainConfig, image_height_width
 
 

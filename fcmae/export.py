@@ -21,7 +21,7 @@ from fcmae.export_layouts import (
     export_huggingface,
 )
 from fcmae.export_onnx import export_onnx
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 from fcmae.settings.pretrain import PretrainConfig
 
 # Share of the largest output that a reloaded model may differ by; on one machine it is 0.

@@ -8,7 +8,7 @@ from torch import nn
 
 from fcmae.convert.files import write_converted
 from fcmae.encoder_info import EncoderInfo
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 
 
 def export_authors_dense(model: nn.Module, path: Path, info: EncoderInfo) -> str:

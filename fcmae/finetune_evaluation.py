@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fcmae.backbones import create_backbone
 from fcmae.classification_metrics import (
     ClassificationScores,
     confusion_matrix,
@@ -25,6 +24,7 @@ from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.evaluation import evaluating
 from fcmae.finetune_data import open_labelled, open_validation
 from fcmae.finetune_setup import create_evaluation_transform, weights_metadata
+from fcmae.model.backbones import create_backbone
 from fcmae.run_folder import RunFolder
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.weights import load_classifier

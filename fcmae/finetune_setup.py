@@ -10,11 +10,11 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
-from fcmae.backbones import create_backbone
 from fcmae.data import EvaluationTransform, default_mean_std, sample_seed, seeded
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.finetune_data import FinetuneAugmentation
 from fcmae.layer_decay import finetune_groups
+from fcmae.model.backbones import create_backbone
 from fcmae.schedule import lr_factor, peak_lr, steps_of
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import image_height_width

@@ -11,7 +11,7 @@ from fcmae.data import ImageList, Normalisation, PixelCache, PretrainDataset, op
 from fcmae.distributed import Processes, is_first_of_node, processes_of_node, start_processes
 from fcmae.health import hold_out
 from fcmae.machine import num_cores
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 from fcmae.optimization import StepResult
 from fcmae.pretraining_setup import (
     LearningRate,

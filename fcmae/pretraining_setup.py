@@ -16,7 +16,7 @@ from fcmae.data import (
     seeded,
 )
 from fcmae.errors import ConfigError
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 from fcmae.parameter_groups import decay_groups
 from fcmae.schedule import lr_factor, peak_lr, steps_of
 from fcmae.settings.pretrain import PretrainConfig

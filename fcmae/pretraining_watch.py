@@ -27,9 +27,9 @@ from fcmae.evaluation import Features, extract_together, report, score_features,
 from fcmae.evaluation.features import Describer
 from fcmae.export import export_run_encoder
 from fcmae.health import HealthCheck, draw_health, verdict
-from fcmae.masking import draw_visible
 from fcmae.metrics import MetricsLog, read_metrics
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
+from fcmae.model.masking import draw_visible
 from fcmae.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.pretraining_setup import create_model, mean_and_std
 from fcmae.run_folder import RunFolder

@@ -12,7 +12,7 @@ from fcmae.checkpoints import CheckpointStore
 from fcmae.data import default_mean_std
 from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 from fcmae.pretraining_setup import create_model
 from fcmae.run_folder import RunFolder
 from fcmae.settings.pretrain import PretrainConfig, check_data_sizes

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fcmae.encoder_info import EncoderInfo
-from fcmae.masking import draw_visible
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
+from fcmae.model.masking import draw_visible
 from fcmae.pretraining_setup import create_model
 from fcmae.run_model import load_run
 from fcmae.settings.pretrain import PretrainConfig

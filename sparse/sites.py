@@ -44,7 +44,7 @@ class VisiblePatches:
             raise ValueError(
                 f"visible: got {visible.dtype} of shape {list(visible.shape)}, expected a "
                 "LongTensor [N, K] of patch indices with K >= 1; "
-                "fcmae.masking.draw_visible makes one."
+                "fcmae.model.masking.draw_visible makes one."
             )
         if visible.device.type == "cpu" and not torch.compiler.is_compiling():
             ordered = visible.sort(dim=1).values

@@ -21,4 +21,4 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
             in_chans=in_chans, patch_size=stem_stride, drop_path_rate=drop_path
         ).float()
 
-    monkeypatch.setattr("fcmae.model.create_backbone", create)
+    monkeypatch.setattr("fcmae.model.autoencoder.create_backbone", create)

@@ -9,7 +9,7 @@ from tiny_run import make_pictures, make_run
 
 from fcmae.cli import MISTAKE, main
 from fcmae.data import EvaluationTransform, decode_image, default_mean_std
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from tiny_run import STEP, make_config, make_run
 
 from fcmae.checkpoints import CheckpointStore
 from fcmae.cli import MISTAKE, main
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 from fcmae.settings.reading import to_yaml
 
 

@@ -20,7 +20,7 @@ from fcmae.convert import FORMAT_NAMES, convert_state_dict
 from fcmae.convert.conversion import detect
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.finetune_setup import create_classifier
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 from fcmae.weights import load_encoder
 
 State = dict[str, torch.Tensor]

@@ -19,7 +19,7 @@ from fcmae.data import (
     seeded,
 )
 from fcmae.errors import DataError
-from fcmae.masking import draw_visible, num_visible_patches
+from fcmae.model.masking import draw_visible, num_visible_patches
 
 
 def write_images(folder: Path, good: int, broken: int = 0) -> str:

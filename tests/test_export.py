@@ -13,11 +13,11 @@ from tiny_run import STEP, make_run
 
 from fcmae import __version__
 from fcmae import export as export_module
-from fcmae.backbones import create_backbone
 from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.export import export, export_run_encoder
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
+from fcmae.model.backbones import create_backbone
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.weights import read_metadata
 

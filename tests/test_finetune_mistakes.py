@@ -9,8 +9,8 @@ import torch
 from pictures_on_disk import write_pictures
 from safetensors.torch import save_file
 
-from fcmae.backbones import create_backbone
 from fcmae.cli import FAILED, MISTAKE, main
+from fcmae.model.backbones import create_backbone
 
 SMALL = [
     *("--model.name", "convnextv2_atto", "--data.image_size", "32", "--data.workers", "0"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fcmae.health.trivial import blurred_surroundings_loss, nearest_patch_loss, patch_mean_loss
-from fcmae.masking import is_masked_from_visible
+from fcmae.model.masking import is_masked_from_visible
 
 EPS = 1e-6
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fcmae import FCMAE
-from fcmae.masking import draw_visible
+from fcmae.model.masking import draw_visible
 
 pytestmark = pytest.mark.minkowski
 STEPS = 30

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 from fcmae.parameter_groups import decay_groups, decays
 
 

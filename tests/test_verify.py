@@ -54,7 +54,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretrainConfig:
         model.load_state_dict(load_file(checkpoint_path))
         return model
 
-    monkeypatch.setattr("fcmae.model.create_backbone", shallow)
+    monkeypatch.setattr("fcmae.model.autoencoder.create_backbone", shallow)
     monkeypatch.setattr("fcmae.encoder_info.create_backbone", shallow)
     monkeypatch.setattr(claims.timm, "create_model", without_timm)
     return make_config(tmp_path / "run")

@@ -27,8 +27,8 @@ from fcmae.evaluation.protocol import METHODS, draw_labels
 from fcmae.evaluation.reading import evaluation_loader
 from fcmae.finetuning import Finetuning
 from fcmae.machine import hardware, versions
-from fcmae.masking import draw_visible
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
+from fcmae.model.masking import draw_visible
 from fcmae.pictures import reconstruct
 from fcmae.pretraining_setup import create_model
 from fcmae.run_folder import RunFolder

@@ -15,7 +15,7 @@ import torch
 
 from fcmae.ablation.split import IMAGES_FILE, Split
 from fcmae.errors import ConfigError, UnsupportedModelError
-from fcmae.masking import effective_mask_ratio
+from fcmae.model.masking import effective_mask_ratio
 from fcmae.pretraining_setup import create_model, mean_and_std, total_steps_of
 from fcmae.settings.ablation import Ablation, Plain
 from fcmae.settings.finetune import FinetuneConfig

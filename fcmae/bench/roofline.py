@@ -7,9 +7,9 @@ import time
 import torch
 import torch.nn.functional as F
 
-from fcmae.backbones import create_backbone
 from fcmae.bench.subjects import PATCH, Subject
-from fcmae.masking import num_visible_patches
+from fcmae.model.backbones import create_backbone
+from fcmae.model.masking import num_visible_patches
 from sparse.architecture import read_architecture
 from sparse.ops.linear import linear
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcmae.backbones import create_backbone
 from fcmae.bench.vit_mae import VitMae
-from fcmae.masking import draw_visible
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
+from fcmae.model.backbones import create_backbone
+from fcmae.model.masking import draw_visible
 from fcmae.parameter_groups import decay_groups
 from sparse import SparseConvNeXt
 

@@ -8,9 +8,9 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from fcmae.loss import normalize_patches, reconstruction_loss
-from fcmae.masking import draw_visible, is_masked_from_visible
-from fcmae.patches import patchify
+from fcmae.model.loss import normalize_patches, reconstruction_loss
+from fcmae.model.masking import draw_visible, is_masked_from_visible
+from fcmae.model.patches import patchify
 
 PATCH = 16
 # Width and depth of timm's ViTs by their millions of parameters; heads are 64 wide.

@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> None:
     from fcmae.encoder_info import EncoderInfo
     from fcmae.errors import ConfigError, DataError
     from fcmae.evaluation.reading import evaluation_loader
-    from fcmae.masking import draw_visible, num_visible_patches
+    from fcmae.model.masking import draw_visible, num_visible_patches
     from fcmae.pictures import draw_reconstructions
     from fcmae.run_folder import RunFolder
     from fcmae.run_model import load_run

@@ -14,9 +14,9 @@ from fcmae.data.cache import PixelCache
 from fcmae.data.decoding import UndecodableImageError, decode_image, to_float
 from fcmae.data.files import ImageList, Problem
 from fcmae.data.parts import Choose
-from fcmae.data.randomness import sample_seed, seeded
 from fcmae.errors import DataError
-from fcmae.masking import draw_visible
+from fcmae.model.masking import draw_visible
+from fcmae.randomness import sample_seed, seeded
 
 MAX_STAND_INS = 10
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from fcmae.data.randomness import sample_seed
+from fcmae.randomness import sample_seed
 
 
 class SampleStream:

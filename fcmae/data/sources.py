@@ -9,8 +9,8 @@ import torch
 
 from fcmae.data.elpv import open_elpv
 from fcmae.data.files import ImageList, find_images
-from fcmae.data.randomness import sample_seed
 from fcmae.errors import ConfigError
+from fcmae.randomness import sample_seed
 
 ELPV = "elpv"
 VALIDATION_NAMES = ("val", "valid", "validation")

@@ -13,11 +13,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from fcmae.data.randomness import sample_seed
 from fcmae.errors import ConfigError, DataError
 from fcmae.evaluation.features import Features
 from fcmae.evaluation.knn import knn_predict
 from fcmae.evaluation.linear_probe import balanced_accuracy, linear_probe_predict
+from fcmae.randomness import sample_seed
 
 METHODS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "kNN": knn_predict,

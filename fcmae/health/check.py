@@ -16,8 +16,8 @@ from fcmae.errors import ConfigError
 from fcmae.evaluation.features import evaluating, pooled_features
 from fcmae.health.measures import ChannelRanges, channel_diversity, rank_me
 from fcmae.health.trivial import blurred_surroundings_loss, nearest_patch_loss, patch_mean_loss
-from fcmae.masking import draw_visible, is_masked_from_visible
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
+from fcmae.model.masking import draw_visible, is_masked_from_visible
 from fcmae.settings.pretrain import HealthConfig
 
 RATIOS = (0.3, 0.6, 0.9)  # beside the run's own

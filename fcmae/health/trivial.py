@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcmae.loss import normalize_patches, patch_statistics, reconstruction_loss
-from fcmae.patches import patchify, unpatchify
+from fcmae.model.loss import normalize_patches, patch_statistics, reconstruction_loss
+from fcmae.model.patches import patchify, unpatchify
 
 
 def patch_mean_loss(images: Tensor, is_masked: Tensor, patch_size: int) -> float:

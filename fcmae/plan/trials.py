@@ -25,8 +25,8 @@ from fcmae.data import MicroBatches, SampleStream, make_loader, open_images
 from fcmae.distributed import start_processes
 from fcmae.errors import ConfigError, DataError
 from fcmae.health import hold_out
-from fcmae.masking import draw_visible
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
+from fcmae.model.masking import draw_visible
 from fcmae.optimization import Optimization
 from fcmae.plan.memory import peak_bytes, private_bytes
 from fcmae.pretraining_setup import create_dataset, create_model, create_optimizer, open_cache

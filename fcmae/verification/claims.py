@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import BackendUnavailableError
 from fcmae.export import export_timm
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 from fcmae.verification import reference
 from fcmae.verification.certificate import Line
 from sparse import SparseConvNeXt

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from fcmae.backbones import VARIANTS, create_backbone
 from fcmae.errors import ConfigError
 from fcmae.finetune_setup import Schedule, create_augmentation, create_optimizer
+from fcmae.model.backbones import VARIANTS, create_backbone
 from fcmae.settings.finetune import (
     AugmentConfig,
     CompareConfig,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcmae.backbones import VARIANTS
+from fcmae.model.backbones import VARIANTS
 from fcmae.pretraining_setup import create_model, total_steps_of
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import load, parse, to_yaml

@@ -8,7 +8,7 @@ import torch
 from backend_contract import small_convnext
 from torch import nn
 
-from fcmae.backbones import backbone_names
+from fcmae.model.backbones import backbone_names
 from sparse import UnsupportedModelError, read_architecture
 
 

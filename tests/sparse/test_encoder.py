@@ -12,7 +12,7 @@ from backend_contract import as_map, loss_weights, randomize, small_convnext, us
 from comparison import assert_relative, assert_same_bits
 from torch import Tensor, nn
 
-from fcmae.backbones import VARIANTS
+from fcmae.model.backbones import VARIANTS
 from sparse import SparseConvNeXt
 
 BACKENDS = ["native", "masked_dense"]

@@ -50,7 +50,10 @@ def test_scatter_keeps_shape_when_last_row_and_column_are_hidden() -> None:
         (torch.zeros(2, 3), r"got torch.float32 of shape \[2, 3\], expected a LongTensor \[N, K\]"),
         (torch.zeros(2, 3, dtype=torch.int32), "got torch.int32"),
         (torch.zeros(3, dtype=torch.int64), r"of shape \[3\]"),
-        (torch.zeros(2, 0, dtype=torch.int64), "with K >= 1; fcmae.masking.draw_visible makes one"),
+        (
+            torch.zeros(2, 0, dtype=torch.int64),
+            "with K >= 1; fcmae.model.masking.draw_visible",
+        ),
         (torch.tensor([[0, 6]]), "run from 0 to 6, expected 0 to 5 on a grid of 2 x 3 patches"),
         (torch.tensor([[0, 1], [2, -1]]), "run from -1 to 2, expected 0 to 5"),
         (torch.tensor([[0, 1], [4, 4]]), "a patch index stands twice in one image"),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fcmae.checkpoints import CheckpointStore
-from fcmae.model import FCMAE
+from fcmae.model.autoencoder import FCMAE
 from fcmae.pretraining_setup import create_model
 from fcmae.run_folder import RunFolder
 from fcmae.settings.pretrain import (

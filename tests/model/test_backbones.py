@@ -6,8 +6,8 @@ import pytest
 import torch
 from timm.layers import DropPath
 
-from fcmae.backbones import VARIANTS, backbone_names, check_backbone_name, create_backbone
 from fcmae.errors import ConfigError
+from fcmae.model.backbones import VARIANTS, backbone_names, check_backbone_name, create_backbone
 
 
 def test_all_eight_sizes_of_the_paper_are_known() -> None:

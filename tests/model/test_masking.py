@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fcmae.errors import ConfigError
-from fcmae.masking import (
+from fcmae.model.masking import (
     draw_visible,
     effective_mask_ratio,
     is_masked_from_visible,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from comparison import assert_same_bits
 
-from fcmae.loss import normalize_patches, patch_statistics, reconstruction_loss
+from fcmae.model.loss import normalize_patches, patch_statistics, reconstruction_loss
 
 
 def test_loss_by_hand() -> None:

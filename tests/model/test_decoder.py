@@ -8,7 +8,7 @@ import torch
 from backend_contract import randomize
 from comparison import assert_relative, assert_same_bits
 
-from fcmae.decoder import INIT_STD, Decoder
+from fcmae.model.decoder import INIT_STD, Decoder
 
 
 def small_decoder(depth: int = 1) -> Decoder:

@@ -6,7 +6,7 @@ import naive
 import pytest
 import torch
 
-from fcmae.patches import patchify, unpatchify
+from fcmae.model.patches import patchify, unpatchify
 
 
 def test_patches_are_row_major_and_values_run_row_column_channel_by_hand() -> None:

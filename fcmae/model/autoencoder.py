@@ -8,12 +8,12 @@ import torch
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from fcmae.backbones import create_backbone
-from fcmae.decoder import Decoder
 from fcmae.errors import ConfigError, UnsupportedModelError
-from fcmae.loss import normalize_patches, patch_statistics, reconstruction_loss
-from fcmae.masking import draw_visible, effective_mask_ratio, is_masked_from_visible
-from fcmae.patches import patchify, unpatchify
+from fcmae.model.backbones import create_backbone
+from fcmae.model.decoder import Decoder
+from fcmae.model.loss import normalize_patches, patch_statistics, reconstruction_loss
+from fcmae.model.masking import draw_visible, effective_mask_ratio, is_masked_from_visible
+from fcmae.model.patches import patchify, unpatchify
 from sparse import SparseConvNeXt
 from sparse.encoder import Backend, GrnScope
 

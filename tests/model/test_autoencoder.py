@@ -15,9 +15,9 @@ from timm.models.convnext import ConvNeXt
 from torch import Tensor
 
 from fcmae import FCMAE
-from fcmae.backbones import VARIANTS
-from fcmae.loss import normalize_patches, reconstruction_loss
-from fcmae.patches import patchify
+from fcmae.model.backbones import VARIANTS
+from fcmae.model.loss import normalize_patches, reconstruction_loss
+from fcmae.model.patches import patchify
 
 BACKENDS = ["native", "masked_dense"]
 TRAINABLE = {  # encoder and decoder 512 x 1, by the paper's layers
@@ -317,7 +317,7 @@ def test_eight_images_are_memorised(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes = {"dims": (16, 24, 32, 48), "depths": (1, 1, 1, 1)}
         return ConvNeXt(num_classes=0, use_grn=True, ls_init_value=None, **sizes)
 
-    monkeypatch.setattr("fcmae.model.create_backbone", create)
+    monkeypatch.setattr("fcmae.model.autoencoder.create_backbone", create)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = FCMAE("small", image_size=96, decoder_dim=64)
