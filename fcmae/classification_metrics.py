@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fcmae.durable import write_atomically
+from fcmae.runs.durable import write_atomically
 
 MOST_NUMBERED_CLASSES = 20  # beyond it the counts in the cells cannot be read
 DPI = 120

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fcmae.classification_metrics import ClassificationScores
-from fcmae.durable import write_atomically
 from fcmae.encoder_info import EncoderInfo
 from fcmae.finetune_setup import mean_and_std
+from fcmae.runs.durable import write_atomically
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import image_height_width
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from fcmae.classification_metrics import ClassificationScores
 from fcmae.distributed import Processes
-from fcmae.durable import write_text
 from fcmae.evaluation import Scores, sentence, table
 from fcmae.finetune_setup import mean_and_std
 from fcmae.finetuning import FinetuneResult, finetune
+from fcmae.runs.durable import write_text
 from fcmae.settings.finetune import FinetuneConfig
 
 PRETRAINED, SCRATCH = "pretrained", "from scratch"

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fcmae.durable import write_atomically
 from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.export_layouts import (
@@ -22,6 +21,7 @@ from fcmae.export_layouts import (
 )
 from fcmae.export_onnx import export_onnx
 from fcmae.model.autoencoder import FCMAE
+from fcmae.runs.durable import write_atomically
 from fcmae.settings.pretrain import PretrainConfig
 
 # Share of the largest output that a reloaded model may differ by; on one machine it is 0.

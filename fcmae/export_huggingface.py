@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fcmae.convert.conversion import Weights, write_weights
 from fcmae.convert.structure import Structure
-from fcmae.durable import sync
 from fcmae.errors import BackendUnavailableError, CheckpointError
+from fcmae.runs.durable import sync
 
 
 def build_model(structure: Structure, classes: Sequence[str] | None = None) -> Any:

@@ -19,13 +19,13 @@ from fcmae.classification_metrics import (
 )
 from fcmae.data import EvaluationDataset, EvaluationTransform, ImageList, in_order, make_loader
 from fcmae.distributed import Processes
-from fcmae.durable import write_text
 from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.evaluation import evaluating
 from fcmae.finetune_data import open_labelled, open_validation
 from fcmae.finetune_setup import create_evaluation_transform, weights_metadata
 from fcmae.model.backbones import create_backbone
-from fcmae.run_folder import RunFolder
+from fcmae.runs.durable import write_text
+from fcmae.runs.folder import RunFolder
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.weights import load_classifier
 

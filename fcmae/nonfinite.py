@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from fcmae.durable import write_atomically
 from fcmae.errors import NonFiniteLossError
 from fcmae.optimization import StepResult
+from fcmae.runs.durable import write_atomically
 
 PATHS_SAID = 4
 

@@ -14,10 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fcmae.durable import write_atomically
 from fcmae.evaluation.features import evaluating
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.patches import unpatchify
+from fcmae.runs.durable import write_atomically
 
 COLUMNS = ("original", "what the encoder sees", "prediction", "pasted into the original")
 BLANK = (0.80, 0.84, 0.90)  # a pale blue that grey pictures do not contain

@@ -22,17 +22,17 @@ from fcmae.data import (
     make_loader,
     sample_seed,
 )
-from fcmae.durable import write_text
 from fcmae.evaluation import Features, extract_together, report, score_features, thumbnails
 from fcmae.evaluation.features import Describer
 from fcmae.export import export_run_encoder
 from fcmae.health import HealthCheck, draw_health, verdict
-from fcmae.metrics import MetricsLog, read_metrics
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
 from fcmae.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.pretraining_setup import create_model, mean_and_std
-from fcmae.run_folder import RunFolder
+from fcmae.runs.durable import write_text
+from fcmae.runs.folder import RunFolder
+from fcmae.runs.metrics import MetricsLog, read_metrics
 from fcmae.settings.pretrain import PretrainConfig
 
 BATCH_IMAGES = 32  # of pictures and scores; bounds memory, changes no number

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fcmae.data import ImageList
-from fcmae.durable import write_text
 from fcmae.errors import CheckpointError
+from fcmae.runs.durable import write_text
 
 
 def fix_images(

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from timm.models.convnext import ConvNeXt
 
-from fcmae.checkpoints import CheckpointStore
 from fcmae.data import default_mean_std
 from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.model.autoencoder import FCMAE
 from fcmae.pretraining_setup import create_model
-from fcmae.run_folder import RunFolder
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import PretrainConfig, check_data_sizes
 from fcmae.settings.reading import load
 from fcmae.weights import load_classifier, load_encoder, read_metadata

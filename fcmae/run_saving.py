@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fcmae.checkpoints import CheckpointStore
 from fcmae.distributed import Processes
-from fcmae.durable import write_text
 from fcmae.errors import DiskError
-from fcmae.run_folder import RunFolder
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.durable import write_text
+from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import CheckpointConfig
 
 

@@ -30,15 +30,15 @@ from fcmae.data import (
 )
 from fcmae.distributed import Processes
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.metrics import MetricsLog
 from fcmae.nonfinite import nonfinite_loss_error
 from fcmae.optimization import Optimization, StepResult, check_precision
 from fcmae.progress import Progress, effective_batch_of
-from fcmae.run_folder import RunFolder
 from fcmae.run_images import fix_images
 from fcmae.run_saving import RunSaving, disk_error
+from fcmae.runs.folder import RunFolder
+from fcmae.runs.metrics import MetricsLog
+from fcmae.runs.skipped_files import SkippedFiles
 from fcmae.signals import StopRequest
-from fcmae.skipped_files import SkippedFiles
 
 SKIPPED_SAID = 5  # undecodable files of one step that are named on the screen; the list has all
 

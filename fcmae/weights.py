@@ -19,10 +19,10 @@ import torch
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from fcmae.checkpoints import CheckpointStore
 from fcmae.convert.conversion import timm_state_for
 from fcmae.errors import CheckpointError
-from fcmae.run_folder import RunFolder
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.folder import RunFolder
 
 # Where training scripts keep the weights inside a checkpoint; averaged ones win, as in timm.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")

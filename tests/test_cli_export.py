@@ -7,9 +7,9 @@ import timm
 import torch
 from tiny_run import STEP, make_config, make_run
 
-from fcmae.checkpoints import CheckpointStore
 from fcmae.cli import MISTAKE, main
 from fcmae.model.autoencoder import FCMAE
+from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.settings.reading import to_yaml
 
 

@@ -16,9 +16,9 @@ from pictures_on_disk import write_pictures
 from real_runs import run_together, tell_threads_after_closing
 from safetensors.torch import load_file
 
-from fcmae.checkpoints import CheckpointStore
 from fcmae.cli import DONE, INTERRUPTED, main
-from fcmae.metrics import WALL_CLOCK, read_metrics
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 from fcmae.signals import StopRequest
 from fcmae.weights import read_metadata
 

@@ -22,7 +22,7 @@ from real_runs import (
 )
 
 from fcmae.cli import DONE, FAILED
-from fcmae.metrics import read_metrics
+from fcmae.runs.metrics import read_metrics
 
 STEPS = 12
 NO_SPACE = "No space left on device"
@@ -67,7 +67,7 @@ def full_during(
     """
 
     def install() -> None:
-        from fcmae.checkpoints import CheckpointStore
+        from fcmae.runs.checkpoints import CheckpointStore
 
         without_pictures()
         original, calls = CheckpointStore.save, 0
@@ -88,7 +88,7 @@ def full_during(
 
 def inject(saves: range) -> Callable[[], None]:
     """Return what makes this process's writes of checkpoints and lines fail for some saves."""
-    from fcmae import checkpoints, metrics
+    from fcmae.runs import checkpoints, metrics
 
     write = checkpoints._Hashing.write
     flush = metrics.MetricsLog._flush

@@ -16,10 +16,10 @@ from fcmae.cli import DONE, main
 from fcmae.data import ImageList
 from fcmae.health import HealthCheck, draw_health, hold_out
 from fcmae.health.measures import channel_diversity, rank_me
-from fcmae.metrics import read_metrics
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import is_masked_from_visible
 from fcmae.run_model import load_run
+from fcmae.runs.metrics import read_metrics
 from fcmae.settings.pretrain import HealthConfig
 
 

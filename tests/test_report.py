@@ -18,7 +18,6 @@ from report_material import HOSTILE, RATIOS, make_ablation
 from tiny_run import make_run
 
 from fcmae.cli import DONE, MISTAKE, main
-from fcmae.metrics import MetricsLog
 from fcmae.report.ablation import ablation_csv, ablation_document
 from fcmae.report.document import Bullets, Document, Picture, Section, Table, Text
 from fcmae.report.figures import draw_means, image_rows
@@ -26,6 +25,7 @@ from fcmae.report.html import to_html
 from fcmae.report.markdown import pictures_of, to_markdown
 from fcmae.report.verdicts import sentences
 from fcmae.report.writing import write_document
+from fcmae.runs.metrics import MetricsLog
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

@@ -223,7 +223,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_used(
 
 
 def test_a_checkpoint_of_something_else_is_one_sentence(data: Path, tmp_path: Path) -> None:
-    from fcmae.checkpoints import CheckpointStore
+    from fcmae.runs.checkpoints import CheckpointStore
 
     log, arguments = tmp_path / "log", pretrain_arguments(data, tmp_path / "run", 20)
     stop_after(arguments, tmp_path / "run", log, 3)

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from timm.models.convnext import ConvNeXt
 from torch import Tensor
 
-from fcmae.checkpoints import CheckpointStore
 from fcmae.convert import convert_state_dict
 from fcmae.errors import CheckpointError
+from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.weights import (
     load_classifier,
     load_encoder,

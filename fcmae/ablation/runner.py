@@ -25,7 +25,7 @@ from fcmae.ablation.worker import failure_file, note_failure
 from fcmae.cli import DONE, FAILED, INTERRUPTED
 from fcmae.errors import ConfigError
 from fcmae.pretraining import MAY_CHANGE
-from fcmae.run_folder import RunFolder
+from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import differences, load, to_plain

@@ -13,8 +13,8 @@ import torch
 
 from fcmae.data import ImageList, open_images, open_train_and_validation, sample_seed
 from fcmae.data.sources import VALIDATION_NAMES
-from fcmae.durable import write_text
 from fcmae.errors import ConfigError
+from fcmae.runs.durable import write_text
 from fcmae.settings.ablation import Ablation
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import from_plain

@@ -18,10 +18,10 @@ from fcmae.ablation.evaluation import evaluate_cell
 from fcmae.ablation.grid import Cell, build_cells
 from fcmae.ablation.split import open_split
 from fcmae.cli import DONE, FAILED, INTERRUPTED
-from fcmae.durable import write_text
 from fcmae.errors import EXPECTED_ERRORS, ConfigError
 from fcmae.pretraining import pretrain
-from fcmae.run_folder import RunFolder
+from fcmae.runs.durable import write_text
+from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation, read_ablation
 
 

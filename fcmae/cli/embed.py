@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> None:
 def _write(path: Path, features: Features, classes: tuple[str, ...] | None) -> None:
     import numpy as np
 
-    from fcmae.durable import write_atomically
+    from fcmae.runs.durable import write_atomically
 
     arrays: dict[str, Any] = {
         "features": features.vectors.numpy(),

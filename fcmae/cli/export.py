@@ -13,8 +13,8 @@ def run(arguments: list[str]) -> None:
     """Export and print what was written, how equal it is, and the line that loads it."""
     from fcmae.errors import ConfigError
     from fcmae.export import FORMATS, export, find_format
-    from fcmae.run_folder import RunFolder
     from fcmae.run_model import load_trained
+    from fcmae.runs.folder import RunFolder
 
     parser = new_parser("export", SUMMARY)
     parser.add_argument("run", help="Folder of a run, of pretraining or fine-tuning.")

@@ -21,8 +21,8 @@ def run(arguments: list[str]) -> None:
     from fcmae.evaluation.reading import evaluation_loader
     from fcmae.model.masking import draw_visible, num_visible_patches
     from fcmae.pictures import draw_reconstructions
-    from fcmae.run_folder import RunFolder
     from fcmae.run_model import load_run
+    from fcmae.runs.folder import RunFolder
 
     parser = new_parser("reconstruct", SUMMARY)
     parser.add_argument("run", help="Folder of a pretraining run.")

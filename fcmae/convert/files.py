@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from fcmae.checkpoints import CheckpointStore
 from fcmae.convert.conversion import (
     State,
     check_format,
@@ -21,9 +20,10 @@ from fcmae.convert.conversion import (
     write_weights,
 )
 from fcmae.convert.proof import compare_models
-from fcmae.durable import write_atomically
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.run_folder import RunFolder
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.durable import write_atomically
+from fcmae.runs.folder import RunFolder
 from fcmae.weights import load_state_dict_file, read_metadata
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")

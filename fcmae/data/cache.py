@@ -28,8 +28,8 @@ from tqdm import tqdm
 from fcmae.data.augmentation import resize_image
 from fcmae.data.decoding import UndecodableImageError, decode_image
 from fcmae.data.parts import Choose, Part
-from fcmae.durable import write_atomically
 from fcmae.errors import ConfigError
+from fcmae.runs.durable import write_atomically
 
 VERSION = 1  # of the files and of how images are reduced
 RECORD = np.dtype(

@@ -12,9 +12,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fcmae.metrics import read_metrics
 from fcmae.pictures import save_figure
-from fcmae.run_folder import RunFolder
+from fcmae.runs.folder import RunFolder
+from fcmae.runs.metrics import read_metrics
 
 Layers = tuple[float, ...]  # one value per block, first to last
 

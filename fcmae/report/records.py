@@ -12,8 +12,8 @@ from fcmae.ablation.grid import RATIO, Cell, build_cells, default_settings, effe
 from fcmae.ablation.split import Split, open_split
 from fcmae.ablation.worker import failure_file, load_ablation
 from fcmae.cost import seconds_per_image
-from fcmae.metrics import read_metrics
-from fcmae.run_folder import RunFolder
+from fcmae.runs.folder import RunFolder
+from fcmae.runs.metrics import read_metrics
 from fcmae.settings.ablation import Ablation
 from fcmae.settings.reading import to_plain
 

@@ -11,7 +11,6 @@ from fcmae.ablation.grid import effective_ratio_of
 from fcmae.cost import flop_unit, flops_per_image, seconds_per_image
 from fcmae.health.verdict import verdict
 from fcmae.machine import hardware, versions
-from fcmae.metrics import read_metrics
 from fcmae.report import figures
 from fcmae.report.document import (
     Block,
@@ -24,8 +23,9 @@ from fcmae.report.document import (
     Text,
 )
 from fcmae.report.health import LOSS, PANEL_FILE, curve
-from fcmae.run_folder import RunFolder
 from fcmae.run_model import load_run_config
+from fcmae.runs.folder import RunFolder
+from fcmae.runs.metrics import read_metrics
 from fcmae.settings.reading import to_plain
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import yaml
 
-from fcmae.durable import write_atomically, write_text
 from fcmae.errors import ConfigError
 from fcmae.report.ablation import ablation_csv, ablation_document
 from fcmae.report.document import Document
@@ -14,7 +13,8 @@ from fcmae.report.html import to_html
 from fcmae.report.markdown import PICTURE_FOLDER, pictures_of, to_markdown
 from fcmae.report.records import read_ablation_record
 from fcmae.report.run import run_csv, run_document
-from fcmae.run_folder import RunFolder
+from fcmae.runs.durable import write_atomically, write_text
+from fcmae.runs.folder import RunFolder
 
 
 def write_report(folder: Path | str, output: Path | str | None = None) -> list[Path]:

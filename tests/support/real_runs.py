@@ -25,9 +25,9 @@ from timm.models.convnext import ConvNeXt
 
 import fcmae.finetuning
 import fcmae.pretraining  # noqa: F401
-from fcmae.checkpoints import CheckpointStore
 from fcmae.cli import main
-from fcmae.metrics import WALL_CLOCK, read_metrics
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 
 CRASHED = 70  # an exception that the console does not turn into a sentence
 

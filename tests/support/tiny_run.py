@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fcmae.checkpoints import CheckpointStore
 from fcmae.model.autoencoder import FCMAE
 from fcmae.pretraining_setup import create_model
-from fcmae.run_folder import RunFolder
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import (
     DataConfig,
     LossConfig,

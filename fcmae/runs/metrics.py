@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcmae.durable import sync
+from fcmae.runs.durable import sync
 
 WALL_CLOCK = frozenset({"seconds", "images_per_second"})  # the only values that a rerun changes
 

@@ -16,11 +16,11 @@ import pytest
 
 from fcmae.data import ImageList
 from fcmae.errors import CheckpointError, ConfigError, DataError
-from fcmae.run_folder import RunFolder
 from fcmae.run_images import fix_images
+from fcmae.runs.folder import RunFolder
+from fcmae.runs.skipped_files import SkippedFiles
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import parse
-from fcmae.skipped_files import SkippedFiles
 
 
 def make_config(folder: Path, **train: Any) -> PretrainConfig:

@@ -13,9 +13,9 @@ from typing import IO, Any
 
 import yaml
 
-from fcmae.checkpoints import CheckpointStore
-from fcmae.durable import PARTIAL, write_text
 from fcmae.errors import ConfigError
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.durable import PARTIAL, write_text
 from fcmae.settings.reading import differences, to_plain, to_yaml
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from fcmae import checkpoints
-from fcmae.checkpoints import CheckpointStore
 from fcmae.errors import CheckpointError
+from fcmae.runs import checkpoints
+from fcmae.runs.checkpoints import CheckpointStore
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fcmae.metrics import MetricsLog, read_metrics
+from fcmae.runs.metrics import MetricsLog, read_metrics
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fcmae.durable import write_text
 from fcmae.errors import DataError
-from fcmae.run_folder import RunFolder
+from fcmae.runs.durable import write_text
+from fcmae.runs.folder import RunFolder
 
 Problem = tuple[str, str]  # path and reason
 

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import torch
 
-from fcmae.durable import PARTIAL, sync, write_text
 from fcmae.errors import CheckpointError
+from fcmae.runs.durable import PARTIAL, sync, write_text
 
 _STATE, _CHECKSUM = "state.pt", "sha256"
 _PREFIX = "step-"
