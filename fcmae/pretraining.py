@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fcmae.data import ImageList, Normalisation, PixelCache, PretrainDataset, open_images
+from fcmae.data.recorded import fix_images
 from fcmae.distributed import Processes, is_first_of_node, processes_of_node, start_processes
 from fcmae.health import hold_out
 from fcmae.machine import num_cores
@@ -23,7 +24,6 @@ from fcmae.pretraining_setup import (
     total_steps_of,
 )
 from fcmae.pretraining_watch import Watch
-from fcmae.run_images import fix_images
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training_loop import TrainingLoop
 

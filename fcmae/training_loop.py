@@ -28,12 +28,12 @@ from fcmae.data import (
     sample_seed,
     seeded,
 )
+from fcmae.data.recorded import fix_images
 from fcmae.distributed import Processes
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.nonfinite import nonfinite_loss_error
 from fcmae.optimization import Optimization, StepResult, check_precision
 from fcmae.progress import Progress, effective_batch_of
-from fcmae.run_images import fix_images
 from fcmae.run_saving import RunSaving, disk_error
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import MetricsLog

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from fcmae.data import ImageList
+from fcmae.data.recorded import fix_images
 from fcmae.errors import CheckpointError, ConfigError, DataError
-from fcmae.run_images import fix_images
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.skipped_files import SkippedFiles
 from fcmae.settings.pretrain import PretrainConfig
