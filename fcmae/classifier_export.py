@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fcmae.classification_metrics import ClassificationScores
-from fcmae.encoder_info import EncoderInfo
 from fcmae.finetune_setup import mean_and_std
 from fcmae.runs.durable import write_atomically
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import image_height_width
+from fcmae.weights.info import EncoderInfo
 
 
 def export_classifier(

@@ -27,7 +27,7 @@ from fcmae.model.backbones import create_backbone
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.finetune import FinetuneConfig
-from fcmae.weights import load_classifier
+from fcmae.weights.reading import load_classifier
 
 Problem = tuple[str, str]  # path and reason
 

@@ -18,7 +18,7 @@ from fcmae.model.backbones import create_backbone
 from fcmae.schedule import lr_factor, peak_lr, steps_of
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import image_height_width
-from fcmae.weights import load_encoder, read_metadata, weights_file
+from fcmae.weights.reading import load_encoder, read_metadata, weights_file
 
 HEAD_STD = 0.02  # timm's, before head_init_scale
 PRETRAINED_HEAD_SCALE = 0.001  # 2e-5, as the released code redraws the head

@@ -69,7 +69,7 @@ class Pretraining(TrainingLoop):
     def __init__(self, config: PretrainConfig, processes: Processes, images: ImageList) -> None:
         model = create_model(config)
         if config.model.init_from is not None:
-            from fcmae.weights import load_encoder
+            from fcmae.weights.reading import load_encoder
 
             load_encoder(model.encoder, config.model.init_from)
         training, self._held_out = hold_out(images, config.health, config.train.seed)

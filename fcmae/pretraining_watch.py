@@ -24,7 +24,6 @@ from fcmae.data import (
 )
 from fcmae.evaluation import Features, extract_together, report, score_features, thumbnails
 from fcmae.evaluation.features import Describer
-from fcmae.export import export_run_encoder
 from fcmae.health import HealthCheck, draw_health, verdict
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
@@ -34,6 +33,7 @@ from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import MetricsLog, read_metrics
 from fcmae.settings.pretrain import PretrainConfig
+from fcmae.weights.export import export_run_encoder
 
 BATCH_IMAGES = 32  # of pictures and scores; bounds memory, changes no number
 

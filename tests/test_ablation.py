@@ -25,8 +25,8 @@ from fcmae.ablation.worker import load_ablation
 from fcmae.cli import DONE, FAILED, INTERRUPTED, MISTAKE, main
 from fcmae.cost import flops_per_image
 from fcmae.errors import ConfigError, NonFiniteLossError
-from fcmae.run_model import load_run, load_run_config
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
+from fcmae.weights.trained import load_run, load_run_config
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = "{mask.ratio: [0.25, 0.5], train.seed: [0, 1]}"

@@ -7,7 +7,6 @@ import torch
 from tiny_run import make_pictures
 
 from fcmae.data import Loader, find_images
-from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import DataError
 from fcmae.evaluation import (
     evaluating,
@@ -17,6 +16,7 @@ from fcmae.evaluation import (
     thumbnails,
 )
 from fcmae.evaluation.reading import evaluation_loader
+from fcmae.weights.info import EncoderInfo
 
 INFO = EncoderInfo(
     model_name="convnextv2_atto",

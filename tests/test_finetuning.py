@@ -20,7 +20,7 @@ from fcmae.cli import DONE, INTERRUPTED, main
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 from fcmae.signals import StopRequest
-from fcmae.weights import read_metadata
+from fcmae.weights.reading import read_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [

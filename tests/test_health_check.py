@@ -18,9 +18,9 @@ from fcmae.health import HealthCheck, draw_health, hold_out
 from fcmae.health.measures import channel_diversity, rank_me
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import is_masked_from_visible
-from fcmae.run_model import load_run
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.pretrain import HealthConfig
+from fcmae.weights.trained import load_run
 
 
 def make_model(name: str = "convnextv2_atto", **settings: Any) -> FCMAE:

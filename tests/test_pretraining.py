@@ -12,8 +12,8 @@ from pictures_on_disk import write_pictures
 
 from fcmae import pretraining
 from fcmae.cli import DONE, MISTAKE, main
-from fcmae.run_model import load_run
 from fcmae.runs.metrics import read_metrics
+from fcmae.weights.trained import load_run
 
 SMALL = [
     *("--model.name", "convnextv2_atto", "--model.decoder_dim", "16"),

@@ -19,7 +19,6 @@ from fcmae.ablation.split import Split
 from fcmae.cost import flops_per_image
 from fcmae.data import sample_seed
 from fcmae.distributed import Processes, choose_device
-from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import ConfigError
 from fcmae.evaluation import Features, balanced_accuracy, extract_features
 from fcmae.evaluation.protocol import METHODS, draw_labels
@@ -30,11 +29,12 @@ from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
 from fcmae.pictures import reconstruct
 from fcmae.pretraining_setup import create_model
-from fcmae.run_model import load_run
 from fcmae.runs.durable import write_atomically, write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation, AblationEvaluateConfig
 from fcmae.settings.reading import to_plain
+from fcmae.weights.info import EncoderInfo
+from fcmae.weights.trained import load_run
 
 RESULT_FILE = "evaluation.json"
 PICTURES_FILE = "held_out.npz"

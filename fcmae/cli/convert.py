@@ -9,8 +9,8 @@ SUMMARY = "turn weights into another layout: timm, the authors' three, Hugging F
 
 def run(arguments: list[str]) -> None:
     """Convert one file and print how equal the result is."""
-    from fcmae.convert import FORMAT_NAMES
-    from fcmae.convert.files import convert_file
+    from fcmae.weights.files import convert_file
+    from fcmae.weights.formats import FORMAT_NAMES
 
     formats = ", ".join(FORMAT_NAMES)
     parser = new_parser("convert", SUMMARY)

@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> None:
     from fcmae.errors import ConfigError
     from fcmae.evaluation import extract_features
     from fcmae.evaluation.reading import evaluation_loader
-    from fcmae.run_model import load_described_encoder
+    from fcmae.weights.trained import load_described_encoder
 
     parser = new_parser("embed", SUMMARY)
     parser.add_argument("source", help="Folder of a pretraining run, or a file of weights.")

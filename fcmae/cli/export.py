@@ -12,9 +12,9 @@ SUMMARY = "write the encoder or classifier of a run for timm, Hugging Face, ONNX
 def run(arguments: list[str]) -> None:
     """Export and print what was written, how equal it is, and the line that loads it."""
     from fcmae.errors import ConfigError
-    from fcmae.export import FORMATS, export, find_format
-    from fcmae.run_model import load_trained
     from fcmae.runs.folder import RunFolder
+    from fcmae.weights.export import FORMATS, export, find_format
+    from fcmae.weights.trained import load_trained
 
     parser = new_parser("export", SUMMARY)
     parser.add_argument("run", help="Folder of a run, of pretraining or fine-tuning.")

@@ -10,7 +10,7 @@ from fcmae.data import (
     in_order,
     make_loader,
 )
-from fcmae.encoder_info import EncoderInfo
+from fcmae.weights.info import EncoderInfo
 
 
 def evaluation_loader(

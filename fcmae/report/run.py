@@ -23,10 +23,10 @@ from fcmae.report.document import (
     Text,
 )
 from fcmae.report.health import LOSS, PANEL_FILE, curve
-from fcmae.run_model import load_run_config
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.reading import to_plain
+from fcmae.weights.trained import load_run_config
 
 
 def run_document(folder: Path | str) -> Document:

@@ -12,12 +12,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import BackendUnavailableError
-from fcmae.export import export_timm
 from fcmae.model.autoencoder import FCMAE
 from fcmae.verification import reference
 from fcmae.verification.certificate import Line
+from fcmae.weights.export import export_timm
+from fcmae.weights.info import EncoderInfo
 from sparse import SparseConvNeXt
 from sparse.encoder import Backend, GrnScope
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fcmae.convert.conversion import Weights, write_weights
-from fcmae.convert.structure import Structure
 from fcmae.errors import BackendUnavailableError, CheckpointError
 from fcmae.runs.durable import sync
+from fcmae.weights.conversion import Weights, write_weights
+from fcmae.weights.structure import Structure
 
 
 def build_model(structure: Structure, classes: Sequence[str] | None = None) -> Any:

@@ -12,13 +12,13 @@ from authors_weights import narrow, randomized
 from tiny_run import STEP, make_run
 
 from fcmae.cli import MISTAKE, main
-from fcmae.convert.conversion import read_weights
-from fcmae.convert.files import write_converted
-from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import BackendUnavailableError, CheckpointError
-from fcmae.export import export
-from fcmae.export_huggingface import build_model, import_transformers
-from fcmae.weights import read_metadata
+from fcmae.weights.conversion import read_weights
+from fcmae.weights.export import export
+from fcmae.weights.export_huggingface import build_model, import_transformers
+from fcmae.weights.files import write_converted
+from fcmae.weights.info import EncoderInfo
+from fcmae.weights.reading import read_metadata
 
 transformers = pytest.importorskip("transformers")
 CLASSES = ("cell", "crack", "dust")

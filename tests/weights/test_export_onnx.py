@@ -11,12 +11,12 @@ import torch
 from authors_weights import narrow, randomized
 from tiny_run import make_run
 
-from fcmae import export_onnx
 from fcmae.cli import main
 from fcmae.convert import convert_state_dict
-from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import BackendUnavailableError, CheckpointError
-from fcmae.export import export
+from fcmae.weights import export_onnx
+from fcmae.weights.export import export
+from fcmae.weights.info import EncoderInfo
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

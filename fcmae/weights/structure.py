@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from timm.models.convnext import ConvNeXt
 from torch import Tensor
 
-from fcmae.convert.formats import NUM_STAGES, Shape
 from fcmae.model.decoder import Decoder
+from fcmae.weights.formats import NUM_STAGES, Shape
 
 MLP_RATIO = 4
 # Variants whose MLPs are 1x1 convolutions in timm: atto, femto, pico and nano of V1 and V2, and

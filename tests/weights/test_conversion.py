@@ -16,12 +16,13 @@ from authors_weights import (
 )
 
 import fcmae
-from fcmae.convert import FORMAT_NAMES, convert_state_dict
-from fcmae.convert.conversion import detect
+from fcmae.convert import convert_state_dict
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.finetune_setup import create_classifier
 from fcmae.model.autoencoder import FCMAE
-from fcmae.weights import load_encoder
+from fcmae.weights.conversion import detect
+from fcmae.weights.formats import FORMAT_NAMES
+from fcmae.weights.reading import load_encoder
 
 State = dict[str, torch.Tensor]
 

@@ -13,9 +13,9 @@ import torch
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import BackendUnavailableError, CheckpointError
 from fcmae.runs.durable import sync
+from fcmae.weights.info import EncoderInfo
 
 TOLERANCE = 1e-5  # share of the largest output; other kernels, other order of sums, float32
 OPSET = 18

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fcmae.convert.formats import (
+from fcmae.errors import CheckpointError, ConfigError
+from fcmae.weights.formats import (
     FORMAT_NAMES,
     FORMATS,
     Entry,
@@ -19,8 +20,7 @@ from fcmae.convert.formats import (
     store,
     stored_shape,
 )
-from fcmae.convert.structure import Structure, read_structure
-from fcmae.errors import CheckpointError, ConfigError
+from fcmae.weights.structure import Structure, read_structure
 
 State = dict[str, Tensor]
 
@@ -37,35 +37,13 @@ class Weights(NamedTuple):
     structure: Structure
 
 
-def convert_state_dict(state: Mapping[str, Tensor], *, to: str, source: str = "auto") -> State:
-    """Return the weights of a ConvNeXt in another layout, bit for bit the same values.
-
-    What the other layout has no place for is left out: the decoder outside `fcmae` and
-    `authors-fcmae`, the classifier and the norm before it in the sparse layouts. A final norm that
-    is asked for and was never trained starts at 1 and 0. Tensors may share memory with `state`.
-
-    Args:
-        state: tensor by name; not changed.
-        to: fcmae, timm, authors-dense, authors-sparse, authors-fcmae or huggingface.
-        source: one of these, or `auto` to tell by names and shapes.
-
-    Raises:
-        ConfigError: an unknown format.
-        CheckpointError: missing, unexpected or mis-shaped entries, all of them listed; no known
-            layout; a part that the target needs and the source lacks, or cannot hold.
-    """
-    check_format(to, "to")
-    found = read_weights(state, detect(state) if source == "auto" else source)
-    return write_weights(found, to)
-
-
 def timm_state_for(state: Mapping[str, Tensor], model: nn.Module) -> State:
     """Return what a file of any layout holds of the encoder and classifier, as `model` names it.
 
     Names of timm are passed on without a check: timm has more ConvNeXts than the tables.
 
     Raises:
-        CheckpointError: as convert_state_dict.
+        CheckpointError: as fcmae.convert.convert_state_dict.
     """
     name = detect(state)
     if name == "timm":

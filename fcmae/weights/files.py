@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from fcmae.convert.conversion import (
+from fcmae.errors import CheckpointError, ConfigError
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.durable import write_atomically
+from fcmae.runs.folder import RunFolder
+from fcmae.weights.conversion import (
     State,
     check_format,
     detect,
@@ -19,12 +23,8 @@ from fcmae.convert.conversion import (
     read_weights,
     write_weights,
 )
-from fcmae.convert.proof import compare_models
-from fcmae.errors import CheckpointError, ConfigError
-from fcmae.runs.checkpoints import CheckpointStore
-from fcmae.runs.durable import write_atomically
-from fcmae.runs.folder import RunFolder
-from fcmae.weights import load_state_dict_file, read_metadata
+from fcmae.weights.proof import compare_models
+from fcmae.weights.reading import load_state_dict_file, read_metadata
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # Licence notes of weights that others released, by the name that the user gives as origin.
@@ -139,7 +139,7 @@ def write_converted(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if is_folder(target, to):
-            from fcmae.export_huggingface import write_huggingface
+            from fcmae.weights.export_huggingface import write_huggingface
 
             prove = functools.partial(compare_models, state, source, to=to)
             proof = write_huggingface(weights, target, metadata, classes, prove)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from fcmae.convert.files import write_converted
-from fcmae.encoder_info import EncoderInfo
 from fcmae.model.autoencoder import FCMAE
+from fcmae.weights.files import write_converted
+from fcmae.weights.info import EncoderInfo
 
 
 def export_authors_dense(model: nn.Module, path: Path, info: EncoderInfo) -> str:

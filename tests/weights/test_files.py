@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from tiny_run import make_run
 
 from fcmae.cli import MISTAKE, main
-from fcmae.convert import convert_state_dict, files, formats, proof
-from fcmae.convert.files import convert_file
+from fcmae.convert import convert_state_dict
 from fcmae.errors import BackendUnavailableError, CheckpointError
-from fcmae.weights import load_state_dict_file, read_metadata
+from fcmae.weights import files, formats, proof
+from fcmae.weights.files import convert_file
+from fcmae.weights.reading import load_state_dict_file, read_metadata
 from sparse.backends import minkowski
 
 
@@ -166,7 +167,7 @@ def test_a_converter_that_forgets_to_turn_kernels_is_caught_and_nothing_written(
         return restore(tensor, layout, shape)
 
     restore = formats.restore
-    monkeypatch.setattr("fcmae.convert.conversion.restore", forget)
+    monkeypatch.setattr("fcmae.weights.conversion.restore", forget)
     source, target = saved(tmp_path, sparse_encoder(narrow())), tmp_path / "out.pth"
     target.write_text("an older file")
     with pytest.raises(

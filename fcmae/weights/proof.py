@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from fcmae.convert.authors_model import AuthorsModel
-from fcmae.convert.conversion import State, Weights, read_weights, write_weights
-from fcmae.convert.structure import Structure
 from fcmae.errors import BackendUnavailableError, CheckpointError
+from fcmae.weights.authors_model import AuthorsModel
+from fcmae.weights.conversion import State, Weights, read_weights, write_weights
+from fcmae.weights.structure import Structure
 from sparse import SparseConvNeXt
 
 TOLERANCE = 1e-5  # share of the largest value; the same sums in another order, float32
@@ -117,7 +117,7 @@ def _run_authors(state: State, structure: Structure, images: Tensor, is_masked: 
 def _run_huggingface(
     state: State, structure: Structure, images: Tensor, is_masked: Tensor
 ) -> Outputs:
-    from fcmae.export_huggingface import build_model
+    from fcmae.weights.export_huggingface import build_model
 
     model = build_model(structure)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)

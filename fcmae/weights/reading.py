@@ -1,6 +1,6 @@
 """Reads weights: any file of tensors, without ever running code from it, into a timm model.
 
-Other layouts than timm's are converted by fcmae.convert.
+Other layouts than timm's are converted by fcmae.weights.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from fcmae.convert.conversion import timm_state_for
 from fcmae.errors import CheckpointError
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.folder import RunFolder
+from fcmae.weights.conversion import timm_state_for
 
 # Where training scripts keep the weights inside a checkpoint; averaged ones win, as in timm.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")

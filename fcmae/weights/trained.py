@@ -9,7 +9,6 @@ from typing import NamedTuple
 from timm.models.convnext import ConvNeXt
 
 from fcmae.data import default_mean_std
-from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.model.autoencoder import FCMAE
 from fcmae.pretraining_setup import create_model
@@ -17,7 +16,8 @@ from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import PretrainConfig, check_data_sizes
 from fcmae.settings.reading import load
-from fcmae.weights import load_classifier, load_encoder, read_metadata
+from fcmae.weights.info import EncoderInfo
+from fcmae.weights.reading import load_classifier, load_encoder, read_metadata
 
 
 class LoadedRun(NamedTuple):

@@ -12,14 +12,14 @@ from safetensors import safe_open
 from tiny_run import STEP, make_run
 
 from fcmae import __version__
-from fcmae import export as export_module
-from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.export import export, export_run_encoder
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
 from fcmae.settings.pretrain import PretrainConfig
-from fcmae.weights import read_metadata
+from fcmae.weights import export as export_module
+from fcmae.weights.export import export, export_run_encoder
+from fcmae.weights.info import EncoderInfo
+from fcmae.weights.reading import read_metadata
 
 INFO = EncoderInfo(
     model_name="convnextv2_atto",

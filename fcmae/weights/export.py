@@ -11,18 +11,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fcmae.encoder_info import EncoderInfo
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.export_layouts import (
+from fcmae.model.autoencoder import FCMAE
+from fcmae.runs.durable import write_atomically
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.weights.export_layouts import (
     export_authors_dense,
     export_authors_fcmae,
     export_authors_sparse,
     export_huggingface,
 )
-from fcmae.export_onnx import export_onnx
-from fcmae.model.autoencoder import FCMAE
-from fcmae.runs.durable import write_atomically
-from fcmae.settings.pretrain import PretrainConfig
+from fcmae.weights.export_onnx import export_onnx
+from fcmae.weights.info import EncoderInfo
 
 # Share of the largest output that a reloaded model may differ by; on one machine it is 0.
 TOLERANCE = 1e-5

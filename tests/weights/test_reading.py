@@ -14,7 +14,7 @@ from torch import Tensor
 from fcmae.convert import convert_state_dict
 from fcmae.errors import CheckpointError
 from fcmae.runs.checkpoints import CheckpointStore
-from fcmae.weights import (
+from fcmae.weights.reading import (
     load_classifier,
     load_encoder,
     load_state_dict_file,
