@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
-from fcmae.classification_metrics import ClassificationScores
+from fcmae.evaluation.classification import ClassificationScores
 from fcmae.finetune_setup import mean_and_std
 from fcmae.runs.durable import write_atomically
 from fcmae.settings.finetune import FinetuneConfig

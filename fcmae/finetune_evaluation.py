@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fcmae.classification_metrics import (
-    ClassificationScores,
-    confusion_matrix,
-    draw_confusion_matrix,
-)
 from fcmae.data import EvaluationDataset, EvaluationTransform, ImageList, in_order, make_loader
 from fcmae.distributed import Processes
 from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.evaluation import evaluating
+from fcmae.evaluation.classification import (
+    ClassificationScores,
+    confusion_matrix,
+    draw_confusion_matrix,
+)
 from fcmae.finetune_data import open_labelled, open_validation
 from fcmae.finetune_setup import create_evaluation_transform, weights_metadata
 from fcmae.model.backbones import create_backbone

@@ -11,10 +11,10 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from fcmae.classification_metrics import ClassificationScores, draw_confusion_matrix
 from fcmae.classifier_export import export_classifier
 from fcmae.data import ImageList
 from fcmae.distributed import Processes
+from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
 from fcmae.finetune_data import FinetuneDataset, open_labelled
 from fcmae.finetune_evaluation import evaluate_classifier
 from fcmae.finetune_setup import (

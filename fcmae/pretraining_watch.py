@@ -24,10 +24,10 @@ from fcmae.data import (
 )
 from fcmae.evaluation import Features, extract_together, report, score_features, thumbnails
 from fcmae.evaluation.features import Describer
-from fcmae.health import HealthCheck, draw_health, verdict
+from fcmae.evaluation.health import HealthCheck, draw_health, verdict
+from fcmae.evaluation.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
-from fcmae.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.pretraining_setup import create_model, mean_and_std
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder

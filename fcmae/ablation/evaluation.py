@@ -21,13 +21,13 @@ from fcmae.data import sample_seed
 from fcmae.distributed import Processes, choose_device
 from fcmae.errors import ConfigError
 from fcmae.evaluation import Features, balanced_accuracy, extract_features
+from fcmae.evaluation.pictures import reconstruct
 from fcmae.evaluation.protocol import METHODS, draw_labels
 from fcmae.evaluation.reading import evaluation_loader
 from fcmae.finetuning import Finetuning
 from fcmae.machine import hardware, versions
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
-from fcmae.pictures import reconstruct
 from fcmae.pretraining_setup import create_model
 from fcmae.runs.durable import write_atomically, write_text
 from fcmae.runs.folder import RunFolder

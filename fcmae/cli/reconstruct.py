@@ -17,9 +17,9 @@ def run(arguments: list[str]) -> None:
     from fcmae.data import open_images, sample_seed
     from fcmae.distributed import choose_device
     from fcmae.errors import ConfigError, DataError
+    from fcmae.evaluation.pictures import draw_reconstructions
     from fcmae.evaluation.reading import evaluation_loader
     from fcmae.model.masking import draw_visible, num_visible_patches
-    from fcmae.pictures import draw_reconstructions
     from fcmae.runs.folder import RunFolder
     from fcmae.weights.info import EncoderInfo
     from fcmae.weights.trained import load_run

@@ -24,7 +24,7 @@ from torch import Tensor
 from fcmae.data import MicroBatches, SampleStream, make_loader, open_images
 from fcmae.distributed import start_processes
 from fcmae.errors import ConfigError, DataError
-from fcmae.health import hold_out
+from fcmae.evaluation.health import hold_out
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
 from fcmae.optimization import Optimization

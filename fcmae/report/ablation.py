@@ -12,8 +12,9 @@ import numpy as np
 from fcmae.ablation.evaluation import PICTURES_FILE
 from fcmae.ablation.grid import RATIO
 from fcmae.cost import flop_unit
+from fcmae.evaluation.pictures import NORMALIZED_NOTE, PLAIN_NOTE
+from fcmae.evaluation.statistics import PairedDifference, differences, means
 from fcmae.machine import hardware
-from fcmae.pictures import NORMALIZED_NOTE, PLAIN_NOTE
 from fcmae.report import figures
 from fcmae.report.document import (
     Block,
@@ -33,7 +34,6 @@ from fcmae.report.records import (
     Record,
     common_settings,
 )
-from fcmae.report.statistics import PairedDifference, differences, means
 from fcmae.report.verdicts import (
     decimals_of,
     failures,

@@ -9,8 +9,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from fcmae.health.collapse import collapse_figure, last_diversity
-from fcmae.health.verdict import verdict
+from fcmae.evaluation.health.collapse import collapse_figure, last_diversity
+from fcmae.evaluation.health.verdict import verdict
 from fcmae.report import figures
 from fcmae.report.document import Block, Bullets, Picture
 from fcmae.report.records import Record

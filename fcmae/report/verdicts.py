@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from fcmae.ablation.evaluation import FINETUNED
 from fcmae.ablation.grid import RATIO
+from fcmae.evaluation.statistics import PairedDifference, differences, means
 from fcmae.report.records import LABEL_FREE, AblationRecord, Key, Record
-from fcmae.report.statistics import PairedDifference, differences, means
 
 
 def sentences(found: AblationRecord) -> list[str]:

@@ -11,8 +11,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fcmae.health.verdict import verdict
-from fcmae.pictures import save_figure
+from fcmae.evaluation.health.verdict import verdict
+from fcmae.evaluation.pictures import save_figure
 
 Lines = Sequence[Mapping[str, Any]]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fcmae.report.statistics import Mean, PairedDifference, differences, means
+from fcmae.evaluation.statistics import Mean, PairedDifference, differences, means
 
 RNG = np.random.default_rng(3)
 ONE = {"a": {0: 70.0, 1: 74.0, 2: 71.5}}

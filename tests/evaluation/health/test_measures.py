@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcmae.health.measures import ChannelRanges, channel_diversity, rank_me
+from fcmae.evaluation.health.measures import ChannelRanges, channel_diversity, rank_me
 
 
 def test_rank_of_orthonormal_vectors_is_their_number() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fcmae.health import verdict
+from fcmae.evaluation.health import verdict
 
 
 def lines_of(*losses: float | None, steps: int = 100) -> list[dict[str, float | None]]:

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from fcmae.health import collapse
-from fcmae.health.collapse import diversity_by_layer, draw_collapse
+from fcmae.evaluation.health import collapse
+from fcmae.evaluation.health.collapse import diversity_by_layer, draw_collapse
 from fcmae.pretraining_setup import create_model
 from fcmae.report.health import health_blocks
 from fcmae.settings.ablation import parse_ablation
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import from_plain
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def write_run(folder: Path, *checks: list[float | None]) -> Path:

@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcmae.health.trivial import blurred_surroundings_loss, nearest_patch_loss, patch_mean_loss
+from fcmae.evaluation.health.trivial import (
+    blurred_surroundings_loss,
+    nearest_patch_loss,
+    patch_mean_loss,
+)
 from fcmae.model.masking import is_masked_from_visible
 
 EPS = 1e-6

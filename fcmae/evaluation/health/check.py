@@ -14,8 +14,12 @@ from torch import Tensor
 from fcmae.data import ImageList, sample_seed
 from fcmae.errors import ConfigError
 from fcmae.evaluation.features import evaluating, pooled_features
-from fcmae.health.measures import ChannelRanges, channel_diversity, rank_me
-from fcmae.health.trivial import blurred_surroundings_loss, nearest_patch_loss, patch_mean_loss
+from fcmae.evaluation.health.measures import ChannelRanges, channel_diversity, rank_me
+from fcmae.evaluation.health.trivial import (
+    blurred_surroundings_loss,
+    nearest_patch_loss,
+    patch_mean_loss,
+)
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible, is_masked_from_visible
 from fcmae.settings.pretrain import HealthConfig

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fcmae.cli import DONE, main
 from fcmae.data import ImageList
-from fcmae.health import HealthCheck, draw_health, hold_out
-from fcmae.health.measures import channel_diversity, rank_me
+from fcmae.evaluation.health import HealthCheck, draw_health, hold_out
+from fcmae.evaluation.health.measures import channel_diversity, rank_me
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import is_masked_from_visible
 from fcmae.runs.metrics import read_metrics

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fcmae.classification_metrics import (
+from fcmae.evaluation.classification import (
     ClassificationScores,
     confusion_matrix,
     draw_confusion_matrix,

@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fcmae.pictures import save_figure
+from fcmae.evaluation.pictures import save_figure
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 

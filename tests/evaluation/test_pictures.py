@@ -8,8 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fcmae import FCMAE, pictures
-from fcmae.pictures import BLANK, COLUMNS, draw_loss_curve, draw_reconstructions
+from fcmae import FCMAE
+from fcmae.evaluation import pictures
+from fcmae.evaluation.pictures import BLANK, COLUMNS, draw_loss_curve, draw_reconstructions
 
 
 def make_model(

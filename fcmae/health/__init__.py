@@ -1,7 +1,0 @@
-"""Whether a pretraining is well, without labels: measured on images held out of the training."""
-
-from fcmae.health.check import HealthCheck, hold_out
-from fcmae.health.panel import draw_health
-from fcmae.health.verdict import verdict
-
-__all__ = ["HealthCheck", "draw_health", "hold_out", "verdict"]
