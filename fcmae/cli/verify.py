@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     from fcmae.errors import ConfigError
     from fcmae.settings.pretrain import PretrainConfig
     from fcmae.settings.reading import parse
-    from fcmae.verify import verify_config, verify_run
+    from fcmae.verification.subjects import verify_config, verify_run
 
     run_dir, scope, as_json, settings = _split(arguments)
     if run_dir is not None:

@@ -22,7 +22,7 @@ from fcmae.pretraining_setup import create_model
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification import claims, reference
 from fcmae.verification.certificate import Certificate, Line
-from fcmae.verify import randomize, verify_config
+from fcmae.verification.subjects import randomize, verify_config
 from sparse import encoder as sparse_encoder
 from sparse.backends import masked_dense, native
 from sparse.errors import BackendUnavailableError
@@ -303,7 +303,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, *lines: Line) -> list[PretrainConfig]:
         asked.append(config)
         return Certificate({}, list(lines))
 
-    monkeypatch.setattr("fcmae.verify.verify_config", verify)
+    monkeypatch.setattr("fcmae.verification.subjects.verify_config", verify)
     return asked
 
 
