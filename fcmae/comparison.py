@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from fcmae.distributed import Processes
 from fcmae.evaluation import Scores, sentence, table
 from fcmae.evaluation.classification import ClassificationScores
 from fcmae.finetune_setup import mean_and_std
 from fcmae.finetuning import FinetuneResult, finetune
 from fcmae.runs.durable import write_text
 from fcmae.settings.finetune import FinetuneConfig
+from fcmae.training.processes import Processes
 
 PRETRAINED, SCRATCH = "pretrained", "from scratch"
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from fcmae.data import EvaluationDataset, EvaluationTransform, ImageList, in_order, make_loader
-from fcmae.distributed import Processes
 from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.evaluation import evaluating
 from fcmae.evaluation.classification import (
@@ -27,6 +26,7 @@ from fcmae.model.backbones import create_backbone
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.finetune import FinetuneConfig
+from fcmae.training.processes import Processes
 from fcmae.weights.reading import load_classifier
 
 Problem = tuple[str, str]  # path and reason

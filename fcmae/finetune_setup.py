@@ -13,11 +13,11 @@ from torch import nn
 from fcmae.data import EvaluationTransform, default_mean_std, sample_seed, seeded
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.finetune_data import FinetuneAugmentation
-from fcmae.layer_decay import finetune_groups
 from fcmae.model.backbones import create_backbone
-from fcmae.schedule import lr_factor, peak_lr, steps_of
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import image_height_width
+from fcmae.training.layer_decay import finetune_groups
+from fcmae.training.schedule import lr_factor, peak_lr, steps_of
 from fcmae.weights.reading import load_encoder, read_metadata, weights_file
 
 HEAD_STD = 0.02  # timm's, before head_init_scale

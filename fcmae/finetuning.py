@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from fcmae.classifier_export import export_classifier
 from fcmae.data import ImageList
-from fcmae.distributed import Processes
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
 from fcmae.finetune_data import FinetuneDataset, open_labelled
 from fcmae.finetune_evaluation import evaluate_classifier
@@ -26,9 +25,10 @@ from fcmae.finetune_setup import (
     create_mixup,
     create_optimizer,
 )
-from fcmae.optimization import StepResult
 from fcmae.settings.finetune import FinetuneConfig
-from fcmae.training_loop import TrainingLoop
+from fcmae.training.loop import TrainingLoop
+from fcmae.training.optimization import StepResult
+from fcmae.training.processes import Processes
 
 # Settings in which a continued run may differ from what its folder records.
 MAY_CHANGE = (

@@ -17,7 +17,6 @@ import torch
 
 from fcmae.comparison import PRETRAINED, SCRATCH, single_run
 from fcmae.data import ImageList, sample_seed
-from fcmae.distributed import Processes
 from fcmae.errors import ConfigError
 from fcmae.evaluation.statistics import PairedDifference, differences, means
 from fcmae.finetune_data import open_labelled
@@ -27,6 +26,7 @@ from fcmae.report import figures
 from fcmae.report.document import Bullets, Document, Picture, Section, Table
 from fcmae.report.writing import write_document
 from fcmae.settings.finetune import FinetuneConfig
+from fcmae.training.processes import Processes
 
 OTHER = "other weights"
 

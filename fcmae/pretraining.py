@@ -9,11 +9,9 @@ from torch import Tensor
 
 from fcmae.data import ImageList, Normalisation, PixelCache, PretrainDataset, open_images
 from fcmae.data.recorded import fix_images
-from fcmae.distributed import Processes, is_first_of_node, processes_of_node, start_processes
 from fcmae.evaluation.health import hold_out
 from fcmae.machine import num_cores
 from fcmae.model.autoencoder import FCMAE
-from fcmae.optimization import StepResult
 from fcmae.pretraining_setup import (
     LearningRate,
     create_dataset,
@@ -25,7 +23,9 @@ from fcmae.pretraining_setup import (
 )
 from fcmae.pretraining_watch import Watch
 from fcmae.settings.pretrain import PretrainConfig
-from fcmae.training_loop import TrainingLoop
+from fcmae.training.loop import TrainingLoop
+from fcmae.training.optimization import StepResult
+from fcmae.training.processes import Processes, is_first_of_node, processes_of_node, start_processes
 
 # Settings in which a continued run may differ from what its folder records.
 MAY_CHANGE = (

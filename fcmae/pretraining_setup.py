@@ -17,9 +17,9 @@ from fcmae.data import (
 )
 from fcmae.errors import ConfigError
 from fcmae.model.autoencoder import FCMAE
-from fcmae.parameter_groups import decay_groups
-from fcmae.schedule import lr_factor, peak_lr, steps_of
 from fcmae.settings.pretrain import PretrainConfig
+from fcmae.training.parameter_groups import decay_groups
+from fcmae.training.schedule import lr_factor, peak_lr, steps_of
 
 
 def create_model(config: PretrainConfig) -> FCMAE:

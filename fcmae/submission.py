@@ -96,7 +96,7 @@ class Job:
         from submitit.helpers import TorchDistributedEnvironment
 
         from fcmae.cli import INTERRUPTED, main
-        from fcmae.signals import StopRequest
+        from fcmae.training.signals import StopRequest
 
         # LOCAL_RANK chooses among the node's GPUs.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from fcmae.cli import DONE, INTERRUPTED, main
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
-from fcmae.signals import StopRequest
+from fcmae.training.signals import StopRequest
 from fcmae.weights.reading import read_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,7 +148,7 @@ def test_a_signal_stops_with_a_checkpoint_and_the_run_goes_on(
             self.name = "SIGTERM"
 
     with monkeypatch.context() as patch:
-        patch.setattr("fcmae.training_loop.StopRequest", Stopped)
+        patch.setattr("fcmae.training.loop.StopRequest", Stopped)
         assert finetune(tmp_path / "run", labelled, *RANDOM) == INTERRUPTED
     assert (tmp_path / "run" / "checkpoints" / "last").read_text() == "step-00000001\n"
     assert finetune(tmp_path / "run", labelled, *RANDOM) == DONE

@@ -18,7 +18,6 @@ from fcmae.ablation.grid import Cell
 from fcmae.ablation.split import Split
 from fcmae.cost import flops_per_image
 from fcmae.data import sample_seed
-from fcmae.distributed import Processes, choose_device
 from fcmae.errors import ConfigError
 from fcmae.evaluation import Features, balanced_accuracy, extract_features
 from fcmae.evaluation.pictures import reconstruct
@@ -33,6 +32,7 @@ from fcmae.runs.durable import write_atomically, write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation, AblationEvaluateConfig
 from fcmae.settings.reading import to_plain
+from fcmae.training.processes import Processes, choose_device
 from fcmae.weights.info import EncoderInfo
 from fcmae.weights.trained import load_run
 

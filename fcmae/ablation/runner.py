@@ -29,7 +29,7 @@ from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import differences, load, to_plain
-from fcmae.signals import StopRequest
+from fcmae.training.signals import StopRequest
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 120.0  # for the step and the checkpoint that a stopped cell still makes

@@ -15,7 +15,7 @@ from fcmae.bench.vit_mae import VitMae
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
 from fcmae.model.masking import draw_visible
-from fcmae.parameter_groups import decay_groups
+from fcmae.training.parameter_groups import decay_groups
 from sparse import SparseConvNeXt
 
 ALTERNATIVES = ("dense", "vit_mae")

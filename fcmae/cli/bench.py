@@ -16,9 +16,9 @@ def run(arguments: list[str]) -> None:
     import torch
 
     from fcmae.bench import BenchSettings, measure, report
-    from fcmae.distributed import choose_device
     from fcmae.errors import ConfigError
     from fcmae.model.backbones import check_backbone_name
+    from fcmae.training.processes import choose_device
 
     parser = new_parser("bench", SUMMARY)
     parser.add_argument("--config", action="config", help="YAML file of settings.")

@@ -16,10 +16,10 @@ SUMMARY = "write the features of images to an .npz file with their file names"
 def run(arguments: list[str]) -> None:
     """Write `features` [N, D] float32, `files` [N], `skipped_files`, and `labels`, `classes`."""
     from fcmae.data import open_images
-    from fcmae.distributed import choose_device
     from fcmae.errors import ConfigError
     from fcmae.evaluation import extract_features
     from fcmae.evaluation.reading import evaluation_loader
+    from fcmae.training.processes import choose_device
     from fcmae.weights.trained import load_described_encoder
 
     parser = new_parser("embed", SUMMARY)

@@ -10,12 +10,12 @@ SUMMARY = "kNN and linear probe: pretrained, untrained and raw pixels side by si
 def run(arguments: list[str]) -> None:
     """Print balanced accuracies over several label draws and what they allow to say."""
     from fcmae.data import open_images
-    from fcmae.distributed import choose_device
     from fcmae.errors import ConfigError
     from fcmae.evaluation import extract_together, report, score_features, thumbnails
     from fcmae.evaluation.protocol import check_draws
     from fcmae.evaluation.reading import evaluation_loader
     from fcmae.pretraining_setup import create_model
+    from fcmae.training.processes import choose_device
     from fcmae.weights.info import EncoderInfo
     from fcmae.weights.trained import load_run
 

@@ -15,12 +15,12 @@ def run(arguments: list[str]) -> None:
     import torch
 
     from fcmae.data import open_images, sample_seed
-    from fcmae.distributed import choose_device
     from fcmae.errors import ConfigError, DataError
     from fcmae.evaluation.pictures import draw_reconstructions
     from fcmae.evaluation.reading import evaluation_loader
     from fcmae.model.masking import draw_visible, num_visible_patches
     from fcmae.runs.folder import RunFolder
+    from fcmae.training.processes import choose_device
     from fcmae.weights.info import EncoderInfo
     from fcmae.weights.trained import load_run
 

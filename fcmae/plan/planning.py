@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 
 from fcmae.data import open_images
-from fcmae.distributed import start_processes
 from fcmae.errors import ConfigError
 from fcmae.machine import num_cores
 from fcmae.plan.memory import available_bytes
 from fcmae.plan.trials import run_trial
 from fcmae.pretraining import Pretraining
 from fcmae.settings.pretrain import PretrainConfig
+from fcmae.training.processes import start_processes
 
 REHEARSED_SECONDS = 15.0  # of steps
 FEWEST_STEPS, MOST_STEPS = 4, 60

@@ -22,16 +22,16 @@ import torch
 from torch import Tensor
 
 from fcmae.data import MicroBatches, SampleStream, make_loader, open_images
-from fcmae.distributed import start_processes
 from fcmae.errors import ConfigError, DataError
 from fcmae.evaluation.health import hold_out
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
-from fcmae.optimization import Optimization
 from fcmae.plan.memory import peak_bytes, private_bytes
 from fcmae.pretraining_setup import create_dataset, create_model, create_optimizer, open_cache
 from fcmae.settings.pretrain import PretrainConfig, RunConfig
 from fcmae.settings.reading import load, to_yaml
+from fcmae.training.optimization import Optimization
+from fcmae.training.processes import start_processes
 
 STEP_SECONDS = 4.0  # of steps on made images that are timed
 MOST_STEPS = 20
@@ -104,7 +104,7 @@ def rehearse(config: PretrainConfig) -> Result:
     """Run a pretraining under the stopwatch and return the seconds of everything it did."""
     from fcmae.pretraining import pretrain
     from fcmae.pretraining_watch import Watch
-    from fcmae.run_saving import RunSaving
+    from fcmae.training.saving import RunSaving
 
     seconds: dict[str, list[float]] = defaultdict(list)
     readers: list[int] = []

@@ -19,12 +19,12 @@ from pictures_on_disk import write_pictures
 
 from fcmae.cli import DONE, MISTAKE, main
 from fcmae.data import find_images
-from fcmae.distributed import Processes
 from fcmae.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
 from fcmae.pretraining import Pretraining
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import parse
+from fcmae.training.processes import Processes
 
 SECONDS = 60.0  # a case takes milliseconds, and a busy machine a hundred times as long
 VALUES: list[Any] = [

@@ -165,7 +165,7 @@ def signal_in(method: str, at_call: int, *numbers: signal.Signals) -> Callable[[
     """Return what makes this process signal itself in the `at_call`th call of a loop's method."""
 
     def install() -> None:
-        from fcmae.training_loop import TrainingLoop
+        from fcmae.training.loop import TrainingLoop
 
         without_pictures()
         original, calls = getattr(TrainingLoop, method), 0
@@ -185,7 +185,7 @@ def signal_in(method: str, at_call: int, *numbers: signal.Signals) -> Callable[[
 
 def tell_threads_after_closing() -> None:
     """Print the names of the threads that are left when the processes have parted."""
-    from fcmae.distributed import Processes
+    from fcmae.training.processes import Processes
 
     close = Processes.close
 

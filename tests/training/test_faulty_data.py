@@ -201,7 +201,7 @@ def test_poisoned_weights_stop_the_run_with_everything_needed_to_look_into_it(
     import torch
 
     def poison() -> None:
-        from fcmae.training_loop import TrainingLoop
+        from fcmae.training.loop import TrainingLoop
 
         original = TrainingLoop._compute_loss
 

@@ -9,7 +9,7 @@ import torch
 from timm.models.convnext import ConvNeXt
 
 from fcmae.errors import ConfigError
-from fcmae.layer_decay import finetune_groups, lr_scale
+from fcmae.training.layer_decay import finetune_groups, lr_scale
 
 DEPTHS = {"atto": (2, 2, 6, 2), "tiny": (3, 3, 9, 3), "base": (3, 3, 27, 3)}
 

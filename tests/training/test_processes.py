@@ -30,10 +30,10 @@ from real_runs import (
 )
 
 from fcmae.cli import DONE, FAILED, INTERRUPTED, MISTAKE
-from fcmae.distributed import Processes, _agree_on_a_name, start_processes
 from fcmae.errors import ConfigError
+from fcmae.training.processes import Processes, _agree_on_a_name, start_processes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ddp = pytest.mark.ddp
 
 
@@ -52,7 +52,7 @@ def keep_gradients(folder: Path) -> Callable[[], None]:
     """Return what makes the main process save the gradients of its first step."""
 
     def install() -> None:
-        from fcmae.optimization import Optimization
+        from fcmae.training.optimization import Optimization
 
         without_pictures()
         original = Optimization.step
@@ -128,7 +128,7 @@ def stop_in_step(number: int, rank: str = "0") -> Callable[[], None]:
     """Return what makes the process of a rank send itself SIGTERM in a step, counted from 1."""
 
     def install() -> None:
-        from fcmae.training_loop import TrainingLoop
+        from fcmae.training.loop import TrainingLoop
 
         without_pictures()
         original = TrainingLoop._compute_loss
@@ -180,7 +180,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_their_batches(
     data: Path, tmp_path: Path
 ) -> None:
     def poison() -> None:
-        from fcmae.training_loop import TrainingLoop
+        from fcmae.training.loop import TrainingLoop
 
         original = TrainingLoop._compute_loss
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fcmae.distributed import Processes
 from fcmae.errors import ConfigError
+from fcmae.training.processes import Processes
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

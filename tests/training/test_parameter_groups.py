@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fcmae.model.autoencoder import FCMAE
-from fcmae.parameter_groups import decay_groups, decays
+from fcmae.training.parameter_groups import decay_groups, decays
 
 
 @pytest.fixture(scope="module")

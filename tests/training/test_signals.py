@@ -18,7 +18,7 @@ from real_runs import (
 )
 
 from fcmae.cli import DONE, INTERRUPTED, main
-from fcmae.signals import StopRequest
+from fcmae.training.signals import StopRequest
 
 STEPS = 12
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fcmae.distributed import Processes
 from fcmae.errors import ConfigError
-from fcmae.nonfinite import nonfinite_loss_error
-from fcmae.optimization import Optimization, StepResult
+from fcmae.training.nonfinite import nonfinite_loss_error
+from fcmae.training.optimization import Optimization, StepResult
+from fcmae.training.processes import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 

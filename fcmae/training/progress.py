@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fcmae.distributed import Processes
 from fcmae.errors import ConfigError
+from fcmae.training.processes import Processes
 
 LOSS_HISTORY = 10  # finite losses that an error message shows
 

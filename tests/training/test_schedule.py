@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from fcmae.schedule import lr_factor, peak_lr, steps_of
+from fcmae.training.schedule import lr_factor, peak_lr, steps_of
 
 
 @pytest.mark.parametrize(

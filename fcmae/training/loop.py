@@ -29,16 +29,16 @@ from fcmae.data import (
     seeded,
 )
 from fcmae.data.recorded import fix_images
-from fcmae.distributed import Processes
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.nonfinite import nonfinite_loss_error
-from fcmae.optimization import Optimization, StepResult, check_precision
-from fcmae.progress import Progress, effective_batch_of
-from fcmae.run_saving import RunSaving, disk_error
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import MetricsLog
 from fcmae.runs.skipped_files import SkippedFiles
-from fcmae.signals import StopRequest
+from fcmae.training.nonfinite import nonfinite_loss_error
+from fcmae.training.optimization import Optimization, StepResult, check_precision
+from fcmae.training.processes import Processes
+from fcmae.training.progress import Progress, effective_batch_of
+from fcmae.training.saving import RunSaving, disk_error
+from fcmae.training.signals import StopRequest
 
 SKIPPED_SAID = 5  # undecodable files of one step that are named on the screen; the list has all
 

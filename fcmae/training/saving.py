@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fcmae.distributed import Processes
 from fcmae.errors import DiskError
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import CheckpointConfig
+from fcmae.training.processes import Processes
 
 
 class RunSaving:

@@ -174,7 +174,7 @@ def test_results_that_cannot_be_written_are_no_success_and_made_later(
 
     def put_a_file_where_the_folder_goes() -> None:
         without_pictures()
-        from fcmae.training_loop import TrainingLoop
+        from fcmae.training.loop import TrainingLoop
 
         original = TrainingLoop._train
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from fcmae.errors import NonFiniteLossError
-from fcmae.optimization import StepResult
 from fcmae.runs.durable import write_atomically
+from fcmae.training.optimization import StepResult
 
 PATHS_SAID = 4
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from fcmae.errors import ConfigError
-from fcmae.parameter_groups import decays
+from fcmae.training.parameter_groups import decays
 
 Assigner = Literal["single", "group"]
 

@@ -1,0 +1,1 @@
+"""The loop that every training shares: optimisation, schedule, processes, signals, saving."""
