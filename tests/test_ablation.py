@@ -88,7 +88,7 @@ def test_every_cell_is_an_ordinary_run_folder_with_scores(finished: Path) -> Non
 
 
 def test_seeds_are_paired_across_ratios(finished: Path) -> None:
-    from fcmae.pretraining_setup import create_model
+    from fcmae.pretraining.setup import create_model
 
     def start(name: str) -> dict[str, torch.Tensor]:
         model = create_model(load_run_config(finished / "cells" / name))

@@ -27,7 +27,7 @@ from fcmae.finetuning import Finetuning
 from fcmae.machine import hardware, versions
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
-from fcmae.pretraining_setup import create_model
+from fcmae.pretraining.setup import create_model
 from fcmae.runs.durable import write_atomically, write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation, AblationEvaluateConfig

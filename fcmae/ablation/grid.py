@@ -16,7 +16,7 @@ import torch
 from fcmae.ablation.split import IMAGES_FILE, Split
 from fcmae.errors import ConfigError, UnsupportedModelError
 from fcmae.model.masking import effective_mask_ratio
-from fcmae.pretraining_setup import create_model, mean_and_std, total_steps_of
+from fcmae.pretraining.setup import create_model, mean_and_std, total_steps_of
 from fcmae.settings.ablation import Ablation, Plain
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig, image_height_width

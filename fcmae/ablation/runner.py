@@ -24,7 +24,7 @@ from fcmae.ablation.split import open_split, write_split
 from fcmae.ablation.worker import failure_file, note_failure
 from fcmae.cli import DONE, FAILED, INTERRUPTED
 from fcmae.errors import ConfigError
-from fcmae.pretraining import MAY_CHANGE
+from fcmae.pretraining.task import MAY_CHANGE
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation
 from fcmae.settings.pretrain import PretrainConfig

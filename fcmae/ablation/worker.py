@@ -19,7 +19,7 @@ from fcmae.ablation.grid import Cell, build_cells
 from fcmae.ablation.split import open_split
 from fcmae.cli import DONE, FAILED, INTERRUPTED
 from fcmae.errors import EXPECTED_ERRORS, ConfigError
-from fcmae.pretraining import pretrain
+from fcmae.pretraining.task import pretrain
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation, read_ablation

@@ -15,7 +15,7 @@ SUMMARY = "pretrain an encoder on your images, or continue a run"
 def run(arguments: list[str]) -> int:
     """Parse the settings, pretrain, and print the command that comes next."""
     from fcmae.cli import DONE, INTERRUPTED
-    from fcmae.pretraining import pretrain
+    from fcmae.pretraining.task import pretrain
     from fcmae.settings.pretrain import PretrainConfig
     from fcmae.settings.reading import parse
     from fcmae.training.processes import is_main_process

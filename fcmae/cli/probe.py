@@ -14,7 +14,7 @@ def run(arguments: list[str]) -> None:
     from fcmae.evaluation import extract_together, report, score_features, thumbnails
     from fcmae.evaluation.protocol import check_draws
     from fcmae.evaluation.reading import evaluation_loader
-    from fcmae.pretraining_setup import create_model
+    from fcmae.pretraining.setup import create_model
     from fcmae.training.processes import choose_device
     from fcmae.weights.info import EncoderInfo
     from fcmae.weights.trained import load_run

@@ -16,7 +16,7 @@ from fcmae.errors import ConfigError
 from fcmae.machine import num_cores
 from fcmae.plan.memory import available_bytes
 from fcmae.plan.trials import run_trial
-from fcmae.pretraining import Pretraining
+from fcmae.pretraining.task import Pretraining
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.processes import start_processes
 

@@ -27,7 +27,7 @@ from fcmae.evaluation.health import hold_out
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
 from fcmae.plan.memory import peak_bytes, private_bytes
-from fcmae.pretraining_setup import create_dataset, create_model, create_optimizer, open_cache
+from fcmae.pretraining.setup import create_dataset, create_model, create_optimizer, open_cache
 from fcmae.settings.pretrain import PretrainConfig, RunConfig
 from fcmae.settings.reading import load, to_yaml
 from fcmae.training.optimization import Optimization
@@ -102,8 +102,8 @@ def measure_parts(config: PretrainConfig) -> Result:
 
 def rehearse(config: PretrainConfig) -> Result:
     """Run a pretraining under the stopwatch and return the seconds of everything it did."""
-    from fcmae.pretraining import pretrain
-    from fcmae.pretraining_watch import Watch
+    from fcmae.pretraining.monitoring import Watch
+    from fcmae.pretraining.task import pretrain
     from fcmae.training.saving import RunSaving
 
     seconds: dict[str, list[float]] = defaultdict(list)

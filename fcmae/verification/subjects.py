@@ -11,7 +11,7 @@ from torch import nn
 
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
-from fcmae.pretraining_setup import create_model
+from fcmae.pretraining.setup import create_model
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification.certificate import Certificate
 from fcmae.verification.claims import Case, measure

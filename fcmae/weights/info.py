@@ -13,7 +13,7 @@ from timm.models.convnext import ConvNeXt
 from fcmae import __version__
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
-from fcmae.pretraining_setup import mean_and_std
+from fcmae.pretraining.setup import mean_and_std
 from fcmae.randomness import seeded
 from fcmae.settings.pretrain import PretrainConfig, image_height_width
 

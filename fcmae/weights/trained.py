@@ -11,7 +11,7 @@ from timm.models.convnext import ConvNeXt
 from fcmae.data import default_mean_std
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.model.autoencoder import FCMAE
-from fcmae.pretraining_setup import create_model
+from fcmae.pretraining.setup import create_model
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import PretrainConfig, check_data_sizes

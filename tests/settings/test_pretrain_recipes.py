@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fcmae.model.backbones import VARIANTS
-from fcmae.pretraining_setup import create_model, total_steps_of
+from fcmae.pretraining.setup import create_model, total_steps_of
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import load, parse, to_yaml
 

@@ -20,7 +20,7 @@ from pictures_on_disk import write_pictures
 from fcmae.cli import DONE, MISTAKE, main
 from fcmae.data import find_images
 from fcmae.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
-from fcmae.pretraining import Pretraining
+from fcmae.pretraining.task import Pretraining
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import parse

@@ -24,7 +24,7 @@ from timm.models import convnext, register_model
 from timm.models.convnext import ConvNeXt
 
 import fcmae.finetuning
-import fcmae.pretraining  # noqa: F401
+import fcmae.pretraining.task  # noqa: F401
 from fcmae.cli import main
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
@@ -154,11 +154,11 @@ def run_together(
 
 def without_pictures() -> None:
     """Draw nothing: it takes most of the time of a tiny run."""
-    from fcmae import pretraining_watch
+    from fcmae.pretraining import monitoring
 
-    pretraining_watch.draw_reconstructions = lambda *args, **kwargs: None
-    pretraining_watch.draw_loss_curve = lambda *args, **kwargs: None
-    pretraining_watch.draw_health = lambda *args, **kwargs: None
+    monitoring.draw_reconstructions = lambda *args, **kwargs: None
+    monitoring.draw_loss_curve = lambda *args, **kwargs: None
+    monitoring.draw_health = lambda *args, **kwargs: None
 
 
 def signal_in(method: str, at_call: int, *numbers: signal.Signals) -> Callable[[], None]:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fcmae.model.autoencoder import FCMAE
-from fcmae.pretraining_setup import create_model
+from fcmae.pretraining.setup import create_model
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import (

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fcmae.cli import DONE, FAILED, MISTAKE, main
 from fcmae.cli import verify as verify_command
-from fcmae.pretraining_setup import create_model
+from fcmae.pretraining.setup import create_model
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification import claims, reference
 from fcmae.verification.certificate import Certificate, Line

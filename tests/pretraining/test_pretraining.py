@@ -10,8 +10,8 @@ import timm
 import torch
 from pictures_on_disk import write_pictures
 
-from fcmae import pretraining
 from fcmae.cli import DONE, MISTAKE, main
+from fcmae.pretraining import task
 from fcmae.runs.metrics import read_metrics
 from fcmae.weights.trained import load_run
 
@@ -113,8 +113,8 @@ def test_more_readers_than_cores_are_told(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(pretraining, "num_cores", lambda: 3)
-    monkeypatch.setattr(pretraining, "processes_of_node", lambda: 2)
+    monkeypatch.setattr(task, "num_cores", lambda: 3)
+    monkeypatch.setattr(task, "processes_of_node", lambda: 2)
     for workers, is_told in ((1, False), (2, True)):
         extra = ["--data.workers", str(workers), "--evaluate.draws", "0"]
         assert pretrain(tmp_path / str(workers), labelled, *extra, steps=1) == DONE

@@ -28,7 +28,7 @@ from fcmae.evaluation.health import HealthCheck, draw_health, verdict
 from fcmae.evaluation.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
-from fcmae.pretraining_setup import create_model, mean_and_std
+from fcmae.pretraining.setup import create_model, mean_and_std
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import MetricsLog, read_metrics

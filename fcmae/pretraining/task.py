@@ -12,7 +12,8 @@ from fcmae.data.recorded import fix_images
 from fcmae.evaluation.health import hold_out
 from fcmae.machine import num_cores
 from fcmae.model.autoencoder import FCMAE
-from fcmae.pretraining_setup import (
+from fcmae.pretraining.monitoring import Watch
+from fcmae.pretraining.setup import (
     LearningRate,
     create_dataset,
     create_model,
@@ -21,7 +22,6 @@ from fcmae.pretraining_setup import (
     open_cache,
     total_steps_of,
 )
-from fcmae.pretraining_watch import Watch
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult

@@ -1,0 +1,1 @@
+"""The task of FCMAE: set-up, training step, monitoring."""
