@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fcmae.evaluation import Scores, sentence, table
 from fcmae.evaluation.classification import ClassificationScores
-from fcmae.finetune_setup import mean_and_std
-from fcmae.finetuning import FinetuneResult, finetune
+from fcmae.finetuning.setup import mean_and_std
+from fcmae.finetuning.task import FinetuneResult, finetune
 from fcmae.runs.durable import write_text
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.processes import Processes

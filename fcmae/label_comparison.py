@@ -19,8 +19,8 @@ from fcmae.comparison import PRETRAINED, SCRATCH, single_run
 from fcmae.data import ImageList, sample_seed
 from fcmae.errors import ConfigError
 from fcmae.evaluation.statistics import PairedDifference, differences, means
-from fcmae.finetune_data import open_labelled
-from fcmae.finetuning import Finetuning
+from fcmae.finetuning.data import open_labelled
+from fcmae.finetuning.task import Finetuning
 from fcmae.machine import hardware, versions
 from fcmae.report import figures
 from fcmae.report.document import Bullets, Document, Picture, Section, Table

@@ -23,7 +23,7 @@ from fcmae.evaluation import Features, balanced_accuracy, extract_features
 from fcmae.evaluation.pictures import reconstruct
 from fcmae.evaluation.protocol import METHODS, draw_labels
 from fcmae.evaluation.reading import evaluation_loader
-from fcmae.finetuning import Finetuning
+from fcmae.finetuning.task import Finetuning
 from fcmae.machine import hardware, versions
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
@@ -176,7 +176,7 @@ def _load_encoder(cell: Cell, device: torch.device) -> Encoder:
 
 def _finetune(cell: Cell, split: Split, device: torch.device) -> tuple[str | None, float]:
     """Fine-tune on the split's own lists of images; return the signal and the accuracy."""
-    from fcmae.finetune_data import draw_per_class
+    from fcmae.finetuning.data import draw_per_class
 
     assert cell.finetune is not None
     per_class, train = cell.finetune.data.train_per_class, split.train

@@ -14,8 +14,8 @@ def run(arguments: list[str]) -> int:
     config = parse(FinetuneConfig, arguments, prog="fcmae finetune")
 
     from fcmae.comparison import compare_with_scratch
-    from fcmae.finetune_evaluation import evaluate_only
-    from fcmae.finetuning import finetune
+    from fcmae.finetuning.scoring import evaluate_only
+    from fcmae.finetuning.task import finetune
     from fcmae.training.processes import start_processes
 
     processes = start_processes(config.train.device)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fcmae.errors import ConfigError
-from fcmae.finetune_setup import Schedule, create_augmentation, create_optimizer
+from fcmae.finetuning.setup import Schedule, create_augmentation, create_optimizer
 from fcmae.model.backbones import VARIANTS, create_backbone
 from fcmae.settings.finetune import (
     AugmentConfig,

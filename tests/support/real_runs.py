@@ -23,7 +23,7 @@ import torch.utils.tensorboard
 from timm.models import convnext, register_model
 from timm.models.convnext import ConvNeXt
 
-import fcmae.finetuning
+import fcmae.finetuning.task
 import fcmae.pretraining.task  # noqa: F401
 from fcmae.cli import main
 from fcmae.runs.checkpoints import CheckpointStore

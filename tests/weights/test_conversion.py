@@ -18,7 +18,7 @@ from authors_weights import (
 import fcmae
 from fcmae.convert import convert_state_dict
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.finetune_setup import create_classifier
+from fcmae.finetuning.setup import create_classifier
 from fcmae.model.autoencoder import FCMAE
 from fcmae.weights.conversion import detect
 from fcmae.weights.formats import FORMAT_NAMES

@@ -12,7 +12,7 @@ from PIL import Image
 from fcmae.data import ImageList, decode_image, sample_seed, seeded
 from fcmae.data.parts import cut
 from fcmae.errors import ConfigError
-from fcmae.finetune_data import (
+from fcmae.finetuning.data import (
     FinetuneAugmentation,
     FinetuneDataset,
     draw_per_class,

@@ -22,7 +22,7 @@ from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 from fcmae.training.signals import StopRequest
 from fcmae.weights.reading import read_metadata
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     *("--model.name", "convnextv2_atto", "--data.image_size", "32", "--data.workers", "0"),
     *("--data.val_share", "0.25", "--train.batch_size", "4", "--optim.base_lr", "0.05"),

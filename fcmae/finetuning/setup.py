@@ -12,7 +12,7 @@ from torch import nn
 
 from fcmae.data import EvaluationTransform, default_mean_std, sample_seed, seeded
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.finetune_data import FinetuneAugmentation
+from fcmae.finetuning.data import FinetuneAugmentation
 from fcmae.model.backbones import create_backbone
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import image_height_width

@@ -11,12 +11,12 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from fcmae.classifier_export import export_classifier
 from fcmae.data import ImageList
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
-from fcmae.finetune_data import FinetuneDataset, open_labelled
-from fcmae.finetune_evaluation import evaluate_classifier
-from fcmae.finetune_setup import (
+from fcmae.finetuning.classifier_export import export_classifier
+from fcmae.finetuning.data import FinetuneDataset, open_labelled
+from fcmae.finetuning.scoring import evaluate_classifier
+from fcmae.finetuning.setup import (
     Schedule,
     create_augmentation,
     create_classifier,

@@ -20,8 +20,8 @@ from fcmae.evaluation.classification import (
     confusion_matrix,
     draw_confusion_matrix,
 )
-from fcmae.finetune_data import open_labelled, open_validation
-from fcmae.finetune_setup import create_evaluation_transform, weights_metadata
+from fcmae.finetuning.data import open_labelled, open_validation
+from fcmae.finetuning.setup import create_evaluation_transform, weights_metadata
 from fcmae.model.backbones import create_backbone
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder

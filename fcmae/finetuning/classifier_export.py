@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fcmae.evaluation.classification import ClassificationScores
-from fcmae.finetune_setup import mean_and_std
+from fcmae.finetuning.setup import mean_and_std
 from fcmae.runs.durable import write_atomically
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import image_height_width

@@ -1,0 +1,1 @@
+"""The tasks with labels: a classifier fine-tuned, evaluated, exported."""
