@@ -21,7 +21,7 @@ from fcmae.errors import ConfigError
 from fcmae.evaluation.statistics import PairedDifference, differences, means
 from fcmae.finetuning.data import open_labelled
 from fcmae.finetuning.task import Finetuning
-from fcmae.machine import hardware, versions
+from fcmae.machine.hardware import hardware, versions
 from fcmae.report import figures
 from fcmae.report.document import Bullets, Document, Picture, Section, Table
 from fcmae.report.writing import write_document

@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from fcmae.ablation import worker
 from fcmae.ablation.worker import load_ablation
 from fcmae.cli import DONE, FAILED, INTERRUPTED, MISTAKE, main
-from fcmae.cost import flops_per_image
 from fcmae.errors import ConfigError, NonFiniteLossError
+from fcmae.machine.cost import flops_per_image
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 from fcmae.weights.trained import load_run, load_run_config
 

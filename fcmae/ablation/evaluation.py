@@ -16,7 +16,6 @@ from torch import Tensor
 
 from fcmae.ablation.grid import Cell
 from fcmae.ablation.split import Split
-from fcmae.cost import flops_per_image
 from fcmae.data import sample_seed
 from fcmae.errors import ConfigError
 from fcmae.evaluation import Features, balanced_accuracy, extract_features
@@ -24,7 +23,8 @@ from fcmae.evaluation.pictures import reconstruct
 from fcmae.evaluation.protocol import METHODS, draw_labels
 from fcmae.evaluation.reading import evaluation_loader
 from fcmae.finetuning.task import Finetuning
-from fcmae.machine import hardware, versions
+from fcmae.machine.cost import flops_per_image
+from fcmae.machine.hardware import hardware, versions
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
 from fcmae.pretraining.setup import create_model

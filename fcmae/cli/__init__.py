@@ -7,7 +7,7 @@ import os
 import sys
 from importlib import import_module
 
-from fcmae.allocator import keep_freed_memory
+from fcmae.machine.allocator import keep_freed_memory
 
 # Imported only when asked for: torch takes seconds to load.
 COMMANDS = {

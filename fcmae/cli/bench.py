@@ -15,8 +15,8 @@ def run(arguments: list[str]) -> None:
 
     import torch
 
-    from fcmae.bench import BenchSettings, measure, report
     from fcmae.errors import ConfigError
+    from fcmae.machine.bench import BenchSettings, measure, report
     from fcmae.model.backbones import check_backbone_name
     from fcmae.training.processes import choose_device
 
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.data is not None:
-        from fcmae.bench.reading import measure_reading
+        from fcmae.machine.bench.reading import measure_reading
 
         print(report.describe_machine(torch.device("cpu")))
         _, image_size = settings.sizes[0]

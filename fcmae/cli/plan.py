@@ -14,7 +14,7 @@ def run(arguments: list[str]) -> None:
 
     config = parse(PretrainConfig, arguments, prog="fcmae plan")
 
-    from fcmae.plan import make_plan, report
+    from fcmae.machine.plan import make_plan, report
 
     print(report(make_plan(config, say=_say)))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fcmae.data import ImageList, Normalisation, PixelCache, PretrainDataset, open_images
 from fcmae.data.recorded import fix_images
 from fcmae.evaluation.health import hold_out
-from fcmae.machine import num_cores
+from fcmae.machine.hardware import num_cores
 from fcmae.model.autoencoder import FCMAE
 from fcmae.pretraining.monitoring import Watch
 from fcmae.pretraining.setup import (

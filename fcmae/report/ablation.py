@@ -11,10 +11,10 @@ import numpy as np
 
 from fcmae.ablation.evaluation import PICTURES_FILE
 from fcmae.ablation.grid import RATIO
-from fcmae.cost import flop_unit
 from fcmae.evaluation.pictures import NORMALIZED_NOTE, PLAIN_NOTE
 from fcmae.evaluation.statistics import PairedDifference, differences, means
-from fcmae.machine import hardware
+from fcmae.machine.cost import flop_unit
+from fcmae.machine.hardware import hardware
 from fcmae.report import figures
 from fcmae.report.document import (
     Block,

@@ -11,7 +11,7 @@ from fcmae.ablation.evaluation import read_result
 from fcmae.ablation.grid import RATIO, Cell, build_cells, default_settings, effective_ratio_of
 from fcmae.ablation.split import Split, open_split
 from fcmae.ablation.worker import failure_file, load_ablation
-from fcmae.cost import seconds_per_image
+from fcmae.machine.cost import seconds_per_image
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.ablation import Ablation

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.ablation.grid import effective_ratio_of
-from fcmae.cost import flop_unit, flops_per_image, seconds_per_image
 from fcmae.evaluation.health.verdict import verdict
-from fcmae.machine import hardware, versions
+from fcmae.machine.cost import flop_unit, flops_per_image, seconds_per_image
+from fcmae.machine.hardware import hardware, versions
 from fcmae.report import figures
 from fcmae.report.document import (
     Block,

@@ -7,7 +7,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from fcmae.bench.subjects import PATCH, Subject
+from fcmae.machine.bench.subjects import PATCH, Subject
 from fcmae.model.backbones import create_backbone
 from fcmae.model.masking import num_visible_patches
 from sparse.architecture import read_architecture

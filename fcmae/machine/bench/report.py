@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from fcmae.bench.measuring import Measurement
-from fcmae.bench.subjects import Subject
+from fcmae.machine.bench.measuring import Measurement
+from fcmae.machine.bench.subjects import Subject
 from fcmae.settings.bench import BenchSettings
 
 MIB = 2**20

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from fcmae.bench.memory import peak_memory
-from fcmae.bench.roofline import encoder_flops, matmul_rates
-from fcmae.bench.subjects import ALTERNATIVES, Subject, prepare
-from fcmae.bench.timing import Times, time_in_turns
+from fcmae.machine.bench.memory import peak_memory
+from fcmae.machine.bench.roofline import encoder_flops, matmul_rates
+from fcmae.machine.bench.subjects import ALTERNATIVES, Subject, prepare
+from fcmae.machine.bench.timing import Times, time_in_turns
 from fcmae.settings.bench import BenchSettings
 
 

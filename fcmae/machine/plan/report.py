@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from fcmae.plan.planning import NAMES, Plan
+from fcmae.machine.plan.planning import NAMES, Plan
 
 SLOW_READERS = 0.9  # readers below this share of the steps' rate hold them up
 TIGHT = 0.85  # share of the free memory from which a run is at risk

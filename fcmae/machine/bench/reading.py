@@ -14,8 +14,6 @@ from functools import partial
 import torch
 from PIL import Image
 
-from fcmae.bench.subjects import PATCH, Subject, prepare
-from fcmae.bench.timing import Times, time_in_turns
 from fcmae.data import (
     ImageList,
     PixelCache,
@@ -27,6 +25,8 @@ from fcmae.data import (
 )
 from fcmae.data.augmentation import resize_image
 from fcmae.data.parts import JPEG_REDUCTIONS, Part, cut
+from fcmae.machine.bench.subjects import PATCH, Subject, prepare
+from fcmae.machine.bench.timing import Times, time_in_turns
 
 ROUND_IMAGES = 32  # spread over the folder, or fewer files read several times: crops differ
 STEP_IMAGES = 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcmae.bench.measuring import Measurement, measure
+from fcmae.machine.bench.measuring import Measurement, measure
 from fcmae.settings.bench import BenchSettings
 
 __all__ = ["BenchSettings", "Measurement", "measure"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from fcmae.bench.subjects import Subject, prepare
+from fcmae.machine.bench.subjects import Subject, prepare
 
 STEPS = 2  # the optimizer's state appears in the first
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -24,7 +24,7 @@ def peak_memory(subject: Subject, device: torch.device, threads: int) -> int | N
     """Return bytes, measured in a process of its own; None where the system does not tell."""
     request = {"subject": dataclasses.asdict(subject), "device": str(device), "threads": threads}
     child = subprocess.run(
-        [sys.executable, "-m", "fcmae.bench", json.dumps(request)],
+        [sys.executable, "-m", "fcmae.machine.bench", json.dumps(request)],
         check=True,
         stdout=subprocess.PIPE,
         text=True,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcmae.bench.vit_mae import VitMae
+from fcmae.machine.bench.vit_mae import VitMae
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
 from fcmae.model.masking import draw_visible

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fcmae.bench import BenchSettings, measure, report
-from fcmae.bench.measuring import Measurement, _groups, _partner
-from fcmae.bench.memory import peak_memory
-from fcmae.bench.roofline import encoder_flops, matmul_rates
-from fcmae.bench.subjects import Subject, prepare
-from fcmae.bench.timing import Times, time_in_turns
-from fcmae.bench.vit_mae import VitMae
 from fcmae.cli import DONE, MISTAKE, main
+from fcmae.machine.bench import BenchSettings, measure, report
+from fcmae.machine.bench.measuring import Measurement, _groups, _partner
+from fcmae.machine.bench.memory import peak_memory
+from fcmae.machine.bench.roofline import encoder_flops, matmul_rates
+from fcmae.machine.bench.subjects import Subject, prepare
+from fcmae.machine.bench.timing import Times, time_in_turns
+from fcmae.machine.bench.vit_mae import VitMae
 
 CPU = torch.device("cpu")
 

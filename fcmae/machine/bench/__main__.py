@@ -2,6 +2,6 @@
 
 import sys
 
-from fcmae.bench.memory import answer
+from fcmae.machine.bench.memory import answer
 
 print(answer(sys.argv[1]))

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pictures_on_disk import write_pictures
 
-from fcmae.plan.memory import available_bytes, peak_bytes, private_bytes
-from fcmae.plan.planning import (
+from fcmae.machine.plan.memory import available_bytes, peak_bytes, private_bytes
+from fcmae.machine.plan.planning import (
     Part,
     Plan,
     Scored,
@@ -22,7 +22,7 @@ from fcmae.plan.planning import (
     short_run,
     time_parts,
 )
-from fcmae.plan.report import advise, duration, report, size
+from fcmae.machine.plan.report import advise, duration, report, size
 from fcmae.settings.pretrain import (
     CheckpointConfig,
     DataConfig,
@@ -302,7 +302,7 @@ def test_mistakes_are_those_of_pretrain(tmp_path: Path, capfd: pytest.CaptureFix
 
 def test_trials_that_fail_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     from fcmae.errors import ConfigError, DataError
-    from fcmae.plan import trials
+    from fcmae.machine.plan import trials
 
     def pretend(returncode: int, stderr: str) -> None:
         done = subprocess.CompletedProcess([], returncode, "", stderr)

@@ -13,9 +13,9 @@ import torch
 
 from fcmae.data import open_images
 from fcmae.errors import ConfigError
-from fcmae.machine import num_cores
-from fcmae.plan.memory import available_bytes
-from fcmae.plan.trials import run_trial
+from fcmae.machine.hardware import num_cores
+from fcmae.machine.plan.memory import available_bytes
+from fcmae.machine.plan.trials import run_trial
 from fcmae.pretraining.task import Pretraining
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.processes import start_processes

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from fcmae.allocator import NEVER
+from fcmae.machine.allocator import NEVER
 
 MEASURE = """
 import ctypes, json
@@ -24,7 +24,7 @@ mapped = libc.mallinfo2().hblkhd
 del block
 print(json.dumps([mapped, libc.mallinfo2().fordblks]))
 """
-KEEP = "from fcmae.allocator import keep_freed_memory\nkeep_freed_memory()\n"
+KEEP = "from fcmae.machine.allocator import keep_freed_memory\nkeep_freed_memory()\n"
 CHILD = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {MEASURE!r}], check=True)"
 BLOCK = 64 * 2**20
 

@@ -1,6 +1,6 @@
 """Trials of a pretraining, each in a process of its own so that its peak memory is its own.
 
-Run as `python -m fcmae.plan.trials TRIAL SETTINGS RESULT`; see `run_trial`.
+Run as `python -m fcmae.machine.plan.trials TRIAL SETTINGS RESULT`; see `run_trial`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor
 from fcmae.data import MicroBatches, SampleStream, make_loader, open_images
 from fcmae.errors import ConfigError, DataError
 from fcmae.evaluation.health import hold_out
+from fcmae.machine.plan.memory import peak_bytes, private_bytes
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible
-from fcmae.plan.memory import peak_bytes, private_bytes
 from fcmae.pretraining.setup import create_dataset, create_model, create_optimizer, open_cache
 from fcmae.settings.pretrain import PretrainConfig, RunConfig
 from fcmae.settings.reading import load, to_yaml
@@ -50,7 +50,14 @@ def run_trial(name: str, config: PretrainConfig) -> tuple[Result, float]:
     with tempfile.TemporaryDirectory(prefix="fcmae-plan-") as folder:
         settings, result = Path(folder) / "settings.yaml", Path(folder) / "result.json"
         settings.write_text(to_yaml(config), encoding="utf-8")
-        command = [sys.executable, "-m", "fcmae.plan.trials", name, str(settings), str(result)]
+        command = [
+            sys.executable,
+            "-m",
+            "fcmae.machine.plan.trials",
+            name,
+            str(settings),
+            str(result),
+        ]
         started = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = time.monotonic() - started

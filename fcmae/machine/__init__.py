@@ -1,0 +1,1 @@
+"""What this computer can do: cores, memory, what a run takes, benchmarks."""
