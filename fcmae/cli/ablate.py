@@ -11,7 +11,7 @@ def run(arguments: list[str]) -> int:
     `fcmae ablate cell FOLDER NAME` runs one cell of an ablation alone, as jobs of a cluster do.
     """
     if len(arguments) == 3 and arguments[0] == "cell":
-        from fcmae.ablation.worker import run_cell
+        from fcmae.studies.ablation.worker import run_cell
 
         return run_cell(*arguments[1:])
 
@@ -25,8 +25,8 @@ def run(arguments: list[str]) -> int:
         print(to_yaml(ablation), end="")
         return DONE
 
-    from fcmae.ablation.runner import Runner
     from fcmae.report.writing import write_ablation_report
+    from fcmae.studies.ablation.runner import Runner
 
     status = Runner(ablation, say=_say).run()
     for path in write_ablation_report(ablation.run.dir):

@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     if any(isinstance(share, bool) or not isinstance(share, (int, float)) for share in shares):
         raise ConfigError(f"--shares: got {own['shares']!r}, expected numbers: {DEFAULT_SHARES}.")
 
-    from fcmae.label_comparison import compare_over_labels, write_comparison
+    from fcmae.studies.label_comparison import compare_over_labels, write_comparison
     from fcmae.training.processes import start_processes
 
     against = own.get("against")

@@ -13,9 +13,9 @@ def run(arguments: list[str]) -> int:
 
     config = parse(FinetuneConfig, arguments, prog="fcmae finetune")
 
-    from fcmae.comparison import compare_with_scratch
     from fcmae.finetuning.scoring import evaluate_only
     from fcmae.finetuning.task import finetune
+    from fcmae.studies.comparison import compare_with_scratch
     from fcmae.training.processes import start_processes
 
     processes = start_processes(config.train.device)

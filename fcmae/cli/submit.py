@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> int:
     """Check the settings of job and command, and queue the job."""
     from fcmae.cli import DONE
     from fcmae.settings.reading import parse
-    from fcmae.submission import Job, SubmitConfig, submit
+    from fcmae.studies.submission import Job, SubmitConfig, submit
 
     command, arguments = (arguments or ["--help"])[0], arguments[1:]
     if command in ("-h", "--help"):

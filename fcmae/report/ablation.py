@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fcmae.ablation.evaluation import PICTURES_FILE
-from fcmae.ablation.grid import RATIO
 from fcmae.evaluation.pictures import NORMALIZED_NOTE, PLAIN_NOTE
 from fcmae.evaluation.statistics import PairedDifference, differences, means
 from fcmae.machine.cost import flop_unit
@@ -41,6 +39,8 @@ from fcmae.report.verdicts import (
     name_of,
     sentences,
 )
+from fcmae.studies.ablation.evaluation import PICTURES_FILE
+from fcmae.studies.ablation.grid import RATIO
 
 AXIS_RATIO = "effective mask ratio (share of patches hidden in fact)"
 

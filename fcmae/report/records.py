@@ -7,15 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fcmae.ablation.evaluation import read_result
-from fcmae.ablation.grid import RATIO, Cell, build_cells, default_settings, effective_ratio_of
-from fcmae.ablation.split import Split, open_split
-from fcmae.ablation.worker import failure_file, load_ablation
 from fcmae.machine.cost import seconds_per_image
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.ablation import Ablation
 from fcmae.settings.reading import to_plain
+from fcmae.studies.ablation.evaluation import read_result
+from fcmae.studies.ablation.grid import (
+    RATIO,
+    Cell,
+    build_cells,
+    default_settings,
+    effective_ratio_of,
+)
+from fcmae.studies.ablation.split import Split, open_split
+from fcmae.studies.ablation.worker import failure_file, load_ablation
 
 # Label-free measures worth comparing, in the order of preference, and what larger values mean.
 LABEL_FREE = {

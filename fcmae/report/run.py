@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-from fcmae.ablation.grid import effective_ratio_of
 from fcmae.evaluation.health.verdict import verdict
 from fcmae.machine.cost import flop_unit, flops_per_image, seconds_per_image
 from fcmae.machine.hardware import hardware, versions
@@ -26,6 +25,7 @@ from fcmae.report.health import LOSS, PANEL_FILE, curve
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.reading import to_plain
+from fcmae.studies.ablation.grid import effective_ratio_of
 from fcmae.weights.trained import load_run_config
 
 

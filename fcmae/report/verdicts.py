@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from fcmae.ablation.evaluation import FINETUNED
-from fcmae.ablation.grid import RATIO
 from fcmae.evaluation.statistics import PairedDifference, differences, means
 from fcmae.report.records import LABEL_FREE, AblationRecord, Key, Record
+from fcmae.studies.ablation.evaluation import FINETUNED
+from fcmae.studies.ablation.grid import RATIO
 
 
 def sentences(found: AblationRecord) -> list[str]:

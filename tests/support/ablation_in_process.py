@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.ablation import runner
-from fcmae.ablation.grid import Cell
-from fcmae.ablation.worker import run_cell
+from fcmae.studies.ablation import runner
+from fcmae.studies.ablation.grid import Cell
+from fcmae.studies.ablation.worker import run_cell
 
 
 class InProcess:

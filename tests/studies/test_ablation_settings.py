@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from pictures_on_disk import write_pictures
 
-from fcmae.ablation.evaluation import check_labels
-from fcmae.ablation.grid import build_cells, default_settings
-from fcmae.ablation.runner import Runner
-from fcmae.ablation.split import Split, open_split, write_split
 from fcmae.cli import DONE, MISTAKE, main
 from fcmae.data import ImageList
 from fcmae.errors import ConfigError
 from fcmae.settings.ablation import Ablation, parse_ablation
 from fcmae.settings.reading import to_yaml
+from fcmae.studies.ablation.evaluation import check_labels
+from fcmae.studies.ablation.grid import build_cells, default_settings
+from fcmae.studies.ablation.runner import Runner
+from fcmae.studies.ablation.split import Split, open_split, write_split
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "ablation"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "ablation"
 GRID = "{mask.ratio: [0.5, 0.25], train.seed: [3, 4]}"
 SMALL = [
     *("--base.model.name", "convnextv2_atto", "--base.model.decoder_dim", "8"),

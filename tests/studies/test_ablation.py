@@ -20,15 +20,15 @@ import torch
 from pictures_on_disk import write_pictures
 from safetensors.torch import load_file
 
-from fcmae.ablation import worker
-from fcmae.ablation.worker import load_ablation
 from fcmae.cli import DONE, FAILED, INTERRUPTED, MISTAKE, main
 from fcmae.errors import ConfigError, NonFiniteLossError
 from fcmae.machine.cost import flops_per_image
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
+from fcmae.studies.ablation import worker
+from fcmae.studies.ablation.worker import load_ablation
 from fcmae.weights.trained import load_run, load_run_config
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GRID = "{mask.ratio: [0.25, 0.5], train.seed: [0, 1]}"
 NAMES = [f"mask-ratio-{ratio}_train-seed-{seed}" for seed in (0, 1) for ratio in ("0.25", "0.5")]
 

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcmae.ablation.grid import Cell
-from fcmae.ablation.split import Split
 from fcmae.data import sample_seed
 from fcmae.errors import ConfigError
 from fcmae.evaluation import Features, balanced_accuracy, extract_features
@@ -32,6 +30,8 @@ from fcmae.runs.durable import write_atomically, write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation, AblationEvaluateConfig
 from fcmae.settings.reading import to_plain
+from fcmae.studies.ablation.grid import Cell
+from fcmae.studies.ablation.split import Split
 from fcmae.training.processes import Processes, choose_device
 from fcmae.weights.info import EncoderInfo
 from fcmae.weights.trained import load_run

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fcmae.ablation.grid import Cell
 from fcmae.cli import DONE, FAILED
 from fcmae.errors import ConfigError
-from fcmae.submission import Job, SlurmConfig, submit
+from fcmae.studies.ablation.grid import Cell
+from fcmae.studies.submission import Job, SlurmConfig, submit
 
 
 def check_slurm(slurm: SlurmConfig) -> None:

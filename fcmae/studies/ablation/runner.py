@@ -17,11 +17,6 @@ from pathlib import Path
 
 import torch
 
-from fcmae.ablation.cluster import CellJob, check_slurm
-from fcmae.ablation.evaluation import check_labels, read_result
-from fcmae.ablation.grid import Cell, build_cells, trained
-from fcmae.ablation.split import open_split, write_split
-from fcmae.ablation.worker import failure_file, note_failure
 from fcmae.cli import DONE, FAILED, INTERRUPTED
 from fcmae.errors import ConfigError
 from fcmae.pretraining.task import MAY_CHANGE
@@ -29,6 +24,11 @@ from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import differences, load, to_plain
+from fcmae.studies.ablation.cluster import CellJob, check_slurm
+from fcmae.studies.ablation.evaluation import check_labels, read_result
+from fcmae.studies.ablation.grid import Cell, build_cells, trained
+from fcmae.studies.ablation.split import open_split, write_split
+from fcmae.studies.ablation.worker import failure_file, note_failure
 from fcmae.training.signals import StopRequest
 
 POLL_SECONDS = 0.2
@@ -126,7 +126,13 @@ class Runner:
         threads = str(self.ablation.run.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         environment |= _gpu_of(slot)
-        command = [sys.executable, "-m", "fcmae.ablation.worker", str(self.folder), cell.name]
+        command = [
+            sys.executable,
+            "-m",
+            "fcmae.studies.ablation.worker",
+            str(self.folder),
+            cell.name,
+        ]
         with self._log_file(cell).open("ab") as log:
             return subprocess.Popen(
                 command,

@@ -12,11 +12,11 @@ from tiny_run import make_run
 
 from fcmae.cli import DONE, INTERRUPTED, MISTAKE, main
 from fcmae.data import ImageList
-from fcmae.label_comparison import LabelComparison, draw_share, repeated
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.reading import load
+from fcmae.studies.label_comparison import LabelComparison, draw_share, repeated
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart_compare.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart_compare.yaml"
 IMAGES = ImageList(
     tuple(f"{index}.png" for index in range(300)), tuple([0] * 200 + [1] * 100), ("a", "b")
 )

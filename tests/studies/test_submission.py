@@ -15,7 +15,7 @@ from real_runs import assert_same_run, pretrain_arguments, run_together, without
 
 from fcmae.cli import DONE, MISTAKE, main
 from fcmae.cli.submit import split
-from fcmae.submission import Job, SlurmConfig, submit
+from fcmae.studies.submission import Job, SlurmConfig, submit
 
 pytest.importorskip("submitit", reason="the extra slurm is not installed")
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from fcmae.ablation.split import IMAGES_FILE, Split
 from fcmae.errors import ConfigError, UnsupportedModelError
 from fcmae.model.masking import effective_mask_ratio
 from fcmae.pretraining.setup import create_model, mean_and_std, total_steps_of
@@ -21,6 +20,7 @@ from fcmae.settings.ablation import Ablation, Plain
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig, image_height_width
 from fcmae.settings.reading import from_plain, to_plain
+from fcmae.studies.ablation.split import IMAGES_FILE, Split
 
 SEED = "train.seed"
 RATIO = "mask.ratio"

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from fcmae.comparison import PRETRAINED, SCRATCH, single_run
 from fcmae.data import ImageList, sample_seed
 from fcmae.errors import ConfigError
 from fcmae.evaluation.statistics import PairedDifference, differences, means
@@ -26,6 +25,7 @@ from fcmae.report import figures
 from fcmae.report.document import Bullets, Document, Picture, Section, Table
 from fcmae.report.writing import write_document
 from fcmae.settings.finetune import FinetuneConfig
+from fcmae.studies.comparison import PRETRAINED, SCRATCH, single_run
 from fcmae.training.processes import Processes
 
 OTHER = "other weights"

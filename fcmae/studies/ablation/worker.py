@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 import yaml
 
-from fcmae.ablation.evaluation import evaluate_cell
-from fcmae.ablation.grid import Cell, build_cells
-from fcmae.ablation.split import open_split
 from fcmae.cli import DONE, FAILED, INTERRUPTED
 from fcmae.errors import EXPECTED_ERRORS, ConfigError
 from fcmae.pretraining.task import pretrain
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation, read_ablation
+from fcmae.studies.ablation.evaluation import evaluate_cell
+from fcmae.studies.ablation.grid import Cell, build_cells
+from fcmae.studies.ablation.split import open_split
 
 
 def load_ablation(folder: Path | str) -> Ablation:

@@ -1,0 +1,1 @@
+"""Many runs: ablation, comparison, submission to a cluster."""
