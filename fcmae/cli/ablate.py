@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
         print(to_yaml(ablation), end="")
         return DONE
 
-    from fcmae.report.writing import write_ablation_report
+    from fcmae.reports.writing import write_ablation_report
     from fcmae.studies.ablation.runner import Runner
 
     status = Runner(ablation, say=_say).run()

@@ -9,7 +9,7 @@ SUMMARY = "write report.html, .md and .csv of a run or an ablation"
 
 def run(arguments: list[str]) -> None:
     """Write the report and print where it is."""
-    from fcmae.report.writing import write_report
+    from fcmae.reports.writing import write_report
 
     parser = new_parser("report", SUMMARY)
     parser.add_argument("run", help="Folder of a pretraining run or of an ablation.")

@@ -21,9 +21,9 @@ from fcmae.evaluation.statistics import PairedDifference, differences, means
 from fcmae.finetuning.data import open_labelled
 from fcmae.finetuning.task import Finetuning
 from fcmae.machine.hardware import hardware, versions
-from fcmae.report import figures
-from fcmae.report.document import Bullets, Document, Picture, Section, Table
-from fcmae.report.writing import write_document
+from fcmae.reports import figures
+from fcmae.reports.document import Bullets, Document, Picture, Section, Table
+from fcmae.reports.writing import write_document
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.studies.comparison import PRETRAINED, SCRATCH, single_run
 from fcmae.training.processes import Processes

@@ -11,7 +11,7 @@ import numpy as np
 from tiny_run import make_config
 
 from fcmae.data import ImageList
-from fcmae.report.records import AblationRecord, Record, key_of
+from fcmae.reports.records import AblationRecord, Record, key_of
 from fcmae.settings.ablation import Ablation, AblationEvaluateConfig, AblationRunConfig
 from fcmae.studies.ablation.evaluation import PICTURES_FILE
 from fcmae.studies.ablation.grid import Cell

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from fcmae.evaluation.health.collapse import collapse_figure, last_diversity
 from fcmae.evaluation.health.verdict import verdict
-from fcmae.report import figures
-from fcmae.report.document import Block, Bullets, Picture
-from fcmae.report.records import Record
+from fcmae.reports import figures
+from fcmae.reports.document import Block, Bullets, Picture
+from fcmae.reports.records import Record
 
 LOSS = "health/loss"
 PANEL_FILE = "health.png"

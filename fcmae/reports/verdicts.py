@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from fcmae.evaluation.statistics import PairedDifference, differences, means
-from fcmae.report.records import LABEL_FREE, AblationRecord, Key, Record
+from fcmae.reports.records import LABEL_FREE, AblationRecord, Key, Record
 from fcmae.studies.ablation.evaluation import FINETUNED
 from fcmae.studies.ablation.grid import RATIO
 

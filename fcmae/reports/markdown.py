@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcmae.report.document import Block, Bullets, Details, Document, Picture, Table, Text
+from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Table, Text
 
 PICTURE_FOLDER = "report_pictures"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 
-from fcmae.report.document import Block, Bullets, Details, Document, Picture, Table, Text
+from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Table, Text
 
 STYLE = """
 :root { color-scheme: light; }

@@ -7,12 +7,12 @@ from pathlib import Path
 import yaml
 
 from fcmae.errors import ConfigError
-from fcmae.report.ablation import ablation_csv, ablation_document
-from fcmae.report.document import Document
-from fcmae.report.html import to_html
-from fcmae.report.markdown import PICTURE_FOLDER, pictures_of, to_markdown
-from fcmae.report.records import read_ablation_record
-from fcmae.report.run import run_csv, run_document
+from fcmae.reports.ablation import ablation_csv, ablation_document
+from fcmae.reports.document import Document
+from fcmae.reports.html import to_html
+from fcmae.reports.markdown import PICTURE_FOLDER, pictures_of, to_markdown
+from fcmae.reports.records import read_ablation_record
+from fcmae.reports.run import run_csv, run_document
 from fcmae.runs.durable import write_atomically, write_text
 from fcmae.runs.folder import RunFolder
 

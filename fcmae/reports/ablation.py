@@ -13,32 +13,11 @@ from fcmae.evaluation.pictures import NORMALIZED_NOTE, PLAIN_NOTE
 from fcmae.evaluation.statistics import PairedDifference, differences, means
 from fcmae.machine.cost import flop_unit
 from fcmae.machine.hardware import hardware
-from fcmae.report import figures
-from fcmae.report.document import (
-    Block,
-    Bullets,
-    Details,
-    Document,
-    Picture,
-    Section,
-    Table,
-    Text,
-)
-from fcmae.report.health import LOSS, curve, health_blocks
-from fcmae.report.records import (
-    LABEL_FREE,
-    AblationRecord,
-    Key,
-    Record,
-    common_settings,
-)
-from fcmae.report.verdicts import (
-    decimals_of,
-    failures,
-    mean_of,
-    name_of,
-    sentences,
-)
+from fcmae.reports import figures
+from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
+from fcmae.reports.health import LOSS, curve, health_blocks
+from fcmae.reports.records import LABEL_FREE, AblationRecord, Key, Record, common_settings
+from fcmae.reports.verdicts import decimals_of, failures, mean_of, name_of, sentences
 from fcmae.studies.ablation.evaluation import PICTURES_FILE
 from fcmae.studies.ablation.grid import RATIO
 

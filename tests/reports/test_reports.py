@@ -18,13 +18,13 @@ from report_material import HOSTILE, RATIOS, make_ablation
 from tiny_run import make_run
 
 from fcmae.cli import DONE, MISTAKE, main
-from fcmae.report.ablation import ablation_csv, ablation_document
-from fcmae.report.document import Bullets, Document, Picture, Section, Table, Text
-from fcmae.report.figures import draw_means, image_rows
-from fcmae.report.html import to_html
-from fcmae.report.markdown import pictures_of, to_markdown
-from fcmae.report.verdicts import sentences
-from fcmae.report.writing import write_document
+from fcmae.reports.ablation import ablation_csv, ablation_document
+from fcmae.reports.document import Bullets, Document, Picture, Section, Table, Text
+from fcmae.reports.figures import draw_means, image_rows
+from fcmae.reports.html import to_html
+from fcmae.reports.markdown import pictures_of, to_markdown
+from fcmae.reports.verdicts import sentences
+from fcmae.reports.writing import write_document
 from fcmae.runs.metrics import MetricsLog
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

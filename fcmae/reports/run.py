@@ -10,18 +10,9 @@ from typing import Any
 from fcmae.evaluation.health.verdict import verdict
 from fcmae.machine.cost import flop_unit, flops_per_image, seconds_per_image
 from fcmae.machine.hardware import hardware, versions
-from fcmae.report import figures
-from fcmae.report.document import (
-    Block,
-    Bullets,
-    Details,
-    Document,
-    Picture,
-    Section,
-    Table,
-    Text,
-)
-from fcmae.report.health import LOSS, PANEL_FILE, curve
+from fcmae.reports import figures
+from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
+from fcmae.reports.health import LOSS, PANEL_FILE, curve
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.reading import to_plain
