@@ -13,7 +13,7 @@ import torch
 from fcmae.cli import COMMANDS, DONE, FAILED, MISTAKE, main, run_command
 from fcmae.errors import ConfigError, DiskError, NonFiniteLossError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
