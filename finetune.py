@@ -2,7 +2,7 @@
 
 import sys
 
-from fcmae.cli import run_command
+from fcmae.__main__ import run_command
 
 if __name__ == "__main__":
     sys.exit(run_command("finetune", sys.argv[1:]))

@@ -23,7 +23,13 @@ EXTRAS["test"] = [
     *EXTRAS["onnx"],
     *EXTRAS["slurm"],
 ]
-EXTRAS["dev"] = [*EXTRAS["test"], "mypy>=1.10", "pre-commit>=3.7", "ruff>=0.6"]
+EXTRAS["dev"] = [
+    *EXTRAS["test"],
+    "import-linter>=2.1",
+    "mypy>=1.10",
+    "pre-commit>=3.7",
+    "ruff>=0.6",
+]
 
 setup(
     name="fcmae",
@@ -52,5 +58,5 @@ setup(
         "pillow>=10.3",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["fcmae = fcmae.cli:console"]},
+    entry_points={"console_scripts": ["fcmae = fcmae.__main__:console"]},
 )

@@ -15,7 +15,7 @@ def run(arguments: list[str]) -> int:
 
         return run_cell(*arguments[1:])
 
-    from fcmae.cli import DONE
+    from fcmae.errors import DONE
     from fcmae.settings.ablation import parse_ablation
     from fcmae.settings.reading import to_yaml
 

@@ -11,8 +11,7 @@ def run(arguments: list[str]) -> int:
     """Fine-tune both starts on every share and seed, write the report, print the sentence."""
     import yaml
 
-    from fcmae.cli import DONE, INTERRUPTED
-    from fcmae.errors import ConfigError
+    from fcmae.errors import DONE, INTERRUPTED, ConfigError
     from fcmae.settings.finetune import FinetuneConfig
     from fcmae.settings.reading import parse
 
@@ -30,7 +29,8 @@ def run(arguments: list[str]) -> int:
     if any(isinstance(share, bool) or not isinstance(share, (int, float)) for share in shares):
         raise ConfigError(f"--shares: got {own['shares']!r}, expected numbers: {DEFAULT_SHARES}.")
 
-    from fcmae.studies.label_comparison import compare_over_labels, write_comparison
+    from fcmae.reports.comparison import write_comparison
+    from fcmae.studies.label_comparison import compare_over_labels
     from fcmae.training.processes import start_processes
 
     against = own.get("against")

@@ -7,7 +7,7 @@ SUMMARY = "fine-tune a classifier on your labelled images, or continue a run"
 
 def run(arguments: list[str]) -> int:
     """Parse the settings and do what they say."""
-    from fcmae.cli import DONE, INTERRUPTED
+    from fcmae.errors import DONE, INTERRUPTED
     from fcmae.settings.finetune import FinetuneConfig
     from fcmae.settings.reading import parse
 

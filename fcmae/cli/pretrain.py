@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,14 @@ SUMMARY = "pretrain an encoder on your images, or continue a run"
 
 def run(arguments: list[str]) -> int:
     """Parse the settings, pretrain, and print the command that comes next."""
-    from fcmae.cli import DONE, INTERRUPTED
+    from fcmae.errors import DONE, INTERRUPTED
     from fcmae.pretraining.task import pretrain
     from fcmae.settings.pretrain import PretrainConfig
     from fcmae.settings.reading import parse
-    from fcmae.training.processes import is_main_process
+    from fcmae.training.processes import is_main_process, processes_of_node
 
     config = parse(PretrainConfig, arguments, prog="fcmae pretrain")
+    _tell_of_readers(config.data.workers * processes_of_node())
     signal = pretrain(config)
     if is_main_process():
         if signal is not None:
@@ -31,6 +33,19 @@ def run(arguments: list[str]) -> int:
                 + next_command(config, arguments)
             )
     return DONE if signal is None else INTERRUPTED
+
+
+def _tell_of_readers(readers: int) -> None:
+    """Say when this machine's readers of images are more than its cores."""
+    from fcmae.machine.hardware import num_cores
+    from fcmae.training.processes import is_main_process
+
+    if readers > num_cores() and is_main_process():
+        print(
+            f"fcmae: data.workers: {readers} readers of this machine share {num_cores()} cores; "
+            "fcmae plan tells how many pay.",
+            file=sys.stderr,
+        )
 
 
 def next_command(config: PretrainConfig, arguments: list[str]) -> str:

@@ -14,10 +14,10 @@ def run(arguments: list[str]) -> None:
     from fcmae.evaluation import extract_together, report, score_features, thumbnails
     from fcmae.evaluation.protocol import check_draws
     from fcmae.evaluation.reading import evaluation_loader
-    from fcmae.pretraining.setup import create_model
+    from fcmae.model.autoencoder import create_model
+    from fcmae.runs.loading import load_run
     from fcmae.training.processes import choose_device
     from fcmae.weights.info import EncoderInfo
-    from fcmae.weights.trained import load_run
 
     parser = new_parser("probe", SUMMARY)
     parser.add_argument("run", help="Folder of a pretraining run.")

@@ -20,9 +20,9 @@ def run(arguments: list[str]) -> None:
     from fcmae.evaluation.reading import evaluation_loader
     from fcmae.model.masking import draw_visible, num_visible_patches
     from fcmae.runs.folder import RunFolder
+    from fcmae.runs.loading import load_run
     from fcmae.training.processes import choose_device
     from fcmae.weights.info import EncoderInfo
-    from fcmae.weights.trained import load_run
 
     parser = new_parser("reconstruct", SUMMARY)
     parser.add_argument("run", help="Folder of a pretraining run.")

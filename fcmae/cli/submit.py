@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from fcmae.errors import DONE, ConfigError
 
 SUMMARY = "queue a training on a SLURM cluster; it is queued again until it is done"
 USAGE = (
@@ -14,9 +17,9 @@ USAGE = (
 
 def run(arguments: list[str]) -> int:
     """Check the settings of job and command, and queue the job."""
-    from fcmae.cli import DONE
     from fcmae.settings.reading import parse
-    from fcmae.studies.submission import Job, SubmitConfig, submit
+    from fcmae.settings.submit import SubmitConfig
+    from fcmae.studies.submission import Job, submit
 
     command, arguments = (arguments or ["--help"])[0], arguments[1:]
     if command in ("-h", "--help"):
@@ -24,8 +27,9 @@ def run(arguments: list[str]) -> int:
         parse(SubmitConfig, ["--help"], prog="fcmae submit COMMAND")
     mine, others = split(arguments)
     slurm = parse(SubmitConfig, mine, prog="fcmae submit").slurm
-    config = parse(_config_class(command), others, prog=f"fcmae {command}")
-    job = submit(Job(command, others), slurm, config.run.dir)
+    work, config_class = _command(command)
+    config = parse(config_class, others, prog=f"fcmae {command}")
+    job = submit(Job(work, others), slurm, config.run.dir)
     print(f"job {job.job_id} is queued; it trains in {config.run.dir} and writes to:")
     for path in (job.paths.stdout, job.paths.stderr):
         print(f"  {path}")
@@ -46,15 +50,16 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return mine, others
 
 
-def _config_class(command: str) -> Any:
-    from fcmae.errors import ConfigError
-
-    if command == "pretrain":
+def _command(name: str) -> tuple[Callable[[list[str]], int], type[Any]]:
+    """Return what a command runs, and the class of its settings."""
+    if name == "pretrain":
+        from fcmae.cli import pretrain
         from fcmae.settings.pretrain import PretrainConfig
 
-        return PretrainConfig
-    if command == "finetune":
+        return pretrain.run, PretrainConfig
+    if name == "finetune":
+        from fcmae.cli import finetune
         from fcmae.settings.finetune import FinetuneConfig
 
-        return FinetuneConfig
-    raise ConfigError(f"fcmae submit: got {command!r}, expected pretrain or finetune.")
+        return finetune.run, FinetuneConfig
+    raise ConfigError(f"fcmae submit: got {name!r}, expected pretrain or finetune.")

@@ -29,8 +29,7 @@ def run(arguments: list[str]) -> int:
         print(_HELP)
         return 0
 
-    from fcmae.cli import DONE, FAILED
-    from fcmae.errors import ConfigError
+    from fcmae.errors import DONE, FAILED, ConfigError
     from fcmae.settings.pretrain import PretrainConfig
     from fcmae.settings.reading import parse
     from fcmae.verification.subjects import verify_config, verify_run

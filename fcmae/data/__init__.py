@@ -12,7 +12,8 @@ from fcmae.data.decoding import UndecodableImageError, decode_image, to_float
 from fcmae.data.files import PICTURE_EXTENSIONS, ImageList, find_images
 from fcmae.data.loading import Loader, make_loader
 from fcmae.data.order import MicroBatches, SampleStream, in_order
-from fcmae.data.sources import open_images, open_train_and_validation, split
+from fcmae.data.sources import open_images
+from fcmae.data.splits import open_train_and_validation, split
 from fcmae.randomness import sample_seed, seeded
 
 __all__ = [

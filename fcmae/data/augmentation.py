@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from torchvision.transforms import RandomResizedCrop, v2
 
 from fcmae.data.decoding import LUMA, to_float
 from fcmae.data.parts import Part
-from fcmae.errors import ConfigError
+from fcmae.errors import CheckpointError, ConfigError
+from fcmae.settings.finetune import FinetuneDataConfig
+from fcmae.settings.pretrain import DataConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,6 +36,30 @@ def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...
     if in_chans == 1:
         return GREY_MEAN, GREY_STD
     return (0.5,) * in_chans, (0.25,) * in_chans
+
+
+def mean_and_std(
+    data: DataConfig | FinetuneDataConfig, known: Mapping[str, Any] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the channel statistics that images are normalised with, on the 0..1 scale.
+
+    Those of the settings count, then those in `known`, what weights say of themselves, then the
+    usual ones.
+
+    Raises:
+        CheckpointError: the weights name statistics for another number of channels.
+    """
+    if data.mean is not None and data.std is not None:
+        return tuple(data.mean), tuple(data.std)
+    mean, std = default_mean_std(data.in_chans)
+    mean = tuple((known or {}).get("mean") or mean)
+    std = tuple((known or {}).get("std") or std)
+    if not len(mean) == len(std) == data.in_chans:
+        raise CheckpointError(
+            f"model.weights: made for {len(mean)} channels, and data.in_chans is "
+            f"{data.in_chans}; set it to {len(mean)}, or use other weights."
+        )
+    return mean, std
 
 
 class Normalisation(nn.Module):

@@ -8,8 +8,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
+from fcmae.data.augmentation import mean_and_std
 from fcmae.evaluation.classification import ClassificationScores
-from fcmae.finetuning.setup import mean_and_std
+from fcmae.finetuning.setup import weights_metadata
 from fcmae.runs.durable import write_atomically
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import image_height_width
@@ -32,7 +33,7 @@ def export_classifier(
     Raises:
         OSError: the file cannot be written.
     """
-    mean, std = mean_and_std(config)
+    mean, std = mean_and_std(config.data, weights_metadata(config))
     info = EncoderInfo(
         model_name=config.model.name,
         in_chans=config.data.in_chans,

@@ -17,85 +17,11 @@ from fcmae.data import (
     Normalisation,
     PretrainAugmentation,
     PretrainDataset,
-    open_images,
-    open_train_and_validation,
-    sample_seed,
     to_float,
 )
 from fcmae.data.parts import Part
 from fcmae.errors import ConfigError
-from fcmae.settings.finetune import AugmentConfig, FinetuneDataConfig
-
-
-def open_labelled(data: FinetuneDataConfig, seed: int) -> tuple[ImageList, ImageList]:
-    """Return training and validation images with labels; `seed` draws data.train_per_class.
-
-    Raises:
-        ConfigError: no images, no labels, other classes in val_path, or too few images of a class.
-    """
-    if data.val_path is None:
-        try:
-            train, validation = open_train_and_validation(
-                data.path, data.label, data.val_share, data.split_seed
-            )
-        except ConfigError:
-            with_labels(open_images(data.path, data.label), "data.path", data.path)
-            raise
-    else:
-        train = with_labels(open_images(data.path, data.label), "data.path", data.path)
-        validation = open_validation(data.val_path, train.classes)
-    if data.train_per_class is not None:
-        train = draw_per_class(train, data.train_per_class, seed)
-    return train, validation
-
-
-def open_validation(path: str, classes: Sequence[str] | None) -> ImageList:
-    """Return the images of data.val_path, which must hold `classes` where these are known.
-
-    Raises:
-        ConfigError: no images, no labels, or other classes.
-    """
-    validation = with_labels(open_images(path, None, "data.val_path"), "data.val_path", path)
-    assert validation.classes is not None
-    if classes is not None and tuple(classes) != validation.classes:
-        differing = sorted(set(classes) ^ set(validation.classes))
-        raise ConfigError(
-            f"data.val_path: {path!r} has the classes {', '.join(validation.classes)}, expected "
-            f"{', '.join(classes)}; one side alone has {', '.join(differing)}."
-        )
-    return validation
-
-
-def with_labels(images: ImageList, where: str, path: object) -> ImageList:
-    """Return the images, or raise ConfigError when they have no labels."""
-    if images.labels is None:
-        raise ConfigError(
-            f"{where}: {path!r} has no labels; expected one folder with a folder of images per "
-            "class, two classes or more."
-        )
-    return images
-
-
-def draw_per_class(images: ImageList, count: int, seed: int) -> ImageList:
-    """Return `count` images of each class, drawn by `seed`, in their old order.
-
-    Raises:
-        ConfigError: a class has fewer.
-    """
-    assert images.labels is not None
-    assert images.classes is not None
-    chosen: list[int] = []
-    for label, name in enumerate(images.classes):
-        members = [index for index, other in enumerate(images.labels) if other == label]
-        if len(members) < count:
-            raise ConfigError(
-                f"data.train_per_class: got {count}, but class {name!r} has {len(members)} "
-                "training images; use fewer, or null for all."
-            )
-        rng = torch.Generator().manual_seed(sample_seed(seed, "labels", name))
-        order = torch.randperm(len(members), generator=rng)[:count]
-        chosen += [members[place] for place in order.tolist()]
-    return images.select(sorted(chosen))
+from fcmae.settings.finetune import AugmentConfig
 
 
 class FinetuneAugmentation:

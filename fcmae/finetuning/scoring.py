@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fcmae.data import EvaluationDataset, EvaluationTransform, ImageList, in_order, make_loader
+from fcmae.data.splits import open_labelled, open_validation
 from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.evaluation import evaluating
 from fcmae.evaluation.classification import (
@@ -20,7 +21,6 @@ from fcmae.evaluation.classification import (
     confusion_matrix,
     draw_confusion_matrix,
 )
-from fcmae.finetuning.data import open_labelled, open_validation
 from fcmae.finetuning.setup import create_evaluation_transform, weights_metadata
 from fcmae.model.backbones import create_backbone
 from fcmae.runs.durable import write_text

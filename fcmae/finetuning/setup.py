@@ -10,14 +10,13 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
-from fcmae.data import EvaluationTransform, default_mean_std, sample_seed, seeded
-from fcmae.errors import CheckpointError, ConfigError
+from fcmae.data import EvaluationTransform, sample_seed, seeded
+from fcmae.data.augmentation import mean_and_std
 from fcmae.finetuning.data import FinetuneAugmentation
 from fcmae.model.backbones import create_backbone
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import image_height_width
 from fcmae.training.layer_decay import finetune_groups
-from fcmae.training.schedule import lr_factor, peak_lr, steps_of
 from fcmae.weights.reading import load_encoder, read_metadata, weights_file
 
 HEAD_STD = 0.02  # timm's, before head_init_scale
@@ -74,37 +73,16 @@ def weights_metadata(config: FinetuneConfig) -> dict[str, Any]:
     return {} if file is None else read_metadata(file)
 
 
-def mean_and_std(config: FinetuneConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return channel statistics: of the settings, else of the weights, else the usual ones.
-
-    Raises:
-        CheckpointError: the weights name statistics for another number of channels.
-    """
-    in_chans = config.data.in_chans
-    if config.data.mean is not None and config.data.std is not None:
-        return tuple(config.data.mean), tuple(config.data.std)
-    metadata = weights_metadata(config)
-    mean, std = default_mean_std(in_chans)
-    mean = tuple(metadata.get("mean") or mean)
-    std = tuple(metadata.get("std") or std)
-    if not len(mean) == len(std) == in_chans:
-        raise CheckpointError(
-            f"model.weights: {config.model.weights} was made for {len(mean)} channels, and "
-            f"data.in_chans is {in_chans}; set it to {len(mean)}, or use other weights."
-        )
-    return mean, std
-
-
 def create_augmentation(config: FinetuneConfig) -> FinetuneAugmentation:
     """Return the random changes of training images."""
-    mean, std = mean_and_std(config)
+    mean, std = mean_and_std(config.data, weights_metadata(config))
     size = image_height_width(config.data.image_size)
     return FinetuneAugmentation(config.augment, size, mean=mean, std=std)
 
 
 def create_evaluation_transform(config: FinetuneConfig) -> EvaluationTransform:
     """Return the fixed preparation of validation images."""
-    mean, std = mean_and_std(config)
+    mean, std = mean_and_std(config.data, weights_metadata(config))
     size = image_height_width(config.data.image_size)
     return EvaluationTransform(size, mean=mean, std=std, crop_pct=config.data.crop_pct)
 
@@ -146,52 +124,3 @@ def block_counts(model: ConvNeXt) -> tuple[int, ...]:
     """Return the number of blocks of each stage."""
     stages: Any = model.stages
     return tuple(len(stage.blocks) for stage in stages)
-
-
-class Schedule:
-    """Lengths in steps and the learning rate of each step.
-
-    Attributes:
-        total_steps: of the whole run.
-        warmup_steps: of the linear rise.
-        evaluate_every: steps between evaluations; the whole run when none is asked for.
-        peak: largest learning rate, before layer decay.
-
-    Raises:
-        ConfigError: a warm-up longer than the run, or a least rate above the peak.
-    """
-
-    def __init__(self, config: FinetuneConfig, num_images: int, effective_batch: int) -> None:
-        train, optim, evaluate = config.train, config.optim, config.evaluate
-
-        def steps(number: int | None, epochs: float | None, otherwise: int) -> int:
-            if epochs is not None:
-                return steps_of(epochs, num_images, effective_batch)
-            return otherwise if number is None else number
-
-        self.total_steps = steps(train.steps, train.epochs, 0)
-        self.warmup_steps = steps(optim.warmup_steps, optim.warmup_epochs, 0)
-        self.evaluate_every = max(
-            1, steps(evaluate.every_steps, evaluate.every_epochs, self.total_steps)
-        )
-        self.peak = peak_lr(optim.base_lr, effective_batch)
-        if self.warmup_steps > self.total_steps:
-            raise ConfigError(
-                f"optim.warmup_epochs, optim.warmup_steps: the warm-up takes {self.warmup_steps} "
-                f"steps and the whole run {self.total_steps}; shorten it or train longer."
-            )
-        if optim.min_lr > self.peak:
-            raise ConfigError(
-                f"optim.min_lr: {optim.min_lr:g} is above the peak rate {self.peak:g} (base_lr x "
-                f"{effective_batch} images / 256); raise optim.base_lr or lower optim.min_lr."
-            )
-        self._final = optim.min_lr / self.peak if self.peak else 0.0
-
-    def __call__(self, step: int) -> float:
-        """Return the absolute learning rate of 0-based `step`."""
-        return self.peak * lr_factor(
-            step,
-            warmup_steps=self.warmup_steps,
-            total_steps=self.total_steps,
-            final=self._final,
-        )

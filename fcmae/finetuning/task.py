@@ -12,12 +12,12 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fcmae.data import ImageList
+from fcmae.data.splits import open_labelled
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
 from fcmae.finetuning.classifier_export import export_classifier
-from fcmae.finetuning.data import FinetuneDataset, open_labelled
+from fcmae.finetuning.data import FinetuneDataset
 from fcmae.finetuning.scoring import evaluate_classifier
 from fcmae.finetuning.setup import (
-    Schedule,
     create_augmentation,
     create_classifier,
     create_evaluation_transform,
@@ -29,6 +29,7 @@ from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult
 from fcmae.training.processes import Processes
+from fcmae.training.schedule import Schedule
 
 # Settings in which a continued run may differ from what its folder records.
 MAY_CHANGE = (
@@ -109,7 +110,11 @@ class Finetuning(TrainingLoop):
 
     def total_steps_for(self, num_images: int) -> int:
         """Return the steps of the whole run, and bring the schedule up to date."""
-        self.schedule = Schedule(self.config, num_images, self.effective_batch)
+        train, optim, evaluate = self.config.train, self.config.optim, self.config.evaluate
+        self.schedule = Schedule(train, optim, num_images, self.effective_batch)
+        whole = self.schedule.total_steps
+        cadence = self.schedule.steps(evaluate.every_steps, evaluate.every_epochs, whole)
+        self._evaluate_every = max(1, cadence)
         return self.schedule.total_steps
 
     def create_optimizer(self) -> torch.optim.Optimizer:
@@ -179,7 +184,7 @@ class Finetuning(TrainingLoop):
         if self.ema is not None and result.is_finite:
             self.ema.update(self.model, step if self.config.ema.warmup else None)
         is_last = step == self.total_steps
-        if is_last or step % self.schedule.evaluate_every == 0:
+        if is_last or step % self._evaluate_every == 0:
             self._evaluate(is_last=is_last)
 
     def _evaluate(self, *, is_last: bool) -> None:

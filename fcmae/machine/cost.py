@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fcmae.pretraining.setup import create_model
+from fcmae.model.autoencoder import create_model
 from fcmae.settings.pretrain import PretrainConfig
 
 FORWARD_PASSES = 3  # a backward pass costs two forward ones: gradients of inputs and of weights

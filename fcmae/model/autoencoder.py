@@ -14,6 +14,8 @@ from fcmae.model.decoder import Decoder
 from fcmae.model.loss import normalize_patches, patch_statistics, reconstruction_loss
 from fcmae.model.masking import draw_visible, effective_mask_ratio, is_masked_from_visible
 from fcmae.model.patches import patchify, unpatchify
+from fcmae.randomness import sample_seed, seeded
+from fcmae.settings.pretrain import PretrainConfig
 from sparse import SparseConvNeXt
 from sparse.encoder import Backend, GrnScope
 
@@ -200,6 +202,34 @@ class FCMAE(nn.Module):
             prediction = prediction * deviation + mean
         patches = torch.where(out.is_masked.unsqueeze(-1), prediction, patches)
         return unpatchify(patches, self.patch_size, self.grid)
+
+
+def create_model(config: PretrainConfig) -> FCMAE:
+    """Create the untrained model of a config; the weights depend on train.seed alone.
+
+    Raises:
+        ConfigError: settings that do not fit each other.
+        UnsupportedModelError: the encoder cannot run sparsely.
+    """
+    model, data = config.model, config.data
+    with seeded(sample_seed(config.train.seed, "weights")):
+        created = FCMAE(
+            model.name,
+            image_size=data.image_size,
+            in_chans=data.in_chans,
+            patch_size=config.mask.patch_size,
+            mask_ratio=config.mask.ratio,
+            decoder_dim=model.decoder_dim,
+            decoder_depth=model.decoder_depth,
+            normalize_targets=config.loss.normalize_targets,
+            backend=model.backend,
+            grn_scope=model.grn_scope,
+            stem_stride=model.stem_stride,
+            drop_path=model.drop_path,
+        )
+    if model.checkpoint_activations:
+        created.encoder.set_grad_checkpointing(True)
+    return created
 
 
 def _patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:

@@ -22,13 +22,13 @@ from fcmae.data import (
     make_loader,
     sample_seed,
 )
+from fcmae.data.augmentation import mean_and_std
 from fcmae.evaluation import Features, extract_together, report, score_features, thumbnails
 from fcmae.evaluation.features import Describer
 from fcmae.evaluation.health import HealthCheck, draw_health, verdict
 from fcmae.evaluation.pictures import draw_loss_curve, draw_reconstructions
-from fcmae.model.autoencoder import FCMAE
+from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible
-from fcmae.pretraining.setup import create_model, mean_and_std
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import MetricsLog, read_metrics
@@ -64,7 +64,7 @@ class Watch:
         self._folder = folder
         self._model = model
         self._say = say
-        mean, std = mean_and_std(config)
+        mean, std = mean_and_std(config.data)
         self._transform = EvaluationTransform(model.image_size, mean=mean, std=std)
         # Pictures are of held-out images where there are any: the model never saw them.
         self._pictured = self._choose_pictures(held_out if len(held_out) else images)
@@ -134,7 +134,7 @@ class Watch:
         if self._pictured is None:
             return
         pictures, visible, names = self._pictured
-        mean, std = mean_and_std(self._config)
+        mean, std = mean_and_std(self._config.data)
         path = self._folder.reconstructions / f"step-{step:08d}.png"
         self._attempt(
             path,

@@ -8,24 +8,21 @@ import torch
 from torch import Tensor
 
 from fcmae.data import ImageList, Normalisation, PixelCache, PretrainDataset, open_images
+from fcmae.data.augmentation import mean_and_std
 from fcmae.data.recorded import fix_images
-from fcmae.evaluation.health import hold_out
-from fcmae.machine.hardware import num_cores
-from fcmae.model.autoencoder import FCMAE
+from fcmae.data.splits import hold_out
+from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.pretraining.monitoring import Watch
 from fcmae.pretraining.setup import (
-    LearningRate,
     create_dataset,
-    create_model,
     create_optimizer,
-    mean_and_std,
     open_cache,
-    total_steps_of,
 )
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult
-from fcmae.training.processes import Processes, is_first_of_node, processes_of_node, start_processes
+from fcmae.training.processes import Processes, is_first_of_node, start_processes
+from fcmae.training.schedule import Schedule
 
 # Settings in which a continued run may differ from what its folder records.
 MAY_CHANGE = (
@@ -75,20 +72,22 @@ class Pretraining(TrainingLoop):
         training, self._held_out = hold_out(images, config.health, config.train.seed)
         super().__init__(config, processes, training, model, MAY_CHANGE)
         self._cache: PixelCache | None = None
-        self._normalise = Normalisation(*mean_and_std(config)).to(processes.device)
+        self._normalise = Normalisation(*mean_and_std(config.data)).to(processes.device)
         self.watch: Watch | None = None
 
     def total_steps_for(self, num_images: int) -> int:
-        return total_steps_of(self.config, num_images, self.effective_batch)
+        config = self.config
+        self._schedule = Schedule(config.train, config.optim, num_images, self.effective_batch)
+        return self._schedule.total_steps
 
     def create_optimizer(self) -> torch.optim.Optimizer:
         return create_optimizer(self.config, self.model)
 
     def prepare(self) -> None:
-        self._learning_rate = LearningRate(self.config, len(self.images), self.effective_batch)
+        pass
 
     def lr_of_step(self, step: int) -> float:
-        return self._learning_rate(step)
+        return self._schedule(step)
 
     def create_dataset(self) -> PretrainDataset:
         return create_dataset(self.config, self.model, self.images, self._cache)
@@ -176,11 +175,5 @@ class Pretraining(TrainingLoop):
             f"{hidden} of {model.num_patches} patches hidden: effective mask ratio "
             f"{model.effective_mask_ratio:.3f} for mask.ratio {config.mask.ratio}."
         )
-        readers = config.data.workers * processes_of_node()
-        if readers > num_cores():
-            self.say(
-                f"data.workers: {readers} readers of this machine share {num_cores()} cores; fcmae "
-                "plan tells how many pay."
-            )
         if config.model.backend != "native":
             self.say(f"model.backend {config.model.backend} is slower than native by its nature.")

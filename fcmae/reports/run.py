@@ -14,10 +14,10 @@ from fcmae.reports import figures
 from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
 from fcmae.reports.health import LOSS, PANEL_FILE, curve
 from fcmae.runs.folder import RunFolder
+from fcmae.runs.loading import load_run_config
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.reading import to_plain
 from fcmae.studies.ablation.grid import effective_ratio_of
-from fcmae.weights.trained import load_run_config
 
 
 def run_document(folder: Path | str) -> Document:

@@ -13,7 +13,7 @@ import yaml
 from fcmae.errors import ConfigError
 from fcmae.settings.pretrain import require
 from fcmae.settings.reading import from_plain, parse
-from fcmae.studies.submission import SlurmConfig, SubmitConfig
+from fcmae.settings.submit import SlurmConfig, SubmitConfig
 
 Plain = dict[str, Any]
 FREE = ("base", "finetune", "grid")  # sections that hold settings of runs

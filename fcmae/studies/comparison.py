@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from fcmae.data.augmentation import mean_and_std
 from fcmae.evaluation import Scores, sentence, table
 from fcmae.evaluation.classification import ClassificationScores
-from fcmae.finetuning.setup import mean_and_std
+from fcmae.finetuning.setup import weights_metadata
 from fcmae.finetuning.task import FinetuneResult, finetune
 from fcmae.runs.durable import write_text
 from fcmae.settings.finetune import FinetuneConfig
@@ -49,7 +50,7 @@ def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | 
 
 def single_run(config: FinetuneConfig, name: str, seed: int) -> FinetuneConfig:
     """Return the settings of one of the compared runs."""
-    mean, std = mean_and_std(config)
+    mean, std = mean_and_std(config.data, weights_metadata(config))
     optim, model, compare = config.optim, config.model, config.compare
     if name == SCRATCH:
         base_lr = compare.scratch_base_lr

@@ -6,24 +6,16 @@ the last step: nothing is chosen on the images that score them.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from fcmae.data import ImageList, sample_seed
+from fcmae.data import ImageList
+from fcmae.data.splits import draw_share, open_labelled
 from fcmae.errors import ConfigError
-from fcmae.evaluation.statistics import PairedDifference, differences, means
-from fcmae.finetuning.data import open_labelled
+from fcmae.evaluation.statistics import PairedDifference, differences
 from fcmae.finetuning.task import Finetuning
-from fcmae.machine.hardware import hardware, versions
-from fcmae.reports import figures
-from fcmae.reports.document import Bullets, Document, Picture, Section, Table
-from fcmae.reports.writing import write_document
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.studies.comparison import PRETRAINED, SCRATCH, single_run
 from fcmae.training.processes import Processes
@@ -143,23 +135,6 @@ def compare_over_labels(
     return found
 
 
-def draw_share(images: ImageList, share: float, seed: int) -> ImageList:
-    """Return `share` per cent of each class's images, one at least, in their old order.
-
-    A smaller share's images are among a larger one's.
-    """
-    assert images.labels is not None
-    assert images.classes is not None
-    chosen: list[int] = []
-    for label, name in enumerate(images.classes):
-        members = [index for index, other in enumerate(images.labels) if other == label]
-        rng = torch.Generator().manual_seed(sample_seed(seed, "labels", name))
-        count = max(1, round(len(members) * share / 100))
-        order = torch.randperm(len(members), generator=rng)[:count].tolist()
-        chosen += [members[place] for place in order]
-    return images.select(sorted(chosen))
-
-
 def repeated(images: ImageList, at_least: int) -> ImageList:
     """Return the images so often that there are `at_least`: a step takes a full batch."""
     times = -(-at_least // len(images))
@@ -180,71 +155,3 @@ def _arm(
         run=dataclasses.replace(arm.run, dir=f"{folder}/{OTHER.replace(' ', '-')}-{seed}"),
         model=dataclasses.replace(arm.model, weights=against),
     )
-
-
-def write_comparison(
-    found: LabelComparison, config: FinetuneConfig, against: str | None
-) -> list[Path]:
-    """Write report.html, report.md and report.csv into run.dir; return them."""
-    first, second = found.starts
-    names = {share: f"{count} ({share:g} %)" for share, count in found.num_labels.items()}
-    tables: dict[str, dict[float | str, dict[int, float]]] = {
-        start: {names[share]: found.scores[share][start] for share in found.scores}
-        for start in found.starts
-    }
-    plot = figures.draw_means(
-        tables, x_name="labelled training images", y_name="balanced accuracy in %"
-    )
-    seeds = config.compare.seeds
-    caption = f"Mean over {seeds} seeds with its 95 % confidence interval, and every seed as a dot."
-    rows = []
-    for share, scores in found.scores.items():
-        mean, gap = means(scores), found.difference(share)
-        verdict = "beyond noise" if gap.exceeds_noise else "within noise"
-        text = f"{gap.text()}, {verdict}"
-        rows.append([names[share], mean[first].text(), mean[second].text(), text])
-    starts = [f"{first}: {config.model.weights}"]
-    starts += [f"{second}: {against}"] if against is not None else []
-    compare, optim = config.compare, config.optim
-    if against is None:
-        rate = compare.scratch_base_lr or optim.base_lr
-        starts.append(
-            f"{second}: optim.base_lr {rate:g}, optim.layer_decay {compare.scratch_layer_decay:g} "
-            f"(pretrained: {optim.base_lr:g} and {optim.layer_decay:g}); all else is the same."
-        )
-    document = Document(
-        "Did pretraining help?",
-        found.sentence(),
-        [
-            Section("Accuracy against labels", [Picture("labels.svg", plot, caption)]),
-            Section(
-                "Every share",
-                [Table(["labels", first, second, f"{first} less {second}"], rows)],
-            ),
-            Section(
-                "How to read this",
-                [
-                    Bullets(
-                        [
-                            f"Balanced accuracy on {found.num_test} held-out images after "
-                            f"{found.steps} steps; each seed has its own labelled images, order "
-                            "and crops, the same for both starts.",
-                            "A difference is the mean over the seeds with its 95 % confidence "
-                            "interval (paired, Student's t). The pretraining itself is one run: "
-                            "another one may differ.",
-                            *starts,
-                            f"{hardware()}; {versions()}.",
-                        ]
-                    )
-                ],
-            ),
-        ],
-    )
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["share_percent", "labels", "start", "train.seed", "balanced_accuracy_percent"])
-    for share, scores in found.scores.items():
-        for start, values in scores.items():
-            for seed, value in values.items():
-                writer.writerow([share, found.num_labels[share], start, seed, f"{value:.4f}"])
-    return write_document(document, stream.getvalue(), Path(config.run.dir))

@@ -1,8 +1,58 @@
-"""The learning rate as arithmetic on the step."""
+"""The length of a run in steps, and the learning rate as arithmetic on the step."""
 
 from __future__ import annotations
 
 import math
+
+from fcmae.errors import ConfigError
+from fcmae.settings.pretrain import OptimConfig, TrainConfig
+
+
+class Schedule:
+    """Lengths in steps and the absolute learning rate of each 0-based step.
+
+    Attributes:
+        total_steps: of the whole run.
+        warmup_steps: of the linear rise.
+        peak: largest learning rate, before layer decay.
+
+    Raises:
+        ConfigError: a warm-up longer than the run, or a least rate above the peak.
+    """
+
+    def __init__(
+        self, train: TrainConfig, optim: OptimConfig, num_images: int, effective_batch: int
+    ) -> None:
+        self._num_images, self._effective_batch = num_images, effective_batch
+        self.total_steps = self.steps(train.steps, train.epochs)
+        self.warmup_steps = self.steps(optim.warmup_steps, optim.warmup_epochs)
+        self.peak = peak_lr(optim.base_lr, effective_batch)
+        if self.warmup_steps > self.total_steps:
+            raise ConfigError(
+                f"optim.warmup_epochs, optim.warmup_steps: the warm-up takes {self.warmup_steps} "
+                f"steps and the whole run {self.total_steps}; shorten it or train longer."
+            )
+        if optim.min_lr > self.peak:
+            raise ConfigError(
+                f"optim.min_lr: {optim.min_lr:g} is above the peak rate {self.peak:g} (base_lr x "
+                f"{effective_batch} images / 256); raise optim.base_lr or lower optim.min_lr."
+            )
+        self._final = optim.min_lr / self.peak if self.peak else 0.0
+
+    def steps(self, number: int | None, epochs: float | None, otherwise: int = 0) -> int:
+        """Return a duration in steps: given as such, or in epochs, or `otherwise`."""
+        if epochs is not None:
+            return steps_of(epochs, self._num_images, self._effective_batch)
+        return otherwise if number is None else number
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of `step`, of groups without a scale of their own."""
+        return self.peak * lr_factor(
+            step,
+            warmup_steps=self.warmup_steps,
+            total_steps=self.total_steps,
+            final=self._final,
+        )
 
 
 def lr_factor(step: int, *, warmup_steps: int, total_steps: int, final: float = 0.0) -> float:

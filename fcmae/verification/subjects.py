@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fcmae.model.autoencoder import FCMAE
+from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible
-from fcmae.pretraining.setup import create_model
+from fcmae.runs.loading import load_run
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification.certificate import Certificate
 from fcmae.verification.claims import Case, measure
 from fcmae.weights.info import EncoderInfo
-from fcmae.weights.trained import load_run
 from sparse.encoder import GrnScope
 
 NUM_IMAGES = 2

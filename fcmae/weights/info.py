@@ -11,9 +11,9 @@ from typing import Any
 from timm.models.convnext import ConvNeXt
 
 from fcmae import __version__
+from fcmae.data.augmentation import mean_and_std
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
-from fcmae.pretraining.setup import mean_and_std
 from fcmae.randomness import seeded
 from fcmae.settings.pretrain import PretrainConfig, image_height_width
 
@@ -54,7 +54,7 @@ class EncoderInfo:
         cls, config: PretrainConfig, model: FCMAE, step: int, origin: str = ""
     ) -> EncoderInfo:
         """Return what is true of a run's encoder after `step` steps."""
-        mean, std = mean_and_std(config)
+        mean, std = mean_and_std(config.data)
         return cls(
             model_name=config.model.name,
             in_chans=config.data.in_chans,

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcmae.cli import COMMANDS, DONE, FAILED, MISTAKE, main, run_command
-from fcmae.errors import ConfigError, DiskError, NonFiniteLossError
+from fcmae.__main__ import main, run_command
+from fcmae.cli import COMMANDS
+from fcmae.errors import DONE, FAILED, MISTAKE, ConfigError, DiskError, NonFiniteLossError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny_run import make_pictures, make_run
 
-from fcmae.cli import MISTAKE, main
+from fcmae.__main__ import main
 from fcmae.data import EvaluationTransform, decode_image, default_mean_std
+from fcmae.errors import MISTAKE
 from fcmae.model.autoencoder import FCMAE
 
 

@@ -7,7 +7,8 @@ import timm
 import torch
 from tiny_run import STEP, make_config, make_run
 
-from fcmae.cli import MISTAKE, main
+from fcmae.__main__ import main
+from fcmae.errors import MISTAKE
 from fcmae.model.autoencoder import FCMAE
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.settings.reading import to_yaml

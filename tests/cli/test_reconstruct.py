@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from tiny_run import make_pictures, make_run
 
-from fcmae.cli import MISTAKE, main
+from fcmae.__main__ import main
+from fcmae.errors import MISTAKE
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from real_runs import (
     without_pictures,
 )
 
-from fcmae.cli import DONE, MISTAKE
 from fcmae.data import (
     PixelCache,
     PretrainAugmentation,
@@ -31,7 +30,7 @@ from fcmae.data import (
     find_images,
 )
 from fcmae.data.parts import Part
-from fcmae.errors import ConfigError
+from fcmae.errors import DONE, MISTAKE, ConfigError
 
 AUGMENTATION = PretrainAugmentation((32, 32))
 SIDE = 72  # the least that the smallest crop of 32 px needs

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.data import ImageList, open_images, open_train_and_validation, split
+from fcmae.data import ImageList, open_images
+from fcmae.data.splits import open_train_and_validation, split
 from fcmae.errors import ConfigError, DataError
 
 TABLE = """images/1.png  1.0                 mono

@@ -11,13 +11,9 @@ from PIL import Image
 
 from fcmae.data import ImageList, decode_image, sample_seed, seeded
 from fcmae.data.parts import cut
+from fcmae.data.splits import draw_per_class, open_labelled
 from fcmae.errors import ConfigError
-from fcmae.finetuning.data import (
-    FinetuneAugmentation,
-    FinetuneDataset,
-    draw_per_class,
-    open_labelled,
-)
+from fcmae.finetuning.data import FinetuneAugmentation, FinetuneDataset
 from fcmae.settings.finetune import AugmentConfig, FinetuneDataConfig
 
 IMAGES = ImageList(

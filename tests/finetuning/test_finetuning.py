@@ -16,7 +16,8 @@ from pictures_on_disk import write_pictures
 from real_runs import run_together, tell_threads_after_closing
 from safetensors.torch import load_file
 
-from fcmae.cli import DONE, INTERRUPTED, main
+from fcmae.__main__ import main
+from fcmae.errors import DONE, INTERRUPTED
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 from fcmae.training.signals import StopRequest

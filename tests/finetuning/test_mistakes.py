@@ -9,7 +9,8 @@ import torch
 from pictures_on_disk import write_pictures
 from safetensors.torch import save_file
 
-from fcmae.cli import FAILED, MISTAKE, main
+from fcmae.__main__ import main
+from fcmae.errors import FAILED, MISTAKE
 from fcmae.model.backbones import create_backbone
 
 SMALL = [

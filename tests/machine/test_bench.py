@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fcmae.cli import DONE, MISTAKE, main
+from fcmae.__main__ import main
+from fcmae.errors import DONE, MISTAKE
 from fcmae.machine.bench import BenchSettings, measure, report
 from fcmae.machine.bench.measuring import Measurement, _groups, _partner
 from fcmae.machine.bench.memory import peak_memory

@@ -289,7 +289,8 @@ def test_a_plan_is_printed_and_the_run_folder_is_not_touched(tmp_path: Path) -> 
 
 
 def test_mistakes_are_those_of_pretrain(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from fcmae.cli import MISTAKE, main
+    from fcmae.__main__ import main
+    from fcmae.errors import MISTAKE
 
     write_pictures(tmp_path / "pictures", 4)
     base = ["plan", "--run.dir", str(tmp_path / "run"), "--data.path", str(tmp_path / "pictures")]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.cli import main
+from fcmae.__main__ import main
 from fcmae.minkowski_install import child, installation, source, wheel
 from fcmae.minkowski_install.errors import InstallError
 from fcmae.minkowski_install.machine import Target, Tools

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcmae.cli import main
+from fcmae.__main__ import main
 from fcmae.minkowski_install import machine
 from fcmae.minkowski_install.edits import EDITS, Edit, apply_edits, hash_of_edits
 from fcmae.minkowski_install.errors import InstallError, MissingToolsError

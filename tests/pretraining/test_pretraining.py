@@ -10,10 +10,10 @@ import timm
 import torch
 from pictures_on_disk import write_pictures
 
-from fcmae.cli import DONE, MISTAKE, main
-from fcmae.pretraining import task
+from fcmae.__main__ import main
+from fcmae.errors import DONE, MISTAKE
+from fcmae.runs.loading import load_run
 from fcmae.runs.metrics import read_metrics
-from fcmae.weights.trained import load_run
 
 SMALL = [
     *("--model.name", "convnextv2_atto", "--model.decoder_dim", "16"),
@@ -113,8 +113,8 @@ def test_more_readers_than_cores_are_told(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(task, "num_cores", lambda: 3)
-    monkeypatch.setattr(task, "processes_of_node", lambda: 2)
+    monkeypatch.setattr("fcmae.machine.hardware.num_cores", lambda: 3)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     for workers, is_told in ((1, False), (2, True)):
         extra = ["--data.workers", str(workers), "--evaluate.draws", "0"]
         assert pretrain(tmp_path / str(workers), labelled, *extra, steps=1) == DONE

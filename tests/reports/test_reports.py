@@ -17,7 +17,8 @@ from PIL import Image
 from report_material import HOSTILE, RATIOS, make_ablation
 from tiny_run import make_run
 
-from fcmae.cli import DONE, MISTAKE, main
+from fcmae.__main__ import main
+from fcmae.errors import DONE, MISTAKE
 from fcmae.reports.ablation import ablation_csv, ablation_document
 from fcmae.reports.document import Bullets, Document, Picture, Section, Table, Text
 from fcmae.reports.figures import draw_means, image_rows

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fcmae.model.autoencoder import create_model
 from fcmae.model.backbones import VARIANTS
-from fcmae.pretraining.setup import create_model, total_steps_of
+from fcmae.pretraining.setup import total_steps_of
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import load, parse, to_yaml
 

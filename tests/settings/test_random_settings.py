@@ -17,9 +17,16 @@ import torch
 import yaml
 from pictures_on_disk import write_pictures
 
-from fcmae.cli import DONE, MISTAKE, main
+from fcmae.__main__ import main
 from fcmae.data import find_images
-from fcmae.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
+from fcmae.errors import (
+    DONE,
+    MISTAKE,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    UnsupportedModelError,
+)
 from fcmae.pretraining.task import Pretraining
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig

@@ -20,13 +20,13 @@ import torch
 from pictures_on_disk import write_pictures
 from safetensors.torch import load_file
 
-from fcmae.cli import DONE, FAILED, INTERRUPTED, MISTAKE, main
-from fcmae.errors import ConfigError, NonFiniteLossError
+from fcmae.__main__ import main
+from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE, ConfigError, NonFiniteLossError
 from fcmae.machine.cost import flops_per_image
+from fcmae.runs.loading import load_run, load_run_config
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 from fcmae.studies.ablation import worker
 from fcmae.studies.ablation.worker import load_ablation
-from fcmae.weights.trained import load_run, load_run_config
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = "{mask.ratio: [0.25, 0.5], train.seed: [0, 1]}"
@@ -88,7 +88,7 @@ def test_every_cell_is_an_ordinary_run_folder_with_scores(finished: Path) -> Non
 
 
 def test_seeds_are_paired_across_ratios(finished: Path) -> None:
-    from fcmae.pretraining.setup import create_model
+    from fcmae.model.autoencoder import create_model
 
     def start(name: str) -> dict[str, torch.Tensor]:
         model = create_model(load_run_config(finished / "cells" / name))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pictures_on_disk import write_pictures
 
-from fcmae.cli import DONE, MISTAKE, main
+from fcmae.__main__ import main
 from fcmae.data import ImageList
-from fcmae.errors import ConfigError
+from fcmae.errors import DONE, MISTAKE, ConfigError
 from fcmae.settings.ablation import Ablation, parse_ablation
 from fcmae.settings.reading import to_yaml
 from fcmae.studies.ablation.evaluation import check_labels

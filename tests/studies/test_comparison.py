@@ -10,11 +10,13 @@ import pytest
 from pictures_on_disk import write_pictures
 from tiny_run import make_run
 
-from fcmae.cli import DONE, INTERRUPTED, MISTAKE, main
+from fcmae.__main__ import main
 from fcmae.data import ImageList
+from fcmae.data.splits import draw_share
+from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.reading import load
-from fcmae.studies.label_comparison import LabelComparison, draw_share, repeated
+from fcmae.studies.label_comparison import LabelComparison, repeated
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart_compare.yaml"
 IMAGES = ImageList(

@@ -13,9 +13,12 @@ import pytest
 from pictures_on_disk import write_pictures
 from real_runs import assert_same_run, pretrain_arguments, run_together, without_pictures
 
-from fcmae.cli import DONE, MISTAKE, main
+from fcmae.__main__ import main
+from fcmae.cli import pretrain
 from fcmae.cli.submit import split
-from fcmae.studies.submission import Job, SlurmConfig, submit
+from fcmae.errors import DONE, MISTAKE
+from fcmae.settings.submit import SlurmConfig
+from fcmae.studies.submission import Job, submit
 
 pytest.importorskip("submitit", reason="the extra slurm is not installed")
 
@@ -119,7 +122,7 @@ def test_a_local_job_is_submitted_preempted_requeued_and_finished_exactly(tmp_pa
     run_dir = tmp_path / "run"
     arguments = pretrain_arguments(tmp_path / "data", run_dir, 16, **settings)[1:]
     slurm = SlurmConfig(executor="local", gpus=2, hours=1.0)
-    job = submit(Job("pretrain", arguments), slurm, str(run_dir))
+    job = submit(Job(pretrain.run, arguments), slurm, str(run_dir))
     wait_for(run_dir / "checkpoints" / "step-00000006", job)
     main_process = int((run_dir / "lock").read_text().split()[1])
     os.kill(main_process, signal.SIGUSR2)  # as SLURM does before the time is over

@@ -25,7 +25,7 @@ from timm.models.convnext import ConvNeXt
 
 import fcmae.finetuning.task
 import fcmae.pretraining.task  # noqa: F401
-from fcmae.cli import main
+from fcmae.__main__ import main
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 

@@ -13,10 +13,10 @@ from tiny_run import make_config
 from fcmae.data import ImageList
 from fcmae.reports.records import AblationRecord, Record, key_of
 from fcmae.settings.ablation import Ablation, AblationEvaluateConfig, AblationRunConfig
+from fcmae.settings.submit import SlurmConfig
 from fcmae.studies.ablation.evaluation import PICTURES_FILE
 from fcmae.studies.ablation.grid import Cell
 from fcmae.studies.ablation.split import Split
-from fcmae.studies.submission import SlurmConfig
 
 RATIOS = (0.15, 0.3, 0.5, 0.65, 0.8)  # hide 1 to 5 of 6
 HOSTILE = "<script>alert('&')</script>"

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fcmae.model.autoencoder import FCMAE
-from fcmae.pretraining.setup import create_model
+from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import (

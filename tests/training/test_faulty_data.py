@@ -25,7 +25,7 @@ from real_runs import (
     without_pictures,
 )
 
-from fcmae.cli import DONE, FAILED, INTERRUPTED, MISTAKE
+from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE
 
 GOOD = 200
 

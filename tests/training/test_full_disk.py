@@ -21,7 +21,7 @@ from real_runs import (
     without_pictures,
 )
 
-from fcmae.cli import DONE, FAILED
+from fcmae.errors import DONE, FAILED
 from fcmae.runs.metrics import read_metrics
 
 STEPS = 12

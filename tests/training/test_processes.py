@@ -29,8 +29,7 @@ from real_runs import (
     without_pictures,
 )
 
-from fcmae.cli import DONE, FAILED, INTERRUPTED, MISTAKE
-from fcmae.errors import ConfigError
+from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE, ConfigError
 from fcmae.training.processes import Processes, _agree_on_a_name, start_processes
 
 ROOT = Path(__file__).resolve().parents[2]

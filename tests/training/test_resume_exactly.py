@@ -22,7 +22,7 @@ from real_runs import (
     without_pictures,
 )
 
-from fcmae.cli import DONE, INTERRUPTED, MISTAKE
+from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 
 STEPS = 20
 FINETUNE = {

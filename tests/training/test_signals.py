@@ -17,7 +17,8 @@ from real_runs import (
     without_pictures,
 )
 
-from fcmae.cli import DONE, INTERRUPTED, main
+from fcmae.__main__ import main
+from fcmae.errors import DONE, INTERRUPTED
 from fcmae.training.signals import StopRequest
 
 STEPS = 12

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from tiny_run import STEP, make_config, make_run
 from torch import Tensor
 
-from fcmae.cli import DONE, FAILED, MISTAKE, main
+from fcmae.__main__ import main
 from fcmae.cli import verify as verify_command
-from fcmae.pretraining.setup import create_model
+from fcmae.errors import DONE, FAILED, MISTAKE
+from fcmae.model.autoencoder import create_model
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification import claims, reference
 from fcmae.verification.certificate import Certificate, Line

@@ -11,8 +11,8 @@ import torch
 from authors_weights import narrow, randomized
 from tiny_run import STEP, make_run
 
-from fcmae.cli import MISTAKE, main
-from fcmae.errors import BackendUnavailableError, CheckpointError
+from fcmae.__main__ import main
+from fcmae.errors import MISTAKE, BackendUnavailableError, CheckpointError
 from fcmae.weights.conversion import read_weights
 from fcmae.weights.export import export
 from fcmae.weights.export_huggingface import build_model, import_transformers

@@ -11,7 +11,7 @@ import torch
 from authors_weights import narrow, randomized
 from tiny_run import make_run
 
-from fcmae.cli import main
+from fcmae.__main__ import main
 from fcmae.convert import convert_state_dict
 from fcmae.errors import BackendUnavailableError, CheckpointError
 from fcmae.weights import export_onnx

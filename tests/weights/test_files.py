@@ -19,9 +19,9 @@ from authors_weights import (
 from safetensors.torch import load_file, save_file
 from tiny_run import make_run
 
-from fcmae.cli import MISTAKE, main
+from fcmae.__main__ import main
 from fcmae.convert import convert_state_dict
-from fcmae.errors import BackendUnavailableError, CheckpointError
+from fcmae.errors import MISTAKE, BackendUnavailableError, CheckpointError
 from fcmae.weights import files, formats, proof
 from fcmae.weights.files import convert_file
 from fcmae.weights.reading import load_state_dict_file, read_metadata

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcmae.data import ImageList, sample_seed
+from fcmae.data import sample_seed
 from fcmae.errors import ConfigError
 from fcmae.evaluation.features import evaluating, pooled_features
 from fcmae.evaluation.health.measures import ChannelRanges, channel_diversity, rank_me
@@ -22,25 +21,10 @@ from fcmae.evaluation.health.trivial import (
 )
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible, is_masked_from_visible
-from fcmae.settings.pretrain import HealthConfig
 
 RATIOS = (0.3, 0.6, 0.9)  # beside the run's own
 MIN_IMAGES = 4  # fewer say nothing about a set
 CHUNK_IMAGES = 8  # at a time: bounds memory; a GRN of scope `batch` pools over them
-
-
-def hold_out(images: ImageList, config: HealthConfig, seed: int) -> tuple[ImageList, ImageList]:
-    """Split images into those to train on and those that health is measured on.
-
-    At most a twentieth of the images is held out; none when that is fewer than four.
-    """
-    count = min(config.images, len(images) // 20)
-    if config.checks == 0 or count < MIN_IMAGES:
-        return images, dataclasses.replace(images.select(()), problems=())
-    rng = torch.Generator().manual_seed(sample_seed(seed, "held-out"))
-    chosen = set(torch.randperm(len(images), generator=rng)[:count].tolist())
-    kept = [index for index in range(len(images)) if index not in chosen]
-    return images.select(kept), dataclasses.replace(images.select(sorted(chosen)), problems=())
 
 
 class HealthCheck:

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from fcmae.data import MicroBatches, SampleStream, make_loader, open_images
+from fcmae.data.splits import hold_out
 from fcmae.errors import ConfigError, DataError
-from fcmae.evaluation.health import hold_out
 from fcmae.machine.plan.memory import peak_bytes, private_bytes
-from fcmae.model.autoencoder import FCMAE
+from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible
-from fcmae.pretraining.setup import create_dataset, create_model, create_optimizer, open_cache
+from fcmae.pretraining.setup import create_dataset, create_optimizer, open_cache
 from fcmae.settings.pretrain import PretrainConfig, RunConfig
 from fcmae.settings.reading import load, to_yaml
 from fcmae.training.optimization import Optimization

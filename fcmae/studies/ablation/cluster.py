@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fcmae.cli import DONE, FAILED
-from fcmae.errors import ConfigError
+from fcmae.errors import DONE, FAILED, ConfigError
+from fcmae.settings.submit import SlurmConfig
 from fcmae.studies.ablation.grid import Cell
-from fcmae.studies.submission import Job, SlurmConfig, submit
+from fcmae.studies.submission import Job, submit
 
 
 def check_slurm(slurm: SlurmConfig) -> None:
@@ -27,8 +27,8 @@ class CellJob:
     """
 
     def __init__(self, cell: Cell, folder: str, slurm: SlurmConfig) -> None:
-        arguments = ["cell", folder, cell.name]
-        self._job: Any = submit(Job("ablate", arguments), slurm, f"{folder}/jobs/{cell.name}")
+        job = Job(_run_cell, [folder, cell.name])
+        self._job: Any = submit(job, slurm, f"{folder}/jobs/{cell.name}")
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -47,3 +47,9 @@ class CellJob:
     def kill(self) -> None:
         """Take the job from the cluster."""
         self._job.cancel()
+
+
+def _run_cell(arguments: list[str]) -> int:
+    from fcmae.studies.ablation.worker import run_cell
+
+    return run_cell(*arguments)

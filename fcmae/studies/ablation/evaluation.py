@@ -23,18 +23,17 @@ from fcmae.evaluation.reading import evaluation_loader
 from fcmae.finetuning.task import Finetuning
 from fcmae.machine.cost import flops_per_image
 from fcmae.machine.hardware import hardware, versions
-from fcmae.model.autoencoder import FCMAE
+from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible
-from fcmae.pretraining.setup import create_model
 from fcmae.runs.durable import write_atomically, write_text
 from fcmae.runs.folder import RunFolder
+from fcmae.runs.loading import load_run
 from fcmae.settings.ablation import Ablation, AblationEvaluateConfig
 from fcmae.settings.reading import to_plain
 from fcmae.studies.ablation.grid import Cell
 from fcmae.studies.ablation.split import Split
 from fcmae.training.processes import Processes, choose_device
 from fcmae.weights.info import EncoderInfo
-from fcmae.weights.trained import load_run
 
 RESULT_FILE = "evaluation.json"
 PICTURES_FILE = "held_out.npz"
@@ -176,7 +175,7 @@ def _load_encoder(cell: Cell, device: torch.device) -> Encoder:
 
 def _finetune(cell: Cell, split: Split, device: torch.device) -> tuple[str | None, float]:
     """Fine-tune on the split's own lists of images; return the signal and the accuracy."""
-    from fcmae.finetuning.data import draw_per_class
+    from fcmae.data.splits import draw_per_class
 
     assert cell.finetune is not None
     per_class, train = cell.finetune.data.train_per_class, split.train

@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 
+from fcmae.data.augmentation import mean_and_std
 from fcmae.errors import ConfigError, UnsupportedModelError
+from fcmae.model.autoencoder import create_model
 from fcmae.model.masking import effective_mask_ratio
-from fcmae.pretraining.setup import create_model, mean_and_std, total_steps_of
 from fcmae.settings.ablation import Ablation, Plain
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig, image_height_width
 from fcmae.settings.reading import from_plain, to_plain
 from fcmae.studies.ablation.split import IMAGES_FILE, Split
+from fcmae.training.schedule import Schedule
 
 SEED = "train.seed"
 RATIO = "mask.ratio"
@@ -167,7 +169,7 @@ def _check_model(config: PretrainConfig, split: Split) -> None:
             f"train.batch_size: a step takes {batch} images (batch_size x accumulate) and "
             f"{len(split.train)} are left to train on; use a smaller batch_size."
         )
-    total_steps_of(config, len(split.train), batch)
+    Schedule(config.train, config.optim, len(split.train), batch)
 
 
 def _finetune(
@@ -178,7 +180,7 @@ def _finetune(
         return None
     plain = copy.deepcopy(ablation.finetune)
     data, model = config.data, config.model
-    mean, std = mean_and_std(config)
+    mean, std = mean_and_std(config.data)
     fixed: Plain = {
         "run": {"dir": str(Path(config.run.dir) / "finetune")},
         "data": {

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import torch
 
-from fcmae.cli import DONE, FAILED, INTERRUPTED
-from fcmae.errors import ConfigError
+from fcmae.errors import DONE, FAILED, INTERRUPTED, ConfigError
 from fcmae.pretraining.task import MAY_CHANGE
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fcmae.data import ImageList, open_images, open_train_and_validation, sample_seed
-from fcmae.data.sources import VALIDATION_NAMES
+from fcmae.data import ImageList
+from fcmae.data.splits import open_with_held_out
 from fcmae.errors import ConfigError
 from fcmae.runs.durable import write_text
 from fcmae.settings.ablation import Ablation
@@ -81,7 +79,7 @@ def open_split(ablation: Ablation) -> Split:
             )
     else:
         where = "data.path" if is_cut else "evaluate.path"
-        cut = _cut(source, label, evaluate.val_share, evaluate.split_seed, where)
+        cut = open_with_held_out(source, label, evaluate.val_share, evaluate.split_seed, where)
         train, test = map(_with_absolute_paths, cut)
         split = Split(train, test, source, is_cut, made_by)
     needs = [*evaluate.methods, *(["fine-tuning"] if ablation.finetune else [])]
@@ -92,34 +90,6 @@ def open_split(ablation: Ablation) -> Split:
             "--evaluate.methods [] and no finetune settings."
         )
     return split
-
-
-def _cut(
-    source: Any, label: str | None, share: float, seed: int, where: str
-) -> tuple[ImageList, ImageList]:
-    if open_images(source, label, where).labels is not None or _is_cut_by_folders(source):
-        return open_train_and_validation(source, label, share, seed)
-    images = open_images(source, label, where)
-    rng = torch.Generator().manual_seed(sample_seed(seed, "split"))
-    order = torch.randperm(len(images), generator=rng).tolist()
-    count = max(1, round(share * len(images)))
-    if count >= len(images):
-        raise ConfigError(
-            f"{where}: {len(images)} images, of which {count} cannot be held out with any left "
-            "for training."
-        )
-    held_out = set(order[:count])
-    left = [index for index in range(len(images)) if index not in held_out]
-    return images.select(left), images.select(sorted(held_out))
-
-
-def _is_cut_by_folders(source: Any) -> bool:
-    """Whether a folder says itself what is training and what validation."""
-    if not isinstance(source, str) or not (Path(source).expanduser() / "train").is_dir():
-        return False
-    root = Path(source).expanduser()
-    has_both = any((root / name).is_dir() for name in VALIDATION_NAMES)
-    return has_both and open_images(str(root / "train")).labels is not None
 
 
 def _with_absolute_paths(images: ImageList) -> ImageList:

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from fcmae.cli import DONE, FAILED, INTERRUPTED
-from fcmae.errors import EXPECTED_ERRORS, ConfigError
+from fcmae.errors import DONE, EXPECTED_ERRORS, FAILED, INTERRUPTED, ConfigError
 from fcmae.pretraining.task import pretrain
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder

@@ -12,15 +12,17 @@ import torch
 from pictures_on_disk import write_pictures
 from torch import Tensor
 
-from fcmae.cli import DONE, main
+from fcmae.__main__ import main
 from fcmae.data import ImageList
-from fcmae.evaluation.health import HealthCheck, draw_health, hold_out
+from fcmae.data.splits import hold_out
+from fcmae.errors import DONE
+from fcmae.evaluation.health import HealthCheck, draw_health
 from fcmae.evaluation.health.measures import channel_diversity, rank_me
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import is_masked_from_visible
+from fcmae.runs.loading import load_run
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.pretrain import HealthConfig
-from fcmae.weights.trained import load_run
 
 
 def make_model(name: str = "convnextv2_atto", **settings: Any) -> FCMAE:

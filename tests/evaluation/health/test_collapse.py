@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fcmae.evaluation.health import collapse
 from fcmae.evaluation.health.collapse import diversity_by_layer, draw_collapse
-from fcmae.pretraining.setup import create_model
+from fcmae.model.autoencoder import create_model
 from fcmae.reports.health import health_blocks
 from fcmae.settings.ablation import parse_ablation
 from fcmae.settings.pretrain import PretrainConfig

@@ -1,0 +1,83 @@
+"""The page about a comparison of two starts over shares of the labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from fcmae.evaluation.statistics import means
+from fcmae.machine.hardware import hardware, versions
+from fcmae.reports import figures
+from fcmae.reports.document import Bullets, Document, Picture, Section, Table
+from fcmae.reports.writing import write_document
+from fcmae.settings.finetune import FinetuneConfig
+from fcmae.studies.label_comparison import LabelComparison
+
+
+def write_comparison(
+    found: LabelComparison, config: FinetuneConfig, against: str | None
+) -> list[Path]:
+    """Write report.html, report.md and report.csv into run.dir; return them."""
+    first, second = found.starts
+    names = {share: f"{count} ({share:g} %)" for share, count in found.num_labels.items()}
+    tables: dict[str, dict[float | str, dict[int, float]]] = {
+        start: {names[share]: found.scores[share][start] for share in found.scores}
+        for start in found.starts
+    }
+    plot = figures.draw_means(
+        tables, x_name="labelled training images", y_name="balanced accuracy in %"
+    )
+    seeds = config.compare.seeds
+    caption = f"Mean over {seeds} seeds with its 95 % confidence interval, and every seed as a dot."
+    rows = []
+    for share, scores in found.scores.items():
+        mean, gap = means(scores), found.difference(share)
+        verdict = "beyond noise" if gap.exceeds_noise else "within noise"
+        text = f"{gap.text()}, {verdict}"
+        rows.append([names[share], mean[first].text(), mean[second].text(), text])
+    starts = [f"{first}: {config.model.weights}"]
+    starts += [f"{second}: {against}"] if against is not None else []
+    compare, optim = config.compare, config.optim
+    if against is None:
+        rate = compare.scratch_base_lr or optim.base_lr
+        starts.append(
+            f"{second}: optim.base_lr {rate:g}, optim.layer_decay {compare.scratch_layer_decay:g} "
+            f"(pretrained: {optim.base_lr:g} and {optim.layer_decay:g}); all else is the same."
+        )
+    document = Document(
+        "Did pretraining help?",
+        found.sentence(),
+        [
+            Section("Accuracy against labels", [Picture("labels.svg", plot, caption)]),
+            Section(
+                "Every share",
+                [Table(["labels", first, second, f"{first} less {second}"], rows)],
+            ),
+            Section(
+                "How to read this",
+                [
+                    Bullets(
+                        [
+                            f"Balanced accuracy on {found.num_test} held-out images after "
+                            f"{found.steps} steps; each seed has its own labelled images, order "
+                            "and crops, the same for both starts.",
+                            "A difference is the mean over the seeds with its 95 % confidence "
+                            "interval (paired, Student's t). The pretraining itself is one run: "
+                            "another one may differ.",
+                            *starts,
+                            f"{hardware()}; {versions()}.",
+                        ]
+                    )
+                ],
+            ),
+        ],
+    )
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["share_percent", "labels", "start", "train.seed", "balanced_accuracy_percent"])
+    for share, scores in found.scores.items():
+        for start, values in scores.items():
+            for seed, value in values.items():
+                writer.writerow([share, found.num_labels[share], start, seed, f"{value:.4f}"])
+    return write_document(document, stream.getvalue(), Path(config.run.dir))

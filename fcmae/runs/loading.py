@@ -1,0 +1,65 @@
+"""Gives back the settings and the model of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from fcmae.errors import CheckpointError, ConfigError
+from fcmae.model.autoencoder import FCMAE, create_model
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.folder import RunFolder
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.reading import load
+
+
+class LoadedRun(NamedTuple):
+    """A run as it stands: its settings, its model in evaluation mode on the CPU, its steps."""
+
+    config: PretrainConfig
+    model: FCMAE
+    step: int
+
+
+def load_run(run_dir: str | Path) -> LoadedRun:
+    """Return the model of the newest undamaged checkpoint of a run folder.
+
+    Raises:
+        ConfigError: no folder of a pretraining run, or one whose settings cannot be read.
+        CheckpointError: no checkpoint yet, all of them damaged, or one of another model.
+    """
+    config = load_run_config(run_dir)
+    folder = RunFolder(run_dir)
+    found = CheckpointStore(folder.checkpoints).load_newest()
+    if found is None:
+        raise CheckpointError(
+            f"{folder.path}: the run has no checkpoint yet; let it train until the first one "
+            f"(checkpoint.every_steps is {config.checkpoint.every_steps})."
+        )
+    step, state = found
+    model = create_model(config)
+    try:
+        model.load_state_dict(state["model"], strict=True)
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder.checkpoints}: the checkpoint of step {step} does not fit the settings in "
+            f"{folder.config} ({reason[:500]}); restore the config.yaml that the run was made with."
+        ) from error
+    return LoadedRun(config, model.eval(), step)
+
+
+def load_run_config(run_dir: str | Path) -> PretrainConfig:
+    """Return the settings of a run folder.
+
+    Raises:
+        ConfigError: no folder of a pretraining run, or one whose settings cannot be read.
+    """
+    folder = RunFolder(run_dir)
+    if not folder.config.is_file():
+        what = "has no config.yaml" if folder.path.is_dir() else "is no folder"
+        raise ConfigError(
+            f"run folder: {str(run_dir)!r} {what}; name the folder that fcmae pretrain made "
+            "(its run.dir)."
+        )
+    return load(PretrainConfig, folder.config)
