@@ -86,7 +86,7 @@ def test_other_errors_of_torch_keep_their_traceback(monkeypatch: pytest.MonkeyPa
 
 def test_the_version_is_shown_without_importing_torch() -> None:
     script = (
-        "import sys, fcmae.cli; fcmae.cli.main(['--version']); sys.exit('torch' in sys.modules)"
+        "import sys, fcmae.__main__ as m; m.main(['--version']); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fcmae.errors import ConfigError
-from fcmae.finetuning.setup import Schedule, create_augmentation, create_optimizer
+from fcmae.finetuning.setup import create_augmentation, create_optimizer
 from fcmae.model.backbones import VARIANTS, create_backbone
 from fcmae.settings.finetune import (
     AugmentConfig,
@@ -23,6 +23,7 @@ from fcmae.settings.finetune import (
 )
 from fcmae.settings.pretrain import RunConfig, TrainConfig
 from fcmae.settings.reading import load, parse, to_yaml
+from fcmae.training.schedule import Schedule
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PUBLISHED = [CONFIGS / "finetune" / f"{variant}.yaml" for variant in VARIANTS]
@@ -88,7 +89,7 @@ def test_recipe_builds_its_model_and_optimizer(path: Path) -> None:
         compare=CompareConfig(),
     )
     create_augmentation(without_weights)
-    assert Schedule(config, 10_000, 1024).total_steps > 0
+    assert Schedule(config.train, config.optim, 10_000, 1024).total_steps > 0
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -194,12 +195,13 @@ def test_impossible_settings_are_refused(sections: dict[str, Any], message: str)
 
 def test_schedule_warms_up_and_ends_at_the_least_rate() -> None:
     optim = FinetuneOptimConfig(base_lr=2.56e-2, min_lr=1e-6, warmup_steps=4)
-    schedule = Schedule(config_with(optim=optim), num_images=100, effective_batch=10)
+    config = config_with(optim=optim)
+    schedule = Schedule(config.train, config.optim, num_images=100, effective_batch=10)
     assert schedule.peak == pytest.approx(1e-3)
     assert schedule(0) == pytest.approx(0.25e-3)
     assert schedule(3) == pytest.approx(1e-3)
     assert schedule(10) == pytest.approx(1e-6)
-    assert schedule.evaluate_every == 10
+    assert schedule.steps(None, None, otherwise=schedule.total_steps) == 10
 
 
 def test_schedule_counts_epochs_in_images() -> None:
@@ -208,18 +210,20 @@ def test_schedule_counts_epochs_in_images() -> None:
         evaluate=FinetuneEvaluateConfig(every_epochs=1),
         optim=FinetuneOptimConfig(base_lr=1.0, warmup_epochs=0.5),
     )
-    schedule = Schedule(config, num_images=100, effective_batch=10)
-    found = (schedule.total_steps, schedule.warmup_steps, schedule.evaluate_every)
+    schedule = Schedule(config.train, config.optim, num_images=100, effective_batch=10)
+    evaluate = config.evaluate
+    cadence = schedule.steps(evaluate.every_steps, evaluate.every_epochs)
+    found = (schedule.total_steps, schedule.warmup_steps, cadence)
     assert found == (30, 5, 10)
 
 
 def test_schedule_refuses_a_warm_up_longer_than_the_run() -> None:
     config = config_with(optim=FinetuneOptimConfig(warmup_steps=11))
     with pytest.raises(ConfigError, match=r"warm-up takes 11 steps and the whole run 10"):
-        Schedule(config, 100, 8)
+        Schedule(config.train, config.optim, 100, 8)
 
 
 def test_schedule_refuses_a_least_rate_above_the_peak() -> None:
     config = config_with(optim=FinetuneOptimConfig(base_lr=1e-6, min_lr=1e-6))
     with pytest.raises(ConfigError, match=r"optim.min_lr: 1e-06 is above the peak rate 3.125e-08"):
-        Schedule(config, 100, 8)
+        Schedule(config.train, config.optim, 100, 8)

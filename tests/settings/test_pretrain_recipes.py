@@ -8,9 +8,9 @@ import torch
 
 from fcmae.model.autoencoder import create_model
 from fcmae.model.backbones import VARIANTS
-from fcmae.pretraining.setup import total_steps_of
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import load, parse, to_yaml
+from fcmae.training.schedule import Schedule
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -34,7 +34,7 @@ def test_recipe_builds_its_model(path: Path) -> None:
         model = create_model(config)
     assert model.num_patches == 49
     assert all(parameter.is_meta for parameter in model.parameters())
-    assert total_steps_of(config, num_images=10_000, effective_batch=256) > 0
+    assert Schedule(config.train, config.optim, 10_000, 256).total_steps > 0
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

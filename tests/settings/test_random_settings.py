@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import random
 import signal
+import sys
 import time
 import typing
 from collections.abc import Iterator
@@ -219,7 +220,7 @@ def test_hostile_files_are_refused_and_run_nothing(
 
 
 def test_the_limit_of_a_case_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("test_fuzz_configs.SECONDS", 0.05)
+    monkeypatch.setattr(sys.modules[__name__], "SECONDS", 0.05)
     with pytest.raises(AssertionError, match=r"took more than 0\.05 s: x"), time_limit("x"):
         time.sleep(60)
 
