@@ -31,16 +31,6 @@ from fcmae.training.optimization import StepResult
 from fcmae.training.processes import Processes
 from fcmae.training.schedule import Schedule
 
-# Settings in which a continued run may differ from what its folder records.
-MAY_CHANGE = (
-    *("run.dir", "data.path", "data.val_path", "data.workers", "data.timeout_seconds"),
-    *("data.max_skipped_share", "model.weights", "evaluate.batch_size", "evaluate.only"),
-    *("train.batch_size", "train.accumulate", "train.device", "train.compile"),
-    *("train.skip_nonfinite_steps", "log.tensorboard"),
-    *("checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep_last"),
-    *("checkpoint.keep_every", "checkpoint.max_failures"),
-)
-
 
 @dataclass(frozen=True)
 class FinetuneResult:
@@ -98,7 +88,7 @@ class Finetuning(TrainingLoop):
         self.classes = train.classes
         self.validation = validation
         model, told = create_classifier(config, self.classes)
-        super().__init__(config, processes, train, model, MAY_CHANGE)
+        super().__init__(config, processes, train, model)
         self._told = told
         self._augmentation = create_augmentation(config)
         self._transform = create_evaluation_transform(config)

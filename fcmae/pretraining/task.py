@@ -24,17 +24,6 @@ from fcmae.training.optimization import StepResult
 from fcmae.training.processes import Processes, is_first_of_node, start_processes
 from fcmae.training.schedule import Schedule
 
-# Settings in which a continued run may differ from what its folder records.
-MAY_CHANGE = (
-    *("run.dir", "data.path", "data.workers", "data.timeout_seconds", "data.max_skipped_share"),
-    *("train.batch_size", "train.accumulate", "train.device", "train.compile"),
-    *("train.skip_nonfinite_steps", "model.checkpoint_activations", "model.init_from"),
-    *("log.pictures_every_steps", "log.num_pictures", "log.tensorboard"),
-    *("evaluate.max_images", "evaluate.labels", "evaluate.draws"),
-    *("checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep_last"),
-    *("checkpoint.keep_every", "checkpoint.max_failures"),
-)
-
 
 def pretrain(config: PretrainConfig) -> str | None:
     """Run or continue the pretraining that `config` describes, in its run folder.
@@ -70,7 +59,7 @@ class Pretraining(TrainingLoop):
 
             load_encoder(model.encoder, config.model.init_from)
         training, self._held_out = hold_out(images, config.health, config.train.seed)
-        super().__init__(config, processes, training, model, MAY_CHANGE)
+        super().__init__(config, processes, training, model)
         self._cache: PixelCache | None = None
         self._normalise = Normalisation(*mean_and_std(config.data)).to(processes.device)
         self.watch: Watch | None = None

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +16,7 @@ import yaml
 from fcmae.errors import ConfigError
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.durable import PARTIAL, write_text
-from fcmae.settings.reading import differences, to_plain, to_yaml
+from fcmae.settings.reading import forbidden_changes, to_yaml
 
 
 class RunFolder:
@@ -42,18 +42,11 @@ class RunFolder:
         self.finished = self.path / "finished.txt"
         self._lock: IO[str] | None = None
 
-    def open(
-        self,
-        config: Any,
-        *,
-        may_change: Iterable[str] = (),
-        report: Callable[[str], None] = print,
-    ) -> None:
+    def open(self, config: Any, *, report: Callable[[str], None] = print) -> None:
         """Create the folder and its config.yaml, or check that it holds the run of `config`.
 
         Args:
             config: the settings, a dataclass of sections.
-            may_change: settings, as "section.name", in which a continued run may differ.
             report: called with one sentence when the file system has no locks.
 
         Raises:
@@ -72,7 +65,7 @@ class RunFolder:
             self._take_lock(report)
             self._remove_partial()
             if self.config.exists():
-                self._check_settings(config, frozenset(may_change))
+                self._check_settings(config)
             write_text(self.config, to_yaml(config))
         except ConfigError:
             self.close()
@@ -125,7 +118,7 @@ class RunFolder:
             for path in folder.glob(f"{PARTIAL}*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _check_settings(self, config: Any, may_change: frozenset[str]) -> None:
+    def _check_settings(self, config: Any) -> None:
         try:
             saved = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -134,11 +127,7 @@ class RunFolder:
             ) from error
         if not CheckpointStore(self.checkpoints).steps():
             return  # nothing was trained yet: new settings may begin in it
-        changed = {
-            name: pair
-            for name, pair in differences(saved, to_plain(config)).items()
-            if name not in may_change
-        }
+        changed = forbidden_changes(saved, config)
         if changed:
             listed = "; ".join(
                 f"{name} {old} there, {new} now" for name, (old, new) in changed.items()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fcmae.settings.pretrain import (
+    MAY_CHANGE,
     CheckpointConfig,
     OptimConfig,
     RunConfig,
@@ -24,9 +25,9 @@ from fcmae.settings.pretrain import (
 class FinetuneDataConfig:
     """Which labelled images, and how they are read."""
 
-    path: str | list[str]
+    path: str | list[str] = field(metadata=MAY_CHANGE)
     """Folder with one folder per class (or with train/ and val/ of such), or `elpv`."""
-    val_path: str | None = None
+    val_path: str | None = field(default=None, metadata=MAY_CHANGE)
     """Folder of validation images with the same classes; null holds images of `path` back."""
     val_share: float = 0.2
     """Share of each class held back for validation where neither val_path nor val/ exists."""
@@ -48,11 +49,11 @@ class FinetuneDataConfig:
     """Black and white of the files' own values, e.g. [0, 4095] for 12 bit; null: by file type."""
     crop_pct: float = 0.875
     """Share of the resized image's side that evaluation keeps; from 384 px on all is kept."""
-    workers: int = 2
+    workers: int = field(default=2, metadata=MAY_CHANGE)
     """Processes per training process that read images; 0 reads in the training process."""
-    timeout_seconds: float = 600.0
+    timeout_seconds: float = field(default=600.0, metadata=MAY_CHANGE)
     """Longest wait for one batch before the run stops and says that a reader is stuck."""
-    max_skipped_share: float = 0.05
+    max_skipped_share: float = field(default=0.05, metadata=MAY_CHANGE)
     """Stop when more than this share of the files turned out to be undecodable."""
 
 
@@ -62,7 +63,7 @@ class FinetuneModelConfig:
 
     name: str = "convnextv2_tiny"
     """timm name: convnextv2_{atto..huge} or convnext_*."""
-    weights: str | None = None
+    weights: str | None = field(default=None, metadata=MAY_CHANGE)
     """Weights file of this model, or a run folder; null starts from scratch."""
     stem_stride: int = 4
     """Pixels per cell of the stem, as in pretraining: 4, or 2 or 1 for small images."""
@@ -132,9 +133,9 @@ class FinetuneEvaluateConfig:
     """Epochs between evaluations; at most one of every_epochs and every_steps, none: at the end."""
     every_steps: int | None = None
     """Steps between evaluations."""
-    batch_size: int = 64
+    batch_size: int = field(default=64, metadata=MAY_CHANGE)
     """Images per evaluation batch."""
-    only: bool = False
+    only: bool = field(default=False, metadata=MAY_CHANGE)
     """Train nothing: evaluate model.weights, or this run's best weights, on the validation set."""
 
 
@@ -158,7 +159,7 @@ class FinetuneLogConfig:
 
     every_steps: int = 10
     """Steps between lines of metrics.jsonl."""
-    tensorboard: bool = True
+    tensorboard: bool = field(default=True, metadata=MAY_CHANGE)
     """Write TensorBoard events beside metrics.jsonl."""
 
 

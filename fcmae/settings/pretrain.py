@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 from fcmae.errors import ConfigError
 
+# Marks a setting in which a continued run may differ from what its folder records.
+MAY_CHANGE = {"may_change": True}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Where the run lives."""
 
-    dir: str
+    dir: str = field(metadata=MAY_CHANGE)
     """Folder of the run; starting the same command again continues the run in it."""
 
 
@@ -21,7 +24,7 @@ class RunConfig:
 class DataConfig:
     """Which images, and how they are cropped."""
 
-    path: str | list[str]
+    path: str | list[str] = field(metadata=MAY_CHANGE)
     """Folder, list of folders, text file of paths, or `elpv` for the quickstart's pictures."""
     label: str | None = None
     """Which labels of `elpv` to score against: `type` or `defect`; null for class folders."""
@@ -43,15 +46,15 @@ class DataConfig:
     """Mirror half of the crops top to bottom; for pictures without an upright direction."""
     rotate90: bool = False
     """Turn crops by a random multiple of 90 degrees; square images only."""
-    workers: int = 2
+    workers: int = field(default=2, metadata=MAY_CHANGE)
     """Processes per training process that read images; 0 reads in the training process."""
     cache: str | None = None
     """Folder to keep reduced pictures in, where decoding is what takes the time; null: none."""
     cache_side: int | None = None
     """Pixels of a kept picture's shorter side; null: as the smallest crop needs."""
-    timeout_seconds: float = 600.0
+    timeout_seconds: float = field(default=600.0, metadata=MAY_CHANGE)
     """Longest wait for one batch before the run stops and says that a reader is stuck."""
-    max_skipped_share: float = 0.05
+    max_skipped_share: float = field(default=0.05, metadata=MAY_CHANGE)
     """Stop when more than this share of the files turned out to be undecodable."""
 
 
@@ -73,9 +76,9 @@ class ModelConfig:
     """Number of ConvNeXt V2 blocks in the decoder."""
     drop_path: float = 0.0
     """Stochastic depth rate of the encoder's last block."""
-    init_from: str | None = None
+    init_from: str | None = field(default=None, metadata=MAY_CHANGE)
     """Weights to start the encoder from: a run folder or a weights file; null draws them."""
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool = field(default=False, metadata=MAY_CHANGE)
     """Recompute the blocks of the encoder in the backward pass: less memory, more time."""
 
 
@@ -121,9 +124,9 @@ class OptimConfig:
 class TrainConfig:
     """How long, how large, on what."""
 
-    batch_size: int = 64
+    batch_size: int = field(default=64, metadata=MAY_CHANGE)
     """Images per micro-step and process."""
-    accumulate: int = 1
+    accumulate: int = field(default=1, metadata=MAY_CHANGE)
     """Micro-steps per optimizer step; effective batch = batch_size * accumulate * processes."""
     steps: int | None = None
     """Optimizer steps; exactly one of steps and epochs."""
@@ -133,11 +136,11 @@ class TrainConfig:
     """Decides initial weights, order, crops, flips and masks."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32, bf16 autocast, or fp16 autocast with loss scaling (CUDA only)."""
-    device: str = "auto"
+    device: str = field(default="auto", metadata=MAY_CHANGE)
     """auto, cpu, cuda or cuda:N."""
-    compile: bool = False
+    compile: bool = field(default=False, metadata=MAY_CHANGE)
     """Run the model through torch.compile; pays on GPUs only."""
-    skip_nonfinite_steps: int = 0
+    skip_nonfinite_steps: int = field(default=0, metadata=MAY_CHANGE)
     """Steps with a NaN or infinite loss to leave out, in all, before the run stops."""
 
 
@@ -147,11 +150,11 @@ class LogConfig:
 
     every_steps: int = 10
     """Steps between lines of metrics.jsonl."""
-    pictures_every_steps: int | None = None
+    pictures_every_steps: int | None = field(default=None, metadata=MAY_CHANGE)
     """Steps between reconstruction pictures; null draws them at the start and the end only."""
-    num_pictures: int = 6
+    num_pictures: int = field(default=6, metadata=MAY_CHANGE)
     """Fixed images in each reconstruction picture."""
-    tensorboard: bool = True
+    tensorboard: bool = field(default=True, metadata=MAY_CHANGE)
     """Write TensorBoard events beside metrics.jsonl."""
 
 
@@ -161,11 +164,11 @@ class EvaluateConfig:
 
     every_steps: int | None = None
     """Steps between kNN scores, beside the untrained encoder's; null scores at the end only."""
-    max_images: int = 2000
+    max_images: int = field(default=2000, metadata=MAY_CHANGE)
     """Largest number of images that are scored, drawn by the seed."""
-    labels: int = 200
+    labels: int = field(default=200, metadata=MAY_CHANGE)
     """Labelled images that a classifier may see in each draw at the end; the rest is held out."""
-    draws: int = 5
+    draws: int = field(default=5, metadata=MAY_CHANGE)
     """Random draws of labelled images at the end; the spread is over them. 0 scores nothing."""
 
 
@@ -183,15 +186,15 @@ class HealthConfig:
 class CheckpointConfig:
     """When the run is saved."""
 
-    every_steps: int | None = 500
+    every_steps: int | None = field(default=500, metadata=MAY_CHANGE)
     """Steps between checkpoints; null saves by time and at the end only."""
-    every_minutes: float | None = None
+    every_minutes: float | None = field(default=None, metadata=MAY_CHANGE)
     """Minutes between checkpoints, whatever the step."""
-    keep_last: int = 2
+    keep_last: int = field(default=2, metadata=MAY_CHANGE)
     """Newest checkpoints to keep."""
-    keep_every: int | None = None
+    keep_every: int | None = field(default=None, metadata=MAY_CHANGE)
     """Keep for good the checkpoints whose step is a multiple of this."""
-    max_failures: int = 3
+    max_failures: int = field(default=3, metadata=MAY_CHANGE)
     """Failed attempts to write a checkpoint, one after another, before the run stops."""
 
 

@@ -70,14 +70,22 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return {"section.name": (old, new)} of the settings in which two plain configs differ."""
-    names = [(section, name) for section in new for name in new[section]]
-    pairs = {
-        f"{section}.{name}": (old.get(section, {}).get(name), new[section][name])
-        for section, name in names
-    }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+def forbidden_changes(saved: dict[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
+    """Return {"section.name": (saved, new)} of what a run in the folder of `saved` must not change.
+
+    Fields marked MAY_CHANGE may differ. A setting that `saved`, of an earlier version, does not
+    have counts as its default: what that version did.
+    """
+    found = {}
+    for section in dataclasses.fields(config):
+        values = getattr(config, section.name)
+        for field in dataclasses.fields(values):
+            default = None if field.default is dataclasses.MISSING else _plain(field.default)
+            old = saved.get(section.name, {}).get(field.name, default)
+            new = _plain(getattr(values, field.name))
+            if old != new and not field.metadata.get("may_change"):
+                found[f"{section.name}.{field.name}"] = (old, new)
+    return found
 
 
 @functools.cache  # building one costs a tenth of a second, and a grid has many cells

@@ -53,7 +53,6 @@ class TrainingLoop(abc.ABC):
         processes: this process and the others.
         images: what is trained on.
         model: with its starting weights, on the CPU.
-        may_change: settings in which a continued run may differ from what its folder records.
 
     Attributes:
         progress: how far the run is.
@@ -67,7 +66,6 @@ class TrainingLoop(abc.ABC):
         processes: Processes,
         images: ImageList,
         model: nn.Module,
-        may_change: tuple[str, ...],
     ) -> None:
         self.config = config
         self.processes = processes
@@ -81,7 +79,6 @@ class TrainingLoop(abc.ABC):
         self.attempt = self.saving.attempt
         self.progress = Progress()
         self.log: MetricsLog | None = None
-        self._may_change = may_change
         self._step_batches: list[dict[str, Any]] = []
         self._undecodable: list[tuple[str, str]] = []
         self._saved_at = time.monotonic()
@@ -155,7 +152,7 @@ class TrainingLoop(abc.ABC):
             self.folder.close()
 
     def _open_folder(self) -> None:
-        self.folder.open(self.config, may_change=self._may_change, report=self.say)
+        self.folder.open(self.config, report=self.say)
 
     def _prepare(self) -> None:
         """Put everything where the newest checkpoint left it, or at the start."""

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fcmae.data import ImageList
 from fcmae.data.recorded import fix_images
 from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.skipped_files import SkippedFiles
-from fcmae.settings.pretrain import PretrainConfig
-from fcmae.settings.reading import parse
+from fcmae.settings.pretrain import OptimConfig, PretrainConfig
+from fcmae.settings.reading import forbidden_changes, parse, to_plain
 
 
 def make_config(folder: Path, **train: Any) -> PretrainConfig:
@@ -152,7 +153,7 @@ def test_settings_may_change_until_something_is_trained(tmp_path: Path) -> None:
     def open_with(seed: int, **settings: Any) -> None:
         folder = RunFolder(tmp_path)
         try:
-            folder.open(make_config(tmp_path, seed=seed, **settings), may_change=["train.device"])
+            folder.open(make_config(tmp_path, seed=seed, **settings))
         finally:
             folder.close()
 
@@ -163,6 +164,21 @@ def test_settings_may_change_until_something_is_trained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"other settings \(train\.seed 2 there, 3 now\)"):
         open_with(3)
     assert "seed: 2" in (tmp_path / "config.yaml").read_text()
+
+
+def test_a_setting_that_an_earlier_version_did_not_have_is_its_default(tmp_path: Path) -> None:
+    old = to_plain(make_config(tmp_path))
+    del old["optim"]["clip_grad"]
+    del old["health"]
+    assert forbidden_changes(old, make_config(tmp_path)) == {}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    folder = RunFolder(tmp_path)
+    folder.open(make_config(tmp_path))
+    folder.close()
+    changed = dataclasses.replace(make_config(tmp_path), optim=OptimConfig(clip_grad=1.0))
+    with pytest.raises(ConfigError, match=r"optim\.clip_grad None there, 1\.0 now"):
+        RunFolder(tmp_path).open(changed)
 
 
 def test_a_damaged_config_is_one_sentence(tmp_path: Path) -> None:

@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 
 from fcmae.errors import DONE, FAILED, INTERRUPTED, ConfigError
-from fcmae.pretraining.task import MAY_CHANGE
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation
 from fcmae.settings.pretrain import PretrainConfig
-from fcmae.settings.reading import differences, load, to_plain
+from fcmae.settings.reading import forbidden_changes, load, to_plain
 from fcmae.studies.ablation.cluster import CellJob, check_slurm
 from fcmae.studies.ablation.evaluation import check_labels, read_result
 from fcmae.studies.ablation.grid import Cell, build_cells, trained
@@ -203,11 +202,7 @@ def _check_folder(cell: Cell) -> None:
     if not folder.config.exists() or not any(folder.checkpoints.glob("step-*")):
         return
     saved = load(PretrainConfig, folder.config)
-    changed = {
-        name: pair
-        for name, pair in differences(to_plain(saved), to_plain(cell.config)).items()
-        if name not in MAY_CHANGE
-    }
+    changed = forbidden_changes(to_plain(saved), cell.config)
     if changed:
         listed = "; ".join(f"{name} {old} there, {new} now" for name, (old, new) in changed.items())
         raise ConfigError(
