@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(f"--shares: got {own['shares']!r}, expected numbers: {DEFAULT_SHARES}.")
 
     from fcmae.reports.comparison import write_comparison
-    from fcmae.studies.label_comparison import compare_over_labels
+    from fcmae.studies.comparison import compare_over_labels
     from fcmae.training.processes import start_processes
 
     against = own.get("against")

@@ -17,8 +17,7 @@ def run(arguments: list[str]) -> None:
     """Write `features` [N, D] float32, `files` [N], `skipped_files`, and `labels`, `classes`."""
     from fcmae.data import open_images
     from fcmae.errors import ConfigError
-    from fcmae.evaluation import extract_features
-    from fcmae.evaluation.reading import evaluation_loader
+    from fcmae.evaluation import evaluation_loader, extract_features
     from fcmae.training.processes import choose_device
     from fcmae.weights.trained import load_described_encoder
 

@@ -11,9 +11,14 @@ def run(arguments: list[str]) -> None:
     """Print balanced accuracies over several label draws and what they allow to say."""
     from fcmae.data import open_images
     from fcmae.errors import ConfigError
-    from fcmae.evaluation import extract_together, report, score_features, thumbnails
-    from fcmae.evaluation.protocol import check_draws
-    from fcmae.evaluation.reading import evaluation_loader
+    from fcmae.evaluation import (
+        check_draws,
+        evaluation_loader,
+        extract_together,
+        score_features,
+        summary,
+        thumbnails,
+    )
     from fcmae.model.autoencoder import create_model
     from fcmae.runs.loading import load_run
     from fcmae.training.processes import choose_device
@@ -51,4 +56,4 @@ def run(arguments: list[str]) -> None:
         print(f"skipped {path!r}: {reason}")
     scores = score_features(features, labels=parsed.labels, draws=parsed.draws, seed=parsed.seed)
     print(f"Frozen features of {parsed.run} after {step} steps:")
-    print(report(scores, "pretrained", ("untrained", "raw pixels")))
+    print(summary(scores, "pretrained", ("untrained", "raw pixels")))

@@ -16,8 +16,8 @@ def run(arguments: list[str]) -> None:
 
     from fcmae.data import open_images, sample_seed
     from fcmae.errors import ConfigError, DataError
+    from fcmae.evaluation import evaluation_loader
     from fcmae.evaluation.pictures import draw_reconstructions
-    from fcmae.evaluation.reading import evaluation_loader
     from fcmae.model.masking import draw_visible, num_visible_patches
     from fcmae.runs.folder import RunFolder
     from fcmae.runs.loading import load_run

@@ -1,8 +1,13 @@
-"""Whether features are any good: frozen features, kNN, linear probe, and a fair comparison."""
+"""Whether features are any good: frozen features, kNN, linear probe, and a fair comparison.
+
+Scores of classifiers, label-free health and pictures are in files and a folder of their own.
+"""
 
 from fcmae.evaluation.features import (
+    Describer,
     Features,
     evaluating,
+    evaluation_loader,
     extract_features,
     extract_together,
     pooled_features,
@@ -12,31 +17,43 @@ from fcmae.evaluation.features import (
 from fcmae.evaluation.knn import knn_predict
 from fcmae.evaluation.linear_probe import balanced_accuracy, linear_probe_predict
 from fcmae.evaluation.protocol import (
-    Difference,
+    METHODS,
     Scores,
+    check_draws,
     difference,
-    report,
+    draw_labels,
     score_features,
     sentence,
+    summary,
     table,
 )
+from fcmae.evaluation.statistics import RULE, Mean, PairedDifference, differences, means
 
 __all__ = [
-    "Difference",
+    "METHODS",
+    "RULE",
+    "Describer",
     "Features",
+    "Mean",
+    "PairedDifference",
     "Scores",
     "balanced_accuracy",
+    "check_draws",
     "difference",
+    "differences",
+    "draw_labels",
     "evaluating",
+    "evaluation_loader",
     "extract_features",
     "extract_together",
     "knn_predict",
     "linear_probe_predict",
+    "means",
     "pooled_features",
     "raw_pixel_features",
-    "report",
     "score_features",
     "sentence",
+    "summary",
     "table",
     "thumbnails",
 ]

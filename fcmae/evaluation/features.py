@@ -11,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcmae.data import (
+    EvaluationDataset,
+    EvaluationTransform,
+    ImageList,
+    Loader,
+    in_order,
+    make_loader,
+)
 from fcmae.errors import DataError
+from fcmae.weights.info import EncoderInfo
 
 THUMBNAIL_SIDE_PX = 32
 
@@ -33,6 +42,24 @@ class Features:
     labels: Tensor
     paths: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+
+
+def evaluation_loader(
+    images: ImageList, info: EncoderInfo, *, batch_size: int = 32, workers: int = 0
+) -> Loader:
+    """Return batches of every image once, in order, prepared as the encoder expects them.
+
+    Args:
+        images: to read.
+        info: size, channels, normalisation and value range.
+        batch_size: images at a time; changes no number.
+        workers: reading processes.
+    """
+    transform = EvaluationTransform(info.image_size, mean=info.mean, std=info.std)
+    dataset = EvaluationDataset(
+        images, transform, in_chans=info.in_chans, value_range=info.value_range
+    )
+    return make_loader(dataset, in_order(len(images), batch_size), workers)
 
 
 def extract_features(

@@ -18,8 +18,11 @@ def knn_predict(
 ) -> Tensor:
     """Return the class of each test vector by weighted vote of its nearest training vectors.
 
-    A neighbour of cosine similarity s votes for its class with weight exp(s / temperature).
+    Vectors are taken relative to the mean of the training ones: no norm has centred them, and
+    seen from far outside all of them point the same way. A neighbour of cosine similarity s then
+    votes for its class with weight exp(s / temperature).
     Source: Wu et al. 2018 (arXiv 1805.01978), section 3.4; k as in DINO.
+    Deviation: centred, see `test_knn_does_not_depend_on_where_the_origin_lies`.
 
     Args:
         train_vectors: [M, D].
@@ -32,10 +35,13 @@ def knn_predict(
     Returns:
         LongTensor [N]; the lower class wins a tie.
     """
-    train = F.normalize(train_vectors.float(), dim=1)
+    centre = train_vectors.double().mean(dim=0)
+    train, test = (
+        F.normalize((vectors - centre).float(), dim=1) for vectors in (train_vectors, test_vectors)
+    )
     num_classes = int(train_labels.max()) + 1
     predictions = []
-    for chunk in F.normalize(test_vectors.float(), dim=1).split(chunk_images):
+    for chunk in test.split(chunk_images):
         similarity, neighbours = (chunk @ train.T).topk(min(k, len(train)), dim=1)
         # Less the largest, which changes no vote's share: exp(1 / 0.07) nears float32's limits.
         weights = ((similarity - similarity[:, :1]) / temperature).exp()

@@ -1,6 +1,6 @@
 """Compares feature sets fairly: the same few labels and the same test images for each of them.
 
-Repeats over several draws of the labels and claims only what all of them show.
+Repeats over several draws of the labels, and claims no more than fcmae.evaluation.statistics does.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from fcmae.errors import ConfigError, DataError
 from fcmae.evaluation.features import Features
 from fcmae.evaluation.knn import knn_predict
 from fcmae.evaluation.linear_probe import balanced_accuracy, linear_probe_predict
+from fcmae.evaluation.statistics import RULE, PairedDifference, differences
 from fcmae.randomness import sample_seed
 
 METHODS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -24,7 +25,6 @@ METHODS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "linear": linear_probe_predict,
 }
 MIN_DRAWS = 3  # below it a spread says nothing
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,11 @@ class Scores:
 
     def mean(self, method: str, name: str) -> float:
         """Return the mean over the draws, per cent."""
-        return _mean(self.accuracies[method][name])
+        return float(np.mean(self.accuracies[method][name]))
 
     def spread(self, method: str, name: str) -> float:
         """Return the standard deviation over the draws, percentage points."""
-        return _deviation(self.accuracies[method][name])
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better one feature set is than another, draw by draw, in percentage points.
-
-    Attributes:
-        mean: over the draws.
-        half_width: of the 95 % confidence interval of the mean (Student's t over the draws).
-        is_repeated: the interval leaves out 0 and every single draw has the same sign.
-    """
-
-    mean: float
-    half_width: float
-    is_repeated: bool
+        return float(np.std(self.accuracies[method][name], ddof=1))
 
 
 def score_features(
@@ -167,29 +152,23 @@ def draw_labels(labels: Tensor, count: int, generator: torch.Generator) -> tuple
     return train, (~is_train).nonzero().flatten()
 
 
-def difference(scores: Scores, method: str, name: str, baseline: str) -> Difference:
-    """Compare two feature sets draw by draw."""
+def difference(scores: Scores, method: str, name: str, baseline: str) -> PairedDifference:
+    """Return how much `name` exceeds `baseline`, draw by draw."""
     sets = scores.accuracies[method]
-    gaps = [ours - theirs for ours, theirs in zip(sets[name], sets[baseline], strict=True)]
-    mean, num = _mean(gaps), len(gaps)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, num - 1))
-    half_width = quantile * _deviation(gaps) / math.sqrt(num)
-    same_sign = all(gap > 0 for gap in gaps) or all(gap < 0 for gap in gaps)
-    return Difference(mean, half_width, same_sign and abs(mean) > half_width)
+    pair = {key: dict(enumerate(sets[key])) for key in (name, baseline)}
+    return differences(pair, baseline)[name]
 
 
 def sentence(scores: Scores, method: str, name: str, baseline: str) -> str:
     """Say in plain words whether `name` differs from `baseline`, and no more than that."""
     gap = difference(scores, method, name, baseline)
-    amount = f"{abs(gap.mean):.1f} +- {gap.half_width:.1f} points"
-    if not gap.is_repeated:
+    if not gap.exceeds_noise:
         return (
             f"{method}: no difference between {name} and {baseline} beyond the noise of "
-            f"{scores.draws} label draws ({gap.mean:+.1f} +- {gap.half_width:.1f} points)."
+            f"{scores.draws} label draws ({gap.text()} points)."
         )
-    if gap.mean > 0:
-        return f"{method}: {name} beats {baseline} by {amount}."
-    return f"{method}: {name} is worse than {baseline} by {amount}."
+    verb = "beats" if gap.value > 0 else "is worse than"
+    return f"{method}: {name} {verb} {baseline} by {gap.amount()} points."
 
 
 def table(scores: Scores) -> str:
@@ -211,15 +190,15 @@ def table(scores: Scores) -> str:
     return "\n".join(rows)
 
 
-def report(scores: Scores, name: str, baselines: Sequence[str]) -> str:
-    """Return the table and one sentence per method and baseline that was scored."""
+def summary(scores: Scores, name: str, baselines: Sequence[str]) -> str:
+    """Return the table, one sentence per method and baseline that was scored, and the rule."""
     lines = [table(scores)]
     for method, sets in scores.accuracies.items():
         lines += [sentence(scores, method, name, other) for other in baselines if other in sets]
     if baselines:
         lines.append(
-            "A difference is the mean over the draws with its 95 % confidence interval; it holds "
-            "for these images and this one pretraining, and other seeds were not tried."
+            f"{RULE} The pairs are draws of labels: it holds for these images and this one "
+            "pretraining; other seeds were not tried."
         )
     return "\n".join(lines)
 
@@ -237,12 +216,3 @@ def _usable_images(labels: Tensor) -> tuple[list[int], int, str]:
     left_out = len(labels) - len(usable)
     note = f"{left_out} images without a class of two or more left out. " if left_out else ""
     return usable, len(large), note
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    mean = _mean(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -1,7 +1,7 @@
-"""What seeds allow to say: intervals of means and of paired differences, by scipy.
+"""What seeds, or draws of labels, allow to say: intervals of means and of paired differences.
 
 The noise is estimated from all settings together, so that two seeds of five settings say more
-than two values; it is taken to be the same for all of them.
+than two values; it is taken to be the same for all of them. One rule decides what is claimed: RULE.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+RULE = (
+    "A difference is the mean of the paired differences with its 95 % confidence interval "
+    "(Student's t); it counts when the interval leaves out 0, and is noise otherwise."
+)
 
 Setting = TypeVar("Setting", bound=Hashable)
 # {setting: {seed: value}}; a failed cell has no value
@@ -64,9 +68,18 @@ class PairedDifference:
 
     def text(self, decimals: int = 1) -> str:
         """Return the signed difference +- half width."""
+        sign = "-" if self.value < 0 else "+"
+        return f"{sign}{self.amount(decimals)}"
+
+    def amount(self, decimals: int = 1) -> str:
+        """Return the difference without its sign +- half width."""
+        return Mean(abs(self.value), self.half_width, self.count).text(decimals)
+
+    def verdict(self) -> str:
+        """Say whether it counts, "" where there is nothing to tell by."""
         if self.half_width is None:
-            return f"{self.value:+.{decimals}f}"
-        return f"{self.value:+.{decimals}f} +- {self.half_width:.{decimals}f}"
+            return ""
+        return "beyond noise" if self.exceeds_noise else "within noise"
 
 
 def means(table: Table[Setting]) -> dict[Setting, Mean]:

@@ -23,8 +23,14 @@ from fcmae.data import (
     sample_seed,
 )
 from fcmae.data.augmentation import mean_and_std
-from fcmae.evaluation import Features, extract_together, report, score_features, thumbnails
-from fcmae.evaluation.features import Describer
+from fcmae.evaluation import (
+    Describer,
+    Features,
+    extract_together,
+    score_features,
+    summary,
+    thumbnails,
+)
 from fcmae.evaluation.health import HealthCheck, draw_health, verdict
 from fcmae.evaluation.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.model.autoencoder import FCMAE, create_model
@@ -216,7 +222,7 @@ class Watch:
         scores = score_features(
             features, labels=evaluate.labels, draws=evaluate.draws, seed=self._config.train.seed
         )
-        text = report(scores, "pretrained", ("untrained", "raw pixels"))
+        text = summary(scores, "pretrained", ("untrained", "raw pixels"))
         self._say("frozen features, scored with labels that pretraining did not see:\n" + text)
         path = self._folder.path / "scores.txt"
         self._attempt(path, lambda: write_text(path, text + "\n"))

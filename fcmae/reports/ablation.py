@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fcmae.evaluation import PairedDifference, differences, means
 from fcmae.evaluation.pictures import NORMALIZED_NOTE, PLAIN_NOTE
-from fcmae.evaluation.statistics import PairedDifference, differences, means
 from fcmae.machine.cost import flop_unit
 from fcmae.machine.hardware import hardware
 from fcmae.reports import figures
@@ -187,8 +187,7 @@ def _table(found: AblationRecord, measures: Sequence[str], *, has_cost: bool) ->
 def _gap_text(gap: PairedDifference | None, measure: str) -> str:
     if gap is None:
         return "-"
-    verdict = "beyond noise" if gap.exceeds_noise else "within noise"
-    return gap.text(decimals_of(measure)) + ("" if gap.half_width is None else f", {verdict}")
+    return ", ".join(filter(None, [gap.text(decimals_of(measure)), gap.verdict()]))
 
 
 def _flop_unit(found: AblationRecord) -> tuple[float, str]:

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fcmae.evaluation.statistics import means
+from fcmae.evaluation import means
 
 SIZE = (4.8, 3.3)  # inches; read at the width of a phone, too
 STYLE = {"font.size": 10, "svg.hashsalt": "fcmae", "axes.grid": True, "grid.alpha": 0.3}

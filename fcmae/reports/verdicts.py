@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from fcmae.evaluation.statistics import PairedDifference, differences, means
+from fcmae.evaluation import PairedDifference, differences, means
 from fcmae.reports.records import LABEL_FREE, AblationRecord, Key, Record
 from fcmae.studies.ablation.evaluation import FINETUNED
 from fcmae.studies.ablation.grid import RATIO
@@ -83,7 +83,7 @@ def _beyond_noise(found: AblationRecord, gaps: dict[Key, PairedDifference], meas
         )
     parts = [
         f"{found.title(key)} is {up if gap.value > 0 else down} than {default} by "
-        f"{abs(gap.value):.{decimals}f} +- {gap.half_width:.{decimals}f}{unit}"
+        f"{gap.amount(decimals)}{unit}"
         for key, gap in real.items()
     ]
     end = "; no other differs beyond the noise." if len(gaps) > len(real) else "."
@@ -100,7 +100,7 @@ def _about_pretraining(gap: PairedDifference, measure: str, seeds: int) -> str:
             f"{start} makes no difference beyond the noise of {seeds} seeds ({gap.text()} points)."
         )
     verb = "helps" if gap.value > 0 else "hurts"
-    return f"{start} {verb} by {gap.text().lstrip('+-')} points."
+    return f"{start} {verb} by {gap.amount()} points."
 
 
 def _about_step_time(found: AblationRecord) -> list[str]:

@@ -1,31 +1,164 @@
-"""Did pretraining help? The same fine-tuning from pretrained weights and from scratch, over seeds.
+"""Did pretraining help, and with how many labels? The same fine-tuning from two starts.
 
-Both are scored after their last step: nothing is chosen on the images that score them.
+Both take the same labelled images, order, augmentation, steps and seeds, and are scored after the
+last step: nothing is chosen on the images that score them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from fcmae.data import ImageList
 from fcmae.data.augmentation import mean_and_std
-from fcmae.evaluation import Scores, sentence, table
+from fcmae.data.splits import draw_share, open_labelled
+from fcmae.errors import ConfigError
+from fcmae.evaluation import RULE, Mean, PairedDifference, differences, means
 from fcmae.evaluation.classification import ClassificationScores
 from fcmae.finetuning.setup import weights_metadata
-from fcmae.finetuning.task import FinetuneResult, finetune
+from fcmae.finetuning.task import Finetuning
 from fcmae.runs.durable import write_text
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.processes import Processes
 
-PRETRAINED, SCRATCH = "pretrained", "from scratch"
+PRETRAINED, SCRATCH, OTHER = "pretrained", "from scratch", "other weights"
+ALL = 100.0  # per cent of the labels
+
+# The labelled images of a seed, and those that score them.
+Images = Callable[[int], tuple[ImageList, ImageList]]
+
+
+@dataclass
+class Comparison:
+    """Scores of two starts over shares of the labels.
+
+    Attributes:
+        starts: the pretrained one and what it is compared with.
+        results: {share in per cent: {start: {seed: scores after the last step}}}.
+        num_labels: {share: labelled training images}.
+        drawn: the shares at which each seed has labelled images of its own.
+        num_classes: classes to tell apart.
+        num_test: images that all are scored on.
+        steps: of every fine-tuning.
+    """
+
+    starts: tuple[str, str]
+    results: dict[float, dict[str, dict[int, ClassificationScores]]] = field(default_factory=dict)
+    num_labels: dict[float, int] = field(default_factory=dict)
+    drawn: set[float] = field(default_factory=set)
+    num_classes: int = 0
+    num_test: int = 0
+    steps: int = 0
+
+    def accuracies(self, share: float) -> dict[str, dict[int, float]]:
+        """Return the balanced accuracies in per cent, {start: {seed: accuracy}}."""
+        return {
+            start: {seed: 100 * scores.balanced_accuracy for seed, scores in by_seed.items()}
+            for start, by_seed in self.results[share].items()
+        }
+
+    def difference(self, share: float) -> PairedDifference:
+        """Return how much the first start exceeds the second, paired by seed."""
+        first, second = self.starts
+        return differences(self.accuracies(share), second)[first]
+
+    def at_chance(self, share: float) -> dict[str, Mean]:
+        """Return the starts that have not learned: their interval reaches down to chance."""
+        found = means(self.accuracies(share))
+        chance = 100 / self.num_classes
+        return {
+            start: mean
+            for start, mean in found.items()
+            if mean.value - (mean.half_width or 0.0) <= chance
+        }
+
+    def sentence(self) -> str:
+        """Say in one line where pretraining helps, after how many steps, and no more than that."""
+        parts = []
+        for share, count in self.num_labels.items():
+            gap = self.difference(share)
+            if gap.exceeds_noise:
+                verb = "helps" if gap.value > 0 else "hurts"
+                parts.append(f"{verb} by {gap.amount()} points at {count} labels")
+            else:
+                parts.append(f"makes no difference beyond noise at {count} labels ({gap.text()})")
+        said = (
+            f"After {self._time}, compared with {_in_words(self.starts[1])}, pretraining "
+            f"{'; '.join(parts)}."
+        )
+        return " ".join([said, *self._not_learned()])
+
+    @property
+    def _time(self) -> str:
+        return f"{self.steps} step{'s' * (self.steps != 1)}"
+
+    def _not_learned(self) -> list[str]:
+        """Say which starts are still at chance: their gap tells of speed, not of the end."""
+        said = []
+        for start in self.starts:
+            stuck = {
+                count: self.at_chance(share)[start]
+                for share, count in self.num_labels.items()
+                if start in self.at_chance(share)
+            }
+            if stuck:
+                where = ", ".join(f"{mean.text()} % at {n} labels" for n, mean in stuck.items())
+                said.append(
+                    f"But {_in_words(start)} has not learned yet after {self._time} ({where}; "
+                    f"chance is {100 / self.num_classes:.0f} %): more steps may change this."
+                )
+        return said
+
+    def notes(self) -> list[str]:
+        """Return what one must know to read the figures."""
+        seeds = len(next(iter(self.results.values()))[self.starts[0]])
+        own = [self.num_labels[share] for share in self.results if share in self.drawn]
+        shared = [self.num_labels[share] for share in self.results if share not in self.drawn]
+        images = []
+        if own:
+            listed = ", ".join(map(str, own))
+            images.append(f"with {listed} labels each seed has its own labelled images")
+        if shared:
+            listed = ", ".join(map(str, shared))
+            images.append(f"with {listed} all seeds have the same ones")
+        return [
+            f"Balanced accuracy on {self.num_test} held-out images after {self._time}, "
+            f"{seeds} seeds: {'; '.join(images)}. Order and crops are the seed's, and the same for "
+            "both starts.",
+            f"{RULE} The pairs are seeds; the images that score them are the same in all.",
+            "The pretraining itself is one run: another one may differ.",
+        ]
+
+    def text(self) -> str:
+        """Return scores, verdict and how to read them as lines of text."""
+        width = max(map(len, self.starts))
+        lines = []
+        for share, count in self.num_labels.items():
+            lines.append(f"{'':<{width}}  {f'{count} labels':>15}  {'all images':>10}")
+            for start, values in self.accuracies(share).items():
+                spread = list(values.values())
+                overall = np.mean([one.accuracy for one in self.results[share][start].values()])
+                lines.append(
+                    f"{start:<{width}}  {np.mean(spread):6.1f} +- {np.std(spread, ddof=1):5.1f}  "
+                    f"{100 * overall:10.1f}"
+                )
+        lines.append(
+            f"Balanced accuracy in % ({self.num_classes} classes, chance "
+            f"{100 / self.num_classes:.0f}), mean +- standard deviation over the seeds, and "
+            "accuracy over all images."
+        )
+        return "\n".join([*lines, self.sentence(), *self.notes()])
 
 
 def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | None:
     """Fine-tune from model.weights and from scratch for compare.seeds seeds, print both.
 
-    Each seed gives both the same labelled images, order and augmentation. Every run has a folder
-    of its own below run.dir, and a stopped comparison goes on where it was. The report is also
-    written to run.dir/comparison.txt.
+    Every run has a folder of its own below run.dir, and a stopped comparison goes on where it
+    was. The text is also written to run.dir/comparison.txt.
 
     Returns:
         The name of the signal that stopped it; None when it is done.
@@ -33,34 +166,135 @@ def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | 
     Raises:
         As `finetune`.
     """
-    results: dict[str, list[FinetuneResult]] = {PRETRAINED: [], SCRATCH: []}
-    seeds = range(config.train.seed, config.train.seed + config.compare.seeds)
-    for seed in seeds:
-        for name in results:
-            result = finetune(single_run(config, name, seed), processes)
-            if result.signal is not None:
-                return result.signal
-            results[name].append(result)
-    if processes.is_main:
-        text = report(results)
+    found = Comparison((PRETRAINED, SCRATCH))
+    if config.data.train_per_class is not None:
+        found.drawn.add(ALL)
+
+    def images(seed: int) -> tuple[ImageList, ImageList]:
+        return open_labelled(config.data, seed)
+
+    signal = _compare(found, ALL, config, images, None, processes)
+    if signal is None and processes.is_main:
+        text = found.text()
         print(text)
         write_text(Path(config.run.dir) / "comparison.txt", text + "\n")
+    return signal
+
+
+def compare_over_labels(
+    config: FinetuneConfig,
+    shares: Sequence[float],
+    against: str | None,
+    processes: Processes,
+    say: Callable[[str], None] = print,
+) -> Comparison | str:
+    """Fine-tune from both starts for every share and seed; return the scores.
+
+    Every fine-tuning has a run folder below run.dir; a stopped comparison goes on where it was.
+
+    Args:
+        config: the recipe; model.weights is the first start, compare.seeds the seeds.
+        shares: per cents of the training images of each class, at least one image.
+        against: weights of the second start; None draws them: from scratch.
+        processes: this process and the others.
+        say: called with one sentence per finished share.
+
+    Returns:
+        The scores, or the name of the signal that stopped it.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: as `finetune` and `check_comparison`.
+    """
+    check_comparison(config, shares)
+    train, test = open_labelled(config.data, config.train.seed)
+    found = Comparison((PRETRAINED, SCRATCH if against is None else OTHER))
+    found.drawn |= {share for share in shares if share < ALL}
+    at_least = config.train.batch_size * config.train.accumulate * processes.world_size
+    for share in shares:
+        folder = str(Path(config.run.dir) / f"labels-{share:g}")
+        arm = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=folder))
+
+        def images(seed: int, share: float = share) -> tuple[ImageList, ImageList]:
+            return repeated(draw_share(train, share, seed), at_least), test
+
+        signal = _compare(found, share, arm, images, against, processes)
+        if signal is not None:
+            return signal
+        if processes.is_main:
+            labels = found.num_labels[share]
+            say(f"{share:g} % of the labels ({labels}): {found.difference(share).text()}")
+    return found
+
+
+def check_comparison(config: FinetuneConfig, shares: Sequence[float]) -> None:
+    """Raise ConfigError unless the comparison can be fair and say something."""
+    if not shares or any(not 0 < share <= ALL for share in shares):
+        raise ConfigError(
+            f"--shares: got {list(shares)}, expected per cents of the labels above 0 and up to "
+            "100, such as [1, 5, 10, 100]."
+        )
+    if len(set(shares)) != len(shares):
+        raise ConfigError(f"--shares: got {list(shares)}, expected each share once.")
+    if config.model.weights is None:
+        raise ConfigError(
+            "model.weights: not given; expected the folder of a pretraining run or a weights file "
+            "to compare with training from scratch."
+        )
+    if config.train.steps is None:
+        raise ConfigError(
+            f"train.epochs: got {config.train.epochs}, but a share of the labels would then "
+            "change the number of steps, too; give train.steps."
+        )
+    if config.data.train_per_class is not None:
+        raise ConfigError(
+            f"data.train_per_class: got {config.data.train_per_class}, but --shares decides how "
+            "many images are used; remove it, or set it to null."
+        )
+
+
+def repeated(images: ImageList, at_least: int) -> ImageList:
+    """Return the images so often that there are `at_least`: a step takes a full batch."""
+    times = -(-at_least // len(images))
+    return images.select([index for _ in range(times) for index in range(len(images))])
+
+
+def _compare(
+    found: Comparison,
+    share: float,
+    config: FinetuneConfig,
+    images: Images,
+    against: str | None,
+    processes: Processes,
+) -> str | None:
+    """Fine-tune from both starts with every seed; return the signal that stopped it."""
+    results: dict[str, dict[int, ClassificationScores]] = {start: {} for start in found.starts}
+    for seed in range(config.train.seed, config.train.seed + config.compare.seeds):
+        labelled, test = images(seed)
+        for start in found.starts:
+            arm = _arm(config, start, seed, against)
+            run = Finetuning(arm, processes, labelled, test)
+            signal = run.run()
+            if signal is not None:
+                return signal
+            assert run.last is not None  # finished runs have it
+            results[start][seed] = run.last
+            found.steps, found.num_classes = run.total_steps, len(run.classes)
+            found.num_test = run.last.num_images
+    found.results[share], found.num_labels[share] = results, len(set(labelled.paths))
     return None
 
 
-def single_run(config: FinetuneConfig, name: str, seed: int) -> FinetuneConfig:
-    """Return the settings of one of the compared runs."""
+def _arm(config: FinetuneConfig, start: str, seed: int, against: str | None) -> FinetuneConfig:
+    """Return the settings of one fine-tuning; images are normalised as the first start's."""
     mean, std = mean_and_std(config.data, weights_metadata(config))
     optim, model, compare = config.optim, config.model, config.compare
-    if name == SCRATCH:
-        base_lr = compare.scratch_base_lr
-        optim = dataclasses.replace(
-            optim,
-            base_lr=optim.base_lr if base_lr is None else base_lr,
-            layer_decay=compare.scratch_layer_decay,
-        )
-        model = dataclasses.replace(model, weights=None)
-    folder = Path(config.run.dir) / f"{name.replace(' ', '-')}-{seed}"
+    if start == SCRATCH:
+        rate = optim.base_lr if compare.scratch_base_lr is None else compare.scratch_base_lr
+        decay = compare.scratch_layer_decay
+        optim = dataclasses.replace(optim, base_lr=rate, layer_decay=decay)
+    if start != PRETRAINED:
+        model = dataclasses.replace(model, weights=against)
+    folder = Path(config.run.dir) / f"{start.replace(' ', '-')}-{seed}"
     return dataclasses.replace(
         config,
         run=dataclasses.replace(config.run, dir=str(folder)),
@@ -72,36 +306,5 @@ def single_run(config: FinetuneConfig, name: str, seed: int) -> FinetuneConfig:
     )
 
 
-def report(results: dict[str, list[FinetuneResult]]) -> str:
-    """Return table and verdict of finished runs, {name: one result per seed}."""
-    first = results[PRETRAINED][0]
-    last = {name: [_last(result) for result in runs] for name, runs in results.items()}
-    scores = Scores(
-        {
-            "fine-tuned": {
-                name: tuple(100 * item.balanced_accuracy for item in items)
-                for name, items in last.items()
-            }
-        },
-        num_labels=first.num_train,
-        num_test=last[PRETRAINED][0].num_images,
-        num_classes=len(first.classes),
-    )
-    accuracies = ", ".join(
-        f"{name} {100 * sum(item.accuracy for item in items) / len(items):.1f} %"
-        for name, items in last.items()
-    )
-    return "\n".join(
-        [
-            table(scores),
-            f"Accuracy over all images: {accuracies}.",
-            sentence(scores, "fine-tuned", PRETRAINED, SCRATCH),
-            "A difference is the mean over the seeds, each with its own labelled images, with its "
-            "95 % confidence interval; the test images and the pretraining are the same in all.",
-        ]
-    )
-
-
-def _last(result: FinetuneResult) -> ClassificationScores:
-    assert result.last is not None  # finished runs have it
-    return result.last
+def _in_words(start: str) -> str:
+    return f"training {start}" if start == SCRATCH else start

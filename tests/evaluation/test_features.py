@@ -10,12 +10,12 @@ from fcmae.data import Loader, find_images
 from fcmae.errors import DataError
 from fcmae.evaluation import (
     evaluating,
+    evaluation_loader,
     extract_features,
     extract_together,
     raw_pixel_features,
     thumbnails,
 )
-from fcmae.evaluation.reading import evaluation_loader
 from fcmae.weights.info import EncoderInfo
 
 INFO = EncoderInfo(

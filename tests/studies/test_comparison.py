@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 from pictures_on_disk import write_pictures
 from tiny_run import make_run
 
@@ -14,9 +15,11 @@ from fcmae.__main__ import main
 from fcmae.data import ImageList
 from fcmae.data.splits import draw_share
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
+from fcmae.evaluation import RULE
+from fcmae.evaluation.classification import ClassificationScores
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.reading import load
-from fcmae.studies.label_comparison import LabelComparison, repeated
+from fcmae.studies.comparison import Comparison, repeated
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart_compare.yaml"
 IMAGES = ImageList(
@@ -24,9 +27,24 @@ IMAGES = ImageList(
 )
 
 
-def found(first: list[float], second: list[float], name: str = "from scratch") -> LabelComparison:
-    scores = {"pretrained": dict(enumerate(first)), name: dict(enumerate(second))}
-    return LabelComparison({5.0: scores}, {5.0: 15}, 40, 50, ("pretrained", name))
+def found(
+    first: list[float], second: list[float], name: str = "from scratch", share: float = 5.0
+) -> Comparison:
+    """A comparison with these balanced accuracies in per cent, of two classes."""
+
+    def scores(values: list[float]) -> dict[int, ClassificationScores]:
+        confusions = (torch.tensor([[10 * v, 1000 - 10 * v], [0, 1000]]).round() for v in values)
+        halves = (confusion.long() for confusion in confusions)
+        return {seed: ClassificationScores(c, 0.5) for seed, c in enumerate(halves)}
+
+    # Of the second class all are right: class 0 has what is left of twice the mean.
+    results = {
+        "pretrained": scores([2 * value - 100 for value in first]),
+        name: scores([2 * value - 100 for value in second]),
+    }
+    return Comparison(
+        ("pretrained", name), {share: results}, {share: 15}, {share} - {100.0}, 2, 40, 50
+    )
 
 
 def test_a_share_has_its_part_of_every_class_and_lies_in_larger_ones() -> None:
@@ -49,20 +67,37 @@ def test_few_images_are_repeated_to_fill_a_step() -> None:
 def test_the_sentence_says_that_pretraining_helps_where_it_does() -> None:
     said = found([80.0, 81.0, 79.5], [70.0, 71.5, 69.0]).sentence()
     assert said == (
-        "Compared with training from scratch, pretraining helps by 10.0 +- 1.2 points at 15 labels."
+        "After 50 steps, compared with training from scratch, pretraining helps by 10.0 +- 1.2 "
+        "points at 15 labels."
     )
 
 
 def test_the_sentence_says_that_pretraining_hurts_where_it_does() -> None:
     said = found([70.0, 71.5, 69.0], [80.0, 81.0, 79.5], "other weights").sentence()
     assert said == (
-        "Compared with other weights, pretraining hurts by 10.0 +- 1.2 points at 15 labels."
+        "After 50 steps, compared with other weights, pretraining hurts by 10.0 +- 1.2 points at "
+        "15 labels."
     )
 
 
 def test_the_sentence_claims_nothing_within_the_noise() -> None:
     said = found([80.0, 70.0, 75.0], [74.0, 76.0, 70.0]).sentence()
     assert "makes no difference beyond noise at 15 labels (+1.7 +- 16.5)" in said
+
+
+def test_a_start_that_sits_at_chance_is_said_to_have_learned_nothing_yet() -> None:
+    said = found([75.0, 74.0, 75.5], [50.0, 51.5, 50.0]).sentence()
+    assert "helps by 24.3 +- 4.0 points at 15 labels. But training from scratch has not" in said
+    assert "learned yet after 50 steps (50.5 +- 1.3 % at 15 labels; chance is 50 %)" in said
+    assert "has not learned" not in found([75.0, 74.0, 75.5], [60.0, 61.5, 60.0]).sentence()
+
+
+def test_seeds_share_their_labelled_images_where_all_are_taken() -> None:
+    some, every = (found([80.0] * 3, [70.0] * 3, share=share).text() for share in (5.0, 100.0))
+    assert "with 15 labels each seed has its own labelled images" in some
+    assert "with 15 all seeds have the same ones" in every
+    assert "own labelled images" not in every
+    assert RULE in some
 
 
 def test_the_shipped_recipe_is_read() -> None:
@@ -117,7 +152,7 @@ def test_every_start_share_and_seed_is_a_run_and_the_report_agrees(
         (labels, start) for labels in ("2", "16") for start in ("pretrained", "from scratch")
     }
     sentence = shown.strip().split("\n")[-1]
-    assert sentence.startswith("Compared with training from scratch, pretraining ")
+    assert sentence.startswith("After 2 steps, compared with training from scratch, pretraining ")
     assert sentence in (folder / "report.md").read_text()
     before = (folder / "report.csv").read_text()
     assert main(arguments(material, folder, "--shares", "[10, 100]")) == DONE  # taken as it is

@@ -16,10 +16,15 @@ from torch import Tensor
 
 from fcmae.data import sample_seed
 from fcmae.errors import ConfigError
-from fcmae.evaluation import Features, balanced_accuracy, extract_features
+from fcmae.evaluation import (
+    METHODS,
+    Features,
+    balanced_accuracy,
+    draw_labels,
+    evaluation_loader,
+    extract_features,
+)
 from fcmae.evaluation.pictures import reconstruct
-from fcmae.evaluation.protocol import METHODS, draw_labels
-from fcmae.evaluation.reading import evaluation_loader
 from fcmae.finetuning.task import Finetuning
 from fcmae.machine.cost import flops_per_image
 from fcmae.machine.hardware import hardware, versions
