@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fork_server import SERVER
 from PIL import Image
 from real_runs import (
     assert_same_run,
     pretrain_arguments,
     run,
     run_together,
+    wait_for,
     without_pictures,
 )
 
@@ -190,21 +193,8 @@ def test_damage_costs_time_and_no_pixel(folder: Path, damage: str) -> None:
     assert_same(samples(folder, refilled), expected)
 
 
-def in_a_process(work: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return pid
-
-
-def test_killed_while_filling_it_keeps_what_was_committed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = samples(folder, open_cache(folder))
-    monkeypatch.setattr(cache, "COMMIT_BYTES", 40_000)  # two images
+def die_at_the_sixth(folder: Path) -> None:
+    """Fill the cache two images at a time, and be killed when decoding comes to the sixth."""
     decode = cache.decode_image
 
     def decode_or_die(path: str, *rest: Any) -> torch.Tensor:
@@ -212,29 +202,48 @@ def test_killed_while_filling_it_keeps_what_was_committed(
             os.kill(os.getpid(), signal.SIGKILL)
         return decode(path, *rest)
 
-    monkeypatch.setattr(cache, "decode_image", decode_or_die)
-    _, status = os.waitpid(in_a_process(lambda: open_cache(folder).fill(0, print)), 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
-    monkeypatch.setattr(cache, "decode_image", decode)
+    cache.COMMIT_BYTES = 40_000  # two images
+    cache.decode_image = decode_or_die
+    open_cache(folder).fill(0, print)
+
+
+def test_killed_while_filling_it_keeps_what_was_committed(folder: Path) -> None:
+    expected = samples(folder, open_cache(folder))
+    pid = SERVER.start(partial(die_at_the_sixth, folder), folder.with_name("log"))
+    assert SERVER.wait(pid) == -signal.SIGKILL
     assert open_cache(folder).missing() == [4, 5, 6, 7, 8]
     assert_same(samples(folder, open_cache(folder)), expected)
     assert_same(samples(folder, fill(folder)[0]), expected)
 
 
-def test_two_processes_fill_one_after_the_other(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fill_while_others_wait(folder: Path, begun: Path, waiting: Path) -> None:
+    """Fill the cache, and let the first image take until another process waits."""
     decode = cache.decode_image
 
     def decode_slowly(path: str, *rest: Any) -> torch.Tensor:
-        time.sleep(0.1)
+        begun.touch()
+        while not waiting.exists():
+            time.sleep(0.01)
         return decode(path, *rest)
 
-    monkeypatch.setattr(cache, "decode_image", decode_slowly)
-    other = in_a_process(lambda: open_cache(folder).fill(0, lambda _: None))
-    time.sleep(0.3)
-    opened, said = fill(folder)
-    os.waitpid(other, 0)
+    cache.decode_image = decode_slowly
+    open_cache(folder).fill(0, print)
+
+
+def test_two_processes_fill_one_after_the_other(folder: Path) -> None:
+    begun, waiting = folder.with_name("begun"), folder.with_name("waiting")
+    other = SERVER.start(
+        partial(fill_while_others_wait, folder, begun, waiting), folder.with_name("log")
+    )
+    wait_for(begun, other)
+    opened, said = open_cache(folder), list[str]()
+
+    def hear(sentence: str) -> None:
+        said.append(sentence)
+        waiting.touch()
+
+    opened.fill(0, hear)
+    assert SERVER.wait(other) == DONE, folder.with_name("log").read_text()
     assert "another process fills" in said[0]
     (index,) = (folder.parent / "cache").glob("index-*")
     assert index.stat().st_size == 8 * cache.RECORD.itemsize
@@ -261,25 +270,20 @@ def test_a_full_disk_keeps_what_fits_and_some_space(
     assert_same(samples(folder, opened), expected)
 
 
-def test_a_disk_that_fills_in_the_middle_of_an_image_loses_no_committed_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fill_with_small_files(folder: Path) -> None:
+    """Fill the cache where a file can hold 90,000 bytes, and hear that it is cut short."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))
+    cache.COMMIT_BYTES = 1
+    said: list[str] = []
+    open_cache(folder).fill(0, said.append)
+    assert "cannot be written (File too large)" in said[0]
+
+
+def test_a_disk_that_fills_in_the_middle_of_an_image_loses_no_committed_one(folder: Path) -> None:
     expected = samples(folder, open_cache(folder))
-    monkeypatch.setattr(cache, "COMMIT_BYTES", 1)
-
-    def limited() -> None:
-        import resource
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))
-        said: list[str] = []
-        open_cache(folder).fill(0, said.append)
-        assert "cannot be written (File too large)" in said[0]
-        os.write(1, b"")
-        os._exit(7)
-
-    _, status = os.waitpid(in_a_process(limited), 0)
-    assert os.WEXITSTATUS(status) == 7
+    pid = SERVER.start(partial(fill_with_small_files, folder), folder.with_name("log"))
+    assert SERVER.wait(pid) == DONE, folder.with_name("log").read_text()
     assert len(open_cache(folder).missing()) == 5
     assert_same(samples(folder, open_cache(folder)), expected)
 
@@ -288,6 +292,11 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(folder: Path) -> None:
     (folder.parent / "cache").write_text("a file")
     with pytest.raises(ConfigError, match=r"data\.cache: '.*cache' cannot be used \(.*\); name a"):
         open_cache(folder)
+
+
+def keep_empty() -> None:
+    """Let the cache stay as it is."""
+    cache.PixelCache.fill = lambda *_: None  # type: ignore[method-assign]
 
 
 def test_runs_with_a_full_a_partial_and_no_cache_on_disk_are_the_same(
@@ -306,12 +315,8 @@ def test_runs_with_a_full_a_partial_and_no_cache_on_disk_are_the_same(
     again = arguments("again", "one", data__workers=2)
     assert run(again, log, before=without_pictures) == DONE
     assert_same_run(tmp_path / "again", tmp_path / "first")
-
-    def keep_empty() -> None:
-        without_pictures()
-        cache.PixelCache.fill = lambda *_: None  # type: ignore[method-assign]
-
-    assert run(arguments("empty", "two"), log, before=keep_empty) == DONE
+    before = [without_pictures, keep_empty]
+    assert run(arguments("empty", "two"), log, before=before) == DONE
     assert_same_run(tmp_path / "empty", tmp_path / "first")
     refused = pretrain_arguments(folder, tmp_path / "first", 7, data__max_skipped_share=0.5)
     assert run(refused, log) == MISTAKE

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,15 +203,12 @@ def test_a_bug_in_a_worker_keeps_its_traceback(mishap: Mishap) -> None:
 
 
 def test_signals_that_stop_a_run_do_not_stop_its_workers(dataset: PretrainDataset) -> None:
-    sender = multiprocessing.get_context("fork")
     batches = iter(make_loader(dataset, [[(epoch, 0)] for epoch in range(30)], 2))
     received = [next(batches), next(batches)]  # now both workers have started
     for worker in multiprocessing.active_children():
         for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
             # From another process: SIGTERM of the parent is the loader's own way to end them.
-            other = sender.Process(target=os.kill, args=(worker.pid, number))
-            other.start()
-            other.join()
+            subprocess.run(["kill", f"-{number.value}", str(worker.pid)], check=True)
     received += batches
     assert len(received) == 30
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

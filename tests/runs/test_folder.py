@@ -9,11 +9,14 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from fork_server import SERVER
+from real_runs import wait_for
 
 from fcmae.data import ImageList
 from fcmae.data.recorded import fix_images
@@ -30,29 +33,28 @@ def make_config(folder: Path, **train: Any) -> PretrainConfig:
     return parse(PretrainConfig, arguments, prog="fcmae pretrain")
 
 
-def fork(work: Callable[[], None]) -> int:
+def hold(folder: Path, then: Callable[[], object]) -> None:
+    """Open a run folder, say so, and do something before it is closed."""
+    held = RunFolder(folder)
+    held.open(make_config(folder))
+    folder.with_name("is-held").touch()
+    then()
+    held.close()
+
+
+def leave_a_reader(told: Path) -> None:
+    """Start a child, as readers of images are, and tell its id."""
     pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        finally:
-            os._exit(1)
-    return pid
+    if pid != 0:
+        told.with_suffix(".partial").write_text(str(pid))
+        told.with_suffix(".partial").rename(told)
+    signal.pause()
 
 
-def hold_in_another_process(folder: Path, then: Callable[[], None]) -> int:
+def hold_in_another_process(folder: Path, then: Callable[[], object]) -> int:
     """Return the id of a process that has opened the folder; `then` runs in it."""
-    reading, writing = os.pipe()
-
-    def work() -> None:
-        held = RunFolder(folder)
-        held.open(make_config(folder))
-        os.write(writing, b"x")
-        then()
-        held.close()
-
-    pid = fork(work)
-    assert os.read(reading, 1) == b"x"
+    pid = SERVER.start(partial(hold, folder, then), folder.with_name("log"))
+    wait_for(folder.with_name("is-held"), pid)
     return pid
 
 
@@ -60,11 +62,6 @@ def open_and_close(folder: Path) -> None:
     run = RunFolder(folder)
     run.open(make_config(folder))
     run.close()
-
-
-def end(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
 
 
 def test_the_second_writer_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
@@ -76,21 +73,17 @@ def test_the_second_writer_is_refused_and_told_who_the_first_is(tmp_path: Path) 
             with pytest.raises(ConfigError, match=message):
                 RunFolder(folder).open(make_config(folder))
     finally:
-        end(pid)
+        SERVER.end(pid)
     open_and_close(folder)  # a killed process holds nothing
 
 
 def test_a_killed_runs_children_do_not_keep_its_successor_out(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    reading, writing = os.pipe()
-
-    def leave_a_reader() -> None:
-        os.write(writing, str(fork(signal.pause)).encode() + b"\n")
-        signal.pause()
-
-    pid = hold_in_another_process(folder, leave_a_reader)
-    reader = int(os.read(reading, 100))
-    end(pid)
+    told = tmp_path / "reader"
+    pid = hold_in_another_process(folder, partial(leave_a_reader, told))
+    wait_for(told, pid)
+    reader = int(told.read_text())
+    SERVER.end(pid)
     try:
         os.kill(reader, 0)  # it lives
         open_and_close(folder)
@@ -105,7 +98,7 @@ def test_a_closed_folder_can_be_opened_again(tmp_path: Path) -> None:
     folder.close()
     pid = hold_in_another_process(folder.path, signal.pause)
     holder = (folder.path / "lock").read_text()
-    end(pid)
+    SERVER.end(pid)
     assert f"process {pid} " in holder
 
 

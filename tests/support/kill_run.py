@@ -1,6 +1,6 @@
 """Kills a real run again and again and compares it with an undisturbed one, bit for bit.
 
-As a script: `python tests/kill_run.py [KILLS] [WORKERS]` (200 and 1), about a second per kill.
+`python tests/support/kill_run.py [KILLS] [WORKERS]` (200 and 1): about a second per kill.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,47 +50,47 @@ def newest(run_dir: Path) -> str:
 
 
 def kill_at_event(number: int) -> Callable[[], None]:
-    """Return what makes this process kill itself before its `number`th change of the disk.
+    """Return what makes a process kill itself before its `number`th change of the disk.
 
     Those are calls of EVENTS in os, and writes of a checkpoint's state.
     """
+    return partial(_kill_at_event, number)
 
-    def install() -> None:
-        counted = 0
 
-        def count() -> None:
-            nonlocal counted
-            counted += 1
-            if counted == number:
-                os.kill(os.getpid(), signal.SIGKILL)
+def _kill_at_event(number: int) -> None:
+    counted = 0
 
-        def counting(function: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def count() -> None:
+        nonlocal counted
+        counted += 1
+        if counted == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            count()
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    for name in EVENTS:
+        setattr(os, name, counting(getattr(os, name)))
+    save = torch.save
+
+    def save_half(state: Any, file: Any, *args: Any) -> None:
+        write, written = file.write, 0
+
+        def write_counting(data: bytes) -> Any:
+            nonlocal written
+            written += 1
+            if written in (2, 40):  # soon after the beginning, and inside
                 count()
-                return function(*args, **kwargs)
+            return write(data)
 
-            return wrapped
+        file.write = write_counting
+        save(state, file, *args)
 
-        for name in EVENTS:
-            setattr(os, name, counting(getattr(os, name)))
-        save = torch.save
-
-        def save_half(state: Any, file: Any, *args: Any) -> None:
-            write, written = file.write, 0
-
-            def write_counting(data: bytes) -> Any:
-                nonlocal written
-                written += 1
-                if written in (2, 40):  # soon after the beginning, and inside
-                    count()
-                return write(data)
-
-            file.write = write_counting
-            save(state, file, *args)
-
-        torch.save = save_half
-
-    return install
+    torch.save = save_half
 
 
 def main(kills: int = 200, workers: int = 1, seed: int = 0) -> None:
@@ -113,6 +114,4 @@ def main(kills: int = 200, workers: int = 1, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    import conftest  # noqa: F401  (one thread)
-
     main(*map(int, sys.argv[1:]))

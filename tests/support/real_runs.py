@@ -1,35 +1,29 @@
-"""Real training runs in forked processes: signals and files are real, starting costs milliseconds.
-
-The parent has imported torch and everything else, which takes seconds in a new interpreter.
-"""
+"""Real training runs in processes of their own: signals, deaths and files are real."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import timm
 import torch
-import torch.utils.tensorboard
+from fork_server import PATIENCE_SECONDS, POLL_SECONDS, SERVER
 from timm.models import convnext, register_model
 from timm.models.convnext import ConvNeXt
 
-import fcmae.finetuning.task
-import fcmae.pretraining.task  # noqa: F401
 from fcmae.__main__ import main
+from fcmae.cli import COMMANDS
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
-
-CRASHED = 70  # an exception that the console does not turn into a sentence
 
 
 @register_model
@@ -73,54 +67,43 @@ def options(settings: Mapping[str, object], changes: Mapping[str, object]) -> li
     return [f"--{name}={value}" for name, value in {**settings, **dotted}.items()]
 
 
+Before = Callable[[], object] | Sequence[Callable[[], object]]
+
+
 def start(
     arguments: Sequence[str],
     log: Path,
     *,
     environment: Mapping[str, str] | None = None,
-    before: Callable[[], object] | None = None,
+    before: Before = (),
 ) -> int:
     """Start `fcmae ARGUMENTS` in a process of its own, with its output behind `log`'s.
 
-    `before` runs in that process first. Returns its id.
+    What `before` names runs in that process first; see fork_server for what that may be.
+    Returns its id.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        status = CRASHED
-        try:
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            for descriptor in (1, 2):
-                os.dup2(output, descriptor)
-            with (
-                open(1, "w", closefd=False) as text,
-                open(2, "w", closefd=False) as errors,
-                contextlib.redirect_stdout(text),
-                contextlib.redirect_stderr(errors),
-            ):
-                os.environ.update(environment or {})
-                if before is not None:
-                    before()
-                status = main(list(arguments))
-        except BaseException:
-            os.write(2, traceback.format_exc().encode())
-        finally:
-            os._exit(status)
-    return pid
+    first = [before] if callable(before) else list(before)
+    return SERVER.start(partial(_console, list(arguments), first), log, environment)
 
 
-def wait(pid: int, seconds: float = 120.0) -> int:
+def _console(arguments: list[str], before: list[Callable[[], object]]) -> int:
+    for install in before:
+        install()
+    return main(arguments)
+
+
+def wait(pid: int, seconds: float = PATIENCE_SECONDS) -> int:
     """Return the exit status of a process, or minus the signal that ended it; never hang."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    raise AssertionError(f"process {pid} did not end within {seconds} s")
+    return SERVER.wait(pid, seconds)
+
+
+def wait_for(path: Path, pid: int) -> None:
+    """Wait until a process has made a file or folder."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        assert not SERVER.has_ended(pid), f"process {pid} ended without {path}"
+        time.sleep(POLL_SECONDS)
 
 
 def run(arguments: Sequence[str], log: Path, **how: Any) -> int:
@@ -133,7 +116,7 @@ def run_together(
     log: Path,
     processes: int,
     *,
-    before: Callable[[], object] | None = None,
+    before: Before = (),
 ) -> list[int]:
     """Run a command in processes that train together; return their exit statuses."""
     with socket.socket() as probe:
@@ -162,25 +145,25 @@ def without_pictures() -> None:
 
 
 def signal_in(method: str, at_call: int, *numbers: signal.Signals) -> Callable[[], None]:
-    """Return what makes this process signal itself in the `at_call`th call of a loop's method."""
+    """Return what makes a process signal itself in the `at_call`th call of a loop's method."""
+    return partial(_signal_in, method, at_call, *numbers)
 
-    def install() -> None:
-        from fcmae.training.loop import TrainingLoop
 
-        without_pictures()
-        original, calls = getattr(TrainingLoop, method), 0
+def _signal_in(method: str, at_call: int, *numbers: signal.Signals) -> None:
+    from fcmae.training.loop import TrainingLoop
 
-        def signalling(self: Any, *args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == at_call:
-                for number in numbers:
-                    os.kill(os.getpid(), number)
-            return original(self, *args, **kwargs)
+    without_pictures()
+    original, calls = getattr(TrainingLoop, method), 0
 
-        setattr(TrainingLoop, method, signalling)
+    def signalling(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at_call:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return original(self, *args, **kwargs)
 
-    return install
+    setattr(TrainingLoop, method, signalling)
 
 
 def tell_threads_after_closing() -> None:
@@ -196,6 +179,16 @@ def tell_threads_after_closing() -> None:
         print(f"threads of {self.rank} left:", *names, flush=True)
 
     Processes.close = close_and_tell  # type: ignore[method-assign]
+
+
+def import_all() -> None:
+    """Import what a run imports, which takes seconds."""
+    for module in COMMANDS.values():
+        import_module(module)
+    for name in ("matplotlib.pyplot", "pytest", "sklearn.linear_model", "torch._dynamo"):
+        import_module(name)
+    import_module("torch.utils.tensorboard")
+    PIL.Image.init()
 
 
 def final_state(run_dir: Path) -> dict[str, Any]:

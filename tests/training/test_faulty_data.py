@@ -7,11 +7,14 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from fork_server import PATIENCE_SECONDS
 from image_files import FAULTS
 from PIL import Image
 from real_runs import (
@@ -22,6 +25,7 @@ from real_runs import (
     signal_in,
     start,
     wait,
+    wait_for,
     without_pictures,
 )
 
@@ -131,23 +135,23 @@ def test_thirty_per_cent_of_bad_files_stop_the_run_with_a_summary(
     assert not (tmp_path / "run" / "checkpoints").exists() or kind == "undecodable"
 
 
-def in_reader(act: Callable[[], object], at_index: int = 7) -> Callable[[], None]:
-    """Return what makes readers `act` when they come to an image."""
+def in_reader(act: Callable[[], object], at_index: int = 7) -> None:
+    """Make readers `act` when they come to an image."""
+    from fcmae.data import PretrainDataset
 
-    def install() -> None:
-        from fcmae.data import PretrainDataset
+    without_pictures()
+    original = PretrainDataset.__getitem__
 
-        without_pictures()
-        original = PretrainDataset.__getitem__
+    def read(self: Any, key: tuple[int, int]) -> Any:
+        if key[1] == at_index:
+            act()
+        return original(self, key)
 
-        def read(self: Any, key: tuple[int, int]) -> Any:
-            if key[1] == at_index:
-                act()
-            return original(self, key)
+    PretrainDataset.__getitem__ = read  # type: ignore[method-assign]
 
-        PretrainDataset.__getitem__ = read  # type: ignore[method-assign]
 
-    return install
+def kill_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +166,7 @@ def test_a_reader_that_dies_is_named_and_the_run_goes_on_when_started_again(
 ) -> None:
     log = tmp_path / "log"
     arguments = pretrain_arguments(small, tmp_path / "run", 8, data__workers=2)
-    before = in_reader(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    before = partial(in_reader, kill_this_process)
     assert run(arguments, log, before=before) == MISTAKE
     assert "of 2 (process " in log.read_text()
     assert "was killed by SIGKILL. Most often the system lacked memory" in log.read_text()
@@ -174,9 +178,8 @@ def test_a_reader_that_is_stuck_is_told_after_the_timeout(small: Path, tmp_path:
     arguments = pretrain_arguments(
         small, tmp_path / "run", 8, data__workers=1, data__timeout_seconds=1
     )
-    started = time.monotonic()
-    assert run(arguments, log, before=in_reader(lambda: time.sleep(60))) == MISTAKE
-    assert time.monotonic() - started < 30
+    stuck = partial(in_reader, partial(time.sleep, 2 * PATIENCE_SECONDS))
+    assert run(arguments, log, before=stuck) == MISTAKE
     assert "no batch for 1 s, a reader is stuck; the batch that is late holds" in log.read_text()
 
 
@@ -187,33 +190,32 @@ def test_files_that_vanish_during_the_run_are_skipped(small: Path, tmp_path: Pat
         data, tmp_path / "run", 40, data__workers=1, data__max_skipped_share=0.5
     )
     pid = start(arguments, log, before=without_pictures)
-    while not (tmp_path / "run" / "checkpoints" / "step-00000003").exists():
-        time.sleep(0.001)
+    wait_for(tmp_path / "run" / "checkpoints" / "step-00000003", pid)
     (data / "good-005.png").unlink()
     (data / "good-006.png").write_bytes(b"changed")
     assert wait(pid) == DONE, log.read_text()
     assert listed(tmp_path / "run") == {"good-005.png", "good-006.png"}
 
 
+def poison_weights() -> None:
+    """Make a weight infinite in step 5."""
+    from fcmae.training.loop import TrainingLoop
+
+    original = TrainingLoop._compute_loss
+
+    def compute(self: Any, batch: Any) -> Any:
+        if self.progress.step == 4:
+            next(self.model.parameters()).data[0] = float("inf")
+        return original(self, batch)
+
+    TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
+
+
 def test_poisoned_weights_stop_the_run_with_everything_needed_to_look_into_it(
     small: Path, tmp_path: Path
 ) -> None:
-    import torch
-
-    def poison() -> None:
-        from fcmae.training.loop import TrainingLoop
-
-        original = TrainingLoop._compute_loss
-
-        def compute(self: Any, batch: Any) -> Any:
-            if self.progress.step == 4:
-                next(self.model.parameters()).data[0] = float("inf")
-            return original(self, batch)
-
-        TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
-
     log, arguments = tmp_path / "log", pretrain_arguments(small, tmp_path / "run", 8)
-    assert run(arguments, log, before=poison) == FAILED
+    assert run(arguments, log, before=poison_weights) == FAILED
     told = log.read_text().splitlines()[-1]
     assert "error: step 5, process 0: the loss is nan" in told
     assert re.search(r"finite losses before: [01]\.?\d*(, [01]\.?\d*){3}\. The process read", told)

@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,35 +60,31 @@ def fill(place: Path) -> None:
 
 
 def full_during(
-    saves: range, fill_up: Callable[[], None], make_room: Callable[[], None]
-) -> Callable[[], None]:
-    """Return what makes the disk full just before some saves of this process and the steps after.
+    saves: range, fill_up: Callable[[], object], make_room: Callable[[], object] | None = None
+) -> None:
+    """Make the disk full just before some saves of this process and the steps after.
 
-    `saves` counts from 1; room is made before the first save behind them.
+    `saves` counts from 1; room may be made before the first save behind them.
     """
+    from fcmae.runs.checkpoints import CheckpointStore
 
-    def install() -> None:
-        from fcmae.runs.checkpoints import CheckpointStore
+    without_pictures()
+    original, calls = CheckpointStore.save, 0
 
-        without_pictures()
-        original, calls = CheckpointStore.save, 0
+    def save(self: Any, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == saves.start:
+            fill_up()
+        if calls == saves.stop and make_room is not None:
+            make_room()
+        return original(self, *args)
 
-        def save(self: Any, *args: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == saves.start:
-                fill_up()
-            if calls == saves.stop:
-                make_room()
-            return original(self, *args)
-
-        CheckpointStore.save = save  # type: ignore[method-assign]
-
-    return install
+    CheckpointStore.save = save  # type: ignore[method-assign]
 
 
-def inject(saves: range) -> Callable[[], None]:
-    """Return what makes this process's writes of checkpoints and lines fail for some saves."""
+def inject(saves: range) -> None:
+    """Make this process's writes of checkpoints and lines fail for some saves."""
     from fcmae.runs import checkpoints, metrics
 
     write = checkpoints._Hashing.write
@@ -104,7 +101,21 @@ def inject(saves: range) -> Callable[[], None]:
         checkpoints._Hashing.write = write  # type: ignore[method-assign]
         metrics.MetricsLog._flush = flush  # type: ignore[method-assign]
 
-    return full_during(saves, fill_up, make_room)
+    full_during(saves, fill_up, make_room)
+
+
+def put_a_file_where_the_results_go(run_dir: Path) -> None:
+    """Let the training end with something in the way of the folder of results."""
+    from fcmae.training.loop import TrainingLoop
+
+    without_pictures()
+    original = TrainingLoop._train
+
+    def train(self: Any, stop: Any) -> Any:
+        (run_dir / "export").write_text("in the way")
+        return original(self, stop)
+
+    TrainingLoop._train = train  # type: ignore[method-assign]
 
 
 def undisturbed(data: Path, folder: Path) -> Path:
@@ -118,7 +129,7 @@ def test_a_disk_that_fills_up_and_is_emptied_again_costs_nothing(
 ) -> None:
     log, filler = tmp_path / "log", small_disk / "filler"
     arguments = pretrain_arguments(data, small_disk / "run", STEPS)
-    full = full_during(range(2, 4), lambda: fill(small_disk), filler.unlink)
+    full = partial(full_during, range(2, 4), partial(fill, small_disk), filler.unlink)
     assert run(arguments, log, before=full) == DONE, log.read_text()
     told = log.read_text()
     assert told.count(f"checkpoints: cannot be written ({NO_SPACE}); training goes on.") == 2
@@ -130,7 +141,7 @@ def test_a_disk_that_stays_full_stops_the_run_and_leaves_the_last_good_checkpoin
 ) -> None:
     log = tmp_path / "log"
     arguments = pretrain_arguments(data, small_disk / "run", STEPS, checkpoint__max_failures=2)
-    full = full_during(range(2, 99), lambda: fill(small_disk), lambda: None)
+    full = partial(full_during, range(2, 99), partial(fill, small_disk))
     assert run(arguments, log, before=full) == FAILED, log.read_text()
     assert (
         "checkpoints: 2 checkpoints in a row could not be written; stopped at step 9. Make room"
@@ -146,7 +157,7 @@ def test_a_disk_that_stays_full_stops_the_run_and_leaves_the_last_good_checkpoin
 def test_injected_failures_cost_nothing(data: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     arguments = pretrain_arguments(data, tmp_path / "run", STEPS)
-    assert run(arguments, log, before=lambda: inject(range(2, 4))()) == DONE, log.read_text()
+    assert run(arguments, log, before=partial(inject, range(2, 4))) == DONE, log.read_text()
     told = log.read_text()
     assert told.count(f"checkpoints: cannot be written ({NO_SPACE}); training goes on.") == 2
     assert f"metrics.jsonl: cannot be written ({NO_SPACE}); training goes on and the" in told
@@ -159,7 +170,7 @@ def test_injected_failures_stop_the_run_after_so_many_and_at_its_end(
 ) -> None:
     log = tmp_path / "log"
     arguments = pretrain_arguments(data, tmp_path / "run", STEPS, checkpoint__max_failures=failures)
-    assert run(arguments, log, before=lambda: inject(range(1, 99))()) == FAILED
+    assert run(arguments, log, before=partial(inject, range(1, 99))) == FAILED
     assert f"could not be written; stopped at step {step}. Make room" in log.read_text()
     assert not (tmp_path / "run" / "finished.txt").exists()
     assert run(arguments, log, before=without_pictures) == DONE
@@ -172,19 +183,8 @@ def test_results_that_cannot_be_written_are_no_success_and_made_later(
     log, arguments = tmp_path / "log", pretrain_arguments(data, tmp_path / "run", 3)
     (tmp_path / "run").mkdir()
 
-    def put_a_file_where_the_folder_goes() -> None:
-        without_pictures()
-        from fcmae.training.loop import TrainingLoop
-
-        original = TrainingLoop._train
-
-        def train(self: Any, stop: Any) -> Any:
-            (tmp_path / "run" / "export").write_text("in the way")
-            return original(self, stop)
-
-        TrainingLoop._train = train  # type: ignore[method-assign]
-
-    assert run(arguments, log, before=put_a_file_where_the_folder_goes) == FAILED, log.read_text()
+    before = partial(put_a_file_where_the_results_go, tmp_path / "run")
+    assert run(arguments, log, before=before) == FAILED, log.read_text()
     assert "All steps are taken and saved." in log.read_text()
     os.unlink(tmp_path / "run" / "export")
     assert run(arguments, log, before=without_pictures) == DONE

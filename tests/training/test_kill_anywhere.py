@@ -20,6 +20,7 @@ from real_runs import (
     run,
     start,
     wait,
+    wait_for,
     without_pictures,
 )
 
@@ -67,8 +68,7 @@ def test_a_kill_before_any_change_of_the_disk_loses_nothing(
     # A run that stands at its first checkpoint, and makes and prunes the second in its next life.
     begun = tmp_path / "begun"
     pid = start(pretrain_arguments(data, begun, 6, **cheap), log, before=without_pictures)
-    while not (begun / "checkpoints" / "step-00000003").exists():
-        time.sleep(0.001)
+    wait_for(begun / "checkpoints" / "step-00000003", pid)
     os.kill(pid, signal.SIGKILL)
     wait(pid)
     assert final_state(begun)["progress"]["step"] == 3
@@ -77,9 +77,8 @@ def test_a_kill_before_any_change_of_the_disk_loses_nothing(
         again = tmp_path / f"event-{event}"
         shutil.copytree(begun, again)
         arguments = pretrain_arguments(data, again, 6, **cheap)
-        status = run(
-            arguments, log, before=lambda n=event: [without_pictures(), kill_run.kill_at_event(n)()]
-        )
+        before = [without_pictures, kill_run.kill_at_event(event)]
+        status = run(arguments, log, before=before)
         if status == 0:
             break
         assert status == -signal.SIGKILL

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,28 +47,24 @@ def losses(run_dir: Path) -> list[float]:
     return [line["loss"] for line in lines_without_clock(run_dir) if "loss" in line]
 
 
-def keep_gradients(folder: Path) -> Callable[[], None]:
-    """Return what makes the main process save the gradients of its first step."""
+def keep_gradients(folder: Path) -> None:
+    """Let the main process save the gradients of its first step."""
+    from fcmae.training.optimization import Optimization
 
-    def install() -> None:
-        from fcmae.training.optimization import Optimization
+    without_pictures()
+    original = Optimization.step
 
-        without_pictures()
-        original = Optimization.step
+    def step(self: Any, number: int, *args: Any) -> Any:
+        result = original(self, number, *args)
+        if number == 0 and self._processes.is_main:
+            named = self._model.named_parameters()
+            torch.save(
+                {name.removeprefix("module."): p.grad for name, p in named if p.requires_grad},
+                folder / "gradients.pt",
+            )
+        return result
 
-        def step(self: Any, number: int, *args: Any) -> Any:
-            result = original(self, number, *args)
-            if number == 0 and self._processes.is_main:
-                named = self._model.named_parameters()
-                torch.save(
-                    {name.removeprefix("module."): p.grad for name, p in named if p.requires_grad},
-                    folder / "gradients.pt",
-                )
-            return result
-
-        Optimization.step = step  # type: ignore[method-assign]
-
-    return install
+    Optimization.step = step  # type: ignore[method-assign]
 
 
 SPLITS = {"2 micro-steps": (1, 2), "2 processes": (2, 1), "2 processes of 2 micro-steps": (2, 2)}
@@ -88,7 +84,9 @@ def test_every_split_of_a_batch_gives_the_gradients_and_losses_of_one_process(
             "optim__base_lr": 0.01,
         }
         arguments = pretrain_arguments(data, folder / "run", 5, **size)
-        statuses = run_together(arguments, folder / "log", processes, before=keep_gradients(folder))
+        statuses = run_together(
+            arguments, folder / "log", processes, before=partial(keep_gradients, folder)
+        )
         assert statuses == [DONE] * processes, (folder / "log").read_text()
         return torch.load(folder / "gradients.pt", weights_only=True), losses(folder / "run")
 
@@ -115,7 +113,7 @@ def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Pa
         )
 
     assert run(arguments("one", 8), log, before=without_pictures) == DONE
-    assert run(arguments("both", 8), log, before=stop_in_step(20)) == INTERRUPTED
+    assert run(arguments("both", 8), log, before=partial(stop_in_step, 20)) == INTERRUPTED
     assert final_state(tmp_path / "both")["progress"]["step"] == 20
     statuses = run_together(arguments("both", 4), log, 2, before=without_pictures)
     assert statuses == [DONE, DONE], log.read_text()
@@ -123,23 +121,19 @@ def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Pa
     assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
-def stop_in_step(number: int, rank: str = "0") -> Callable[[], None]:
-    """Return what makes the process of a rank send itself SIGTERM in a step, counted from 1."""
+def stop_in_step(number: int, rank: str = "0") -> None:
+    """Let the process of a rank send itself SIGTERM in a step, counted from 1."""
+    from fcmae.training.loop import TrainingLoop
 
-    def install() -> None:
-        from fcmae.training.loop import TrainingLoop
+    without_pictures()
+    original = TrainingLoop._compute_loss
 
-        without_pictures()
-        original = TrainingLoop._compute_loss
+    def compute(self: Any, batch: Any) -> Any:
+        if self.progress.step == number - 1 and os.environ.get("RANK", "0") == rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch)
 
-        def compute(self: Any, batch: Any) -> Any:
-            if self.progress.step == number - 1 and os.environ.get("RANK", "0") == rank:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(self, batch)
-
-        TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
-
-    return install
+    TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
 
 
 @ddp
@@ -151,7 +145,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(
     undisturbed = pretrain_arguments(data, tmp_path / "undisturbed", 9, **settings)
     assert run_together(undisturbed, log, 2, before=without_pictures) == [DONE, DONE]
     stopped = pretrain_arguments(data, tmp_path / "stopped", 9, **settings)
-    statuses = run_together(stopped, log, 2, before=stop_in_step(5, rank="1"))
+    statuses = run_together(stopped, log, 2, before=partial(stop_in_step, 5, rank="1"))
     assert statuses == [INTERRUPTED, INTERRUPTED], log.read_text()
     assert final_state(tmp_path / "stopped")["progress"]["step"] == 5
     assert "a signal: stopped after step 5." in log.read_text()
@@ -174,27 +168,29 @@ def test_a_mistake_seen_by_the_main_process_ends_all_with_one_sentence(
     assert "Traceback" not in log.read_text()
 
 
+def poison_batches() -> None:
+    """Let the second process read a NaN in steps 4 and 6."""
+    from fcmae.training.loop import TrainingLoop
+
+    original = TrainingLoop._compute_loss
+
+    def compute(self: Any, batch: Any) -> Any:
+        if self.progress.step in (3, 5) and os.environ["RANK"] == "1":
+            batch["image"] = batch["image"] / 255
+            batch["image"][0, 0, 0, 0] = float("nan")
+        return original(self, batch)
+
+    TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
+
+
 @ddp
 def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_their_batches(
     data: Path, tmp_path: Path
 ) -> None:
-    def poison() -> None:
-        from fcmae.training.loop import TrainingLoop
-
-        original = TrainingLoop._compute_loss
-
-        def compute(self: Any, batch: Any) -> Any:
-            if self.progress.step in (3, 5) and os.environ["RANK"] == "1":
-                batch["image"] = batch["image"] / 255
-                batch["image"][0, 0, 0, 0] = float("nan")
-            return original(self, batch)
-
-        TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
-
     log = tmp_path / "log"
     arguments = pretrain_arguments(data, tmp_path / "run", 9, train__batch_size=2)
     arguments.append("--train.skip_nonfinite_steps=1")
-    assert run_together(arguments, log, 2, before=poison) == [FAILED, FAILED]
+    assert run_together(arguments, log, 2, before=poison_batches) == [FAILED, FAILED]
     told = log.read_text()
     assert "step 4: loss nan, gradient norm nan; step left out (1 of 1)." in told
     for rank in (0, 1):
@@ -212,10 +208,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_their_batches(
 def test_no_thread_of_the_group_is_left_to_outlive_the_interpreter(
     data: Path, tmp_path: Path
 ) -> None:
-    def before() -> None:
-        without_pictures()
-        tell_threads_after_closing()
-
+    before = [without_pictures, tell_threads_after_closing]
     log = tmp_path / "log"
     arguments = pretrain_arguments(data, tmp_path / "run", 4, train__batch_size=2)
     assert run_together(arguments, log, 2, before=before) == [DONE, DONE], log.read_text()
@@ -285,26 +278,30 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
+def check_values_of_the_main_process() -> None:
+    processes = start_processes("cpu")
+    made = {"a": [torch.arange(3), (torch.tensor(1.5), "x")], "b": None, "c": torch.ones(0, 2)}
+    value = processes.from_main(lambda: made if processes.is_main else {})
+    assert torch.equal(value["a"][0], torch.arange(3))
+    assert value["a"][1] == (torch.tensor(1.5), "x")
+    assert value["b"] is None
+    assert value["c"].shape == (0, 2)
+
+    def fail() -> None:
+        raise ConfigError("no.")
+
+    with pytest.raises(ConfigError, match=r"no\."):
+        processes.from_main(fail)
+    processes.close()
+
+
 @ddp
 def test_values_of_the_main_process_reach_all(tmp_path: Path) -> None:
-    def check() -> None:
-        processes = start_processes("cpu")
-        made = {"a": [torch.arange(3), (torch.tensor(1.5), "x")], "b": None, "c": torch.ones(0, 2)}
-        value = processes.from_main(lambda: made if processes.is_main else {})
-        assert torch.equal(value["a"][0], torch.arange(3))
-        assert value["a"][1] == (torch.tensor(1.5), "x")
-        assert value["b"] is None
-        assert value["c"].shape == (0, 2)
-
-        def fail() -> None:
-            raise ConfigError("no.")
-
-        with pytest.raises(ConfigError, match=r"no\."):
-            processes.from_main(fail)
-        processes.close()
-
     log = tmp_path / "log"
-    assert run_together(["--version"], log, 2, before=check) == [DONE, DONE], log.read_text()
+    assert run_together(["--version"], log, 2, before=check_values_of_the_main_process) == [
+        DONE,
+        DONE,
+    ], log.read_text()
 
 
 def test_alone_nothing_is_exchanged() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from real_runs import (
     run,
     start,
     wait,
+    wait_for,
     without_pictures,
 )
 
@@ -57,14 +57,6 @@ def stop_after(arguments: list[str], run_dir: Path, log: Path, checkpoint: int) 
     finally:
         status = wait(pid)
     assert status == INTERRUPTED, log.read_text()
-
-
-def wait_for(path: Path, pid: int) -> None:
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < end
-        assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        time.sleep(0.001)
 
 
 def check(undisturbed: list[str], stopped: list[str], folder: Path, then: list[str]) -> None:
