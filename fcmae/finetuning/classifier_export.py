@@ -13,7 +13,7 @@ from fcmae.evaluation.classification import ClassificationScores
 from fcmae.finetuning.setup import weights_metadata
 from fcmae.runs.durable import write_atomically
 from fcmae.settings.finetune import FinetuneConfig
-from fcmae.settings.pretrain import image_height_width
+from fcmae.settings.sections import image_height_width
 from fcmae.weights.info import EncoderInfo
 
 

@@ -15,7 +15,7 @@ from fcmae.data.augmentation import mean_and_std
 from fcmae.finetuning.data import FinetuneAugmentation
 from fcmae.model.backbones import create_backbone
 from fcmae.settings.finetune import FinetuneConfig
-from fcmae.settings.pretrain import image_height_width
+from fcmae.settings.sections import image_height_width
 from fcmae.training.layer_decay import finetune_groups
 from fcmae.weights.reading import load_encoder, read_metadata, weights_file
 

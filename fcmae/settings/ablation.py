@@ -6,12 +6,19 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
 from fcmae.errors import ConfigError
-from fcmae.settings.pretrain import require
+from fcmae.settings.ranges import (
+    InnerShare,
+    NonNegativeInt,
+    PositiveInt,
+    at_least,
+    check_ranges,
+    require,
+)
 from fcmae.settings.reading import from_plain, parse
 from fcmae.settings.submit import SlurmConfig, SubmitConfig
 
@@ -27,9 +34,9 @@ class AblationRunConfig:
 
     dir: str
     """Folder of the ablation; starting the same command again continues it."""
-    jobs: int = 1
+    jobs: PositiveInt = 1
     """Cells trained at a time, each in a process of its own; changes no result."""
-    threads: int = 1
+    threads: PositiveInt = 1
     """CPU threads of each cell; sums differ in their last digits with it, so it is no job's."""
     cluster: bool = False
     """Run each cell as a job of a cluster, as the section slurm says; jobs of them at a time."""
@@ -43,22 +50,22 @@ class AblationEvaluateConfig:
     """Labelled images to score on; null holds a share of the base run's images back."""
     label: str | None = None
     """Which labels of `elpv`, where path is `elpv`."""
-    val_share: float = 0.2
+    val_share: InnerShare = 0.2
     """Share of the images (of each class) that no cell is trained on and every cell is scored on;
     a path with train/ and val/ is taken as it is cut."""
     split_seed: int = 0
     """Decides which images are held back; the same ones for every cell."""
     methods: list[Literal["kNN", "linear"]] = field(default_factory=lambda: ["kNN", "linear"])
     """Classifiers of the frozen features; an empty list scores without labels."""
-    labels: int | None = None
+    labels: Annotated[int, at_least(2)] | None = None
     """Training images whose labels a classifier sees, drawn anew `draws` times; null: all."""
-    draws: int = 5
+    draws: PositiveInt = 5
     """Draws of labelled images, where `labels` is given; the mean over them is the score."""
     scratch: bool = True
     """Score an untrained encoder for each seed, too: the baseline without pretraining."""
-    pictures: int = 4
+    pictures: NonNegativeInt = 4
     """Held-out images whose reconstructions are shown side by side."""
-    workers: int = 0
+    workers: NonNegativeInt = 0
     """Processes per cell that read images for the evaluation."""
 
 
@@ -77,27 +84,11 @@ class AblationConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value outside its range."""
-        run, evaluate = self.run, self.evaluate
+        check_ranges(self)
         SubmitConfig(slurm=self.slurm)  # checks it
-        require(run.jobs >= 1, "run.jobs", run.jobs, "1 or more")
-        require(run.threads >= 1, "run.threads", run.threads, "1 or more")
-        require(
-            0 < evaluate.val_share < 1,
-            "evaluate.val_share",
-            evaluate.val_share,
-            "more than 0, below 1",
-        )
-        require(
-            evaluate.labels is None or evaluate.labels >= 2,
-            "evaluate.labels",
-            evaluate.labels,
-            "2 or more, or null",
-        )
-        require(evaluate.draws >= 1, "evaluate.draws", evaluate.draws, "1 or more")
-        require(evaluate.pictures >= 0, "evaluate.pictures", evaluate.pictures, "0 or more")
-        require(evaluate.workers >= 0, "evaluate.workers", evaluate.workers, "0 or more")
-        repeated = len(set(evaluate.methods)) != len(evaluate.methods)
-        require(not repeated, "evaluate.methods", evaluate.methods, "each method once")
+        methods = self.evaluate.methods
+        repeated = len(set(methods)) != len(methods)
+        require(not repeated, "evaluate.methods", methods, "each method once")
 
 
 @dataclass(frozen=True)

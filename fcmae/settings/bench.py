@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from fcmae.errors import ConfigError
+from fcmae.settings.ranges import (
+    NonNegativeInt,
+    PositiveInt,
+    ShareBelowOne,
+    at_least,
+    check_ranges,
+)
 
 Backend = Literal["native", "masked_dense", "minkowski"]
+Pixels = Annotated[int, at_least(32)]
 Part = Literal["forward", "backward", "step"]
 Precision = Literal["fp32", "bf16"]
 
@@ -25,20 +33,20 @@ class BenchSettings:
     """timm names of the encoders."""
     backends: list[Backend] = field(default_factory=lambda: ["native", "masked_dense"])
     """Backends to compare."""
-    ratios: list[float] = field(default_factory=lambda: [0.6, 0.9])
+    ratios: list[ShareBelowOne] = field(default_factory=lambda: [0.6, 0.9])
     """Masking ratios."""
     precisions: list[Precision] = field(default_factory=lambda: ["fp32"])
     """fp32, or bf16 by autocast."""
     parts: list[Part] = field(default_factory=lambda: ["backward", "step"])
     """forward: of the encoder; backward: forward and backward of it; step: a whole training step
     with decoder, loss and optimizer, against the dense timm model and a ViT-MAE."""
-    batch_size: int | list[int] = 8
+    batch_size: PositiveInt | list[PositiveInt] = 8
     """Images per step; several are compared in turns, in units of the first."""
-    image_size: int | list[int] = 224
+    image_size: Pixels | list[Pixels] = 224
     """Pixels per side; several are compared in turns, in units of the first."""
-    repeats: int = 7
+    repeats: PositiveInt = 7
     """Rounds; the median over them is reported."""
-    threads: int = 1
+    threads: NonNegativeInt = 1
     """Threads on a CPU; 0 leaves it to torch."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -52,18 +60,13 @@ class BenchSettings:
     """Folder of images: measure how fast they are read, beside training steps of the models."""
 
     def __post_init__(self) -> None:
-        for name, lowest in (("batch_size", 1), ("image_size", 32), ("repeats", 1), ("threads", 0)):
-            values = _as_list(getattr(self, name))
-            if not values:
+        check_ranges(self, "--")
+        for name in (
+            *("models", "backends", "ratios", "precisions", "parts"),
+            *("batch_size", "image_size"),
+        ):
+            if getattr(self, name) == []:
                 raise ConfigError(f"--{name}: got an empty list, expected one or more.")
-            if min(values) < lowest:
-                raise ConfigError(f"--{name}: got {min(values)}, expected {lowest} or more.")
-        for name in ("models", "backends", "ratios", "precisions", "parts"):
-            if not getattr(self, name):
-                raise ConfigError(f"--{name}: got an empty list, expected one or more.")
-        for ratio in self.ratios:
-            if not 0 <= ratio < 1:
-                raise ConfigError(f"--ratios: got {ratio}, expected 0 or more and less than 1.")
         for pixels in _as_list(self.image_size):
             if pixels % 32:
                 raise ConfigError(f"--image_size: got {pixels} px, expected a multiple of 32 px.")

@@ -18,6 +18,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from fcmae.errors import ConfigError
+from fcmae.settings.ranges import words_for
 
 Config = TypeVar("Config")
 
@@ -119,7 +120,7 @@ def _check_nulls(config_class: type, settings: Any) -> None:
             values = settings.get(section)
             is_null = values is not None and values.get(name) is None
             if is_null and type(None) not in typing.get_args(hint):
-                raise ConfigError(f"{section}.{name}: got null, expected {_type_name(hint)}.")
+                raise ConfigError(f"{section}.{name}: got null, expected {words_for(hint)}.")
 
 
 def _sections(config_class: type) -> dict[str, set[str]]:
@@ -197,22 +198,5 @@ def _one_sentence(config_class: type, message: str) -> str:
     if key and "." in key[1] and value:
         section, _, name = key[1].partition(".")
         hints = typing.get_type_hints(typing.get_type_hints(config_class)[section])
-        return f"{key[1]}: got {value[1]!r}, expected {_type_name(hints[name])}."
+        return f"{key[1]}: got {value[1]!r}, expected {words_for(hints[name])}."
     return " ".join(message.split())
-
-
-def _type_name(hint: Any) -> str:
-    """Say a type in the words of a user."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    if hint in words:
-        return words[hint]
-    if hint is type(None):
-        return "null"
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(str, inner))
-    if origin is list:
-        return f"a list, each {_type_name(inner[0])}"
-    if origin is tuple:
-        return f"a list of {len(inner)}, each {_type_name(inner[0])}"
-    return " or ".join(map(_type_name, inner)) if inner else str(hint)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fcmae.settings.pretrain import require
+from fcmae.settings.ranges import NonNegativeInt, PositiveInt, check_ranges, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,19 +15,19 @@ class SlurmConfig:
 
     executor: Literal["slurm", "local"] = "slurm"
     """slurm, or local: processes of this machine with the same requeueing, to try a job out."""
-    nodes: int = 1
+    nodes: PositiveInt = 1
     """Machines."""
-    gpus: int = 1
+    gpus: NonNegativeInt = 1
     """GPUs per node, with one process each; 0 computes on the CPU with one process per node."""
     hours: float = 24.0
     """Time limit; the job is stopped with a checkpoint before it and queued again."""
-    grace_seconds: int = 120
+    grace_seconds: PositiveInt = 120
     """How long before the time limit the job is told to stop."""
-    requeues: int = 100
+    requeues: NonNegativeInt = 100
     """Time limits that the job may reach before it is given up; preemptions do not count."""
-    cpus_per_process: int = 8
+    cpus_per_process: PositiveInt = 8
     """CPU cores for each process and its readers of images."""
-    memory_gib: int | None = None
+    memory_gib: PositiveInt | None = None
     """Memory per node; null leaves it to the cluster."""
     partition: str | None = None
     """Partition to queue in; null leaves it to the cluster."""
@@ -49,16 +49,8 @@ class SubmitConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value outside its range."""
+        check_ranges(self)
         slurm = self.slurm
-        for name, value, lowest in (
-            ("nodes", slurm.nodes, 1),
-            ("gpus", slurm.gpus, 0),
-            ("grace_seconds", slurm.grace_seconds, 1),
-            ("requeues", slurm.requeues, 0),
-            ("cpus_per_process", slurm.cpus_per_process, 1),
-            ("memory_gib", slurm.memory_gib or 1, 1),
-        ):
-            require(value >= lowest, f"slurm.{name}", value, f"{lowest} or more")
         require(
             slurm.grace_seconds / 3600 < slurm.hours < math.inf,
             "slurm.hours",

@@ -10,7 +10,7 @@ from fcmae.errors import DiskError
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
-from fcmae.settings.pretrain import CheckpointConfig
+from fcmae.settings.sections import CheckpointConfig
 from fcmae.training.processes import Processes
 
 

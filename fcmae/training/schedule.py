@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fcmae.errors import ConfigError
-from fcmae.settings.pretrain import OptimConfig, TrainConfig
+from fcmae.settings.sections import OptimConfig, TrainConfig
 
 
 class Schedule:

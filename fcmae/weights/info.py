@@ -15,7 +15,8 @@ from fcmae.data.augmentation import mean_and_std
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
 from fcmae.randomness import seeded
-from fcmae.settings.pretrain import PretrainConfig, image_height_width
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.sections import image_height_width
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from fcmae.errors import ConfigError
 from fcmae.model.autoencoder import FCMAE
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.loading import load_run
-from fcmae.settings.pretrain import check_data_sizes
+from fcmae.settings.ranges import check_range
+from fcmae.settings.sections import Channels, ImageSize
 from fcmae.weights.info import EncoderInfo
 from fcmae.weights.reading import load_classifier, load_encoder, read_metadata
 
@@ -88,7 +89,8 @@ def load_described_encoder(
             )
         channels = 3 if in_chans is None else in_chans
         side = 224 if image_size is None else image_size
-        check_data_sizes(side, channels, None, None)
+        check_range("data.image_size", side, ImageSize)
+        check_range("data.in_chans", channels, Channels)
         mean, std = default_mean_std(channels)
         info = EncoderInfo(
             model_name=model_name or "convnextv2_atto",  # a file that is missing is told below

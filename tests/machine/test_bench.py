@@ -232,7 +232,7 @@ def test_a_folder_without_images_cannot_be_read(
     [
         (["--repeats", "0"], "--repeats: got 0, expected 1 or more"),
         (["--models", "[convnextv2_atom]"], "'convnextv2_atom' is not a ConvNeXt of timm"),
-        (["--ratios", "[1.0]"], "--ratios: got 1.0, expected 0 or more and less than 1"),
+        (["--ratios", "[1.0]"], "--ratios: got 1.0, expected 0 to below 1"),
         (["--ratios", "[0]"], "at 0 nothing is hidden"),
         (["--ratios", "[]"], "--ratios: got an empty list"),
         (["--image_size", "100"], "--image_size: got 100 px, expected a multiple of 32"),

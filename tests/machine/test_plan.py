@@ -24,17 +24,14 @@ from fcmae.machine.plan.planning import (
 )
 from fcmae.machine.plan.report import advise, duration, report, size
 from fcmae.settings.pretrain import (
-    CheckpointConfig,
     DataConfig,
     EvaluateConfig,
     HealthConfig,
-    LogConfig,
     ModelConfig,
-    OptimConfig,
     PretrainConfig,
-    RunConfig,
-    TrainConfig,
+    PretrainLogConfig,
 )
+from fcmae.settings.sections import CheckpointConfig, OptimConfig, RunConfig, TrainConfig
 
 GIB = 2**30
 
@@ -75,7 +72,7 @@ def make_plan(config: PretrainConfig | None = None, **changes: Any) -> Plan:
 
 def test_the_parts_of_a_run_are_counted_as_the_run_does_them() -> None:
     config = make_config(
-        log=LogConfig(pictures_every_steps=30),
+        log=PretrainLogConfig(pictures_every_steps=30),
         evaluate=EvaluateConfig(every_steps=25),
         health=HealthConfig(checks=5),
         checkpoint=CheckpointConfig(every_steps=40),

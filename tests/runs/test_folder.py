@@ -23,8 +23,9 @@ from fcmae.data.recorded import fix_images
 from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.skipped_files import SkippedFiles
-from fcmae.settings.pretrain import OptimConfig, PretrainConfig
+from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import forbidden_changes, parse, to_plain
+from fcmae.settings.sections import OptimConfig
 
 
 def make_config(folder: Path, **train: Any) -> PretrainConfig:

@@ -11,16 +11,9 @@ from PIL import Image
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.folder import RunFolder
-from fcmae.settings.pretrain import (
-    DataConfig,
-    LossConfig,
-    MaskConfig,
-    ModelConfig,
-    PretrainConfig,
-    RunConfig,
-    TrainConfig,
-)
+from fcmae.settings.pretrain import DataConfig, LossConfig, MaskConfig, ModelConfig, PretrainConfig
 from fcmae.settings.reading import to_yaml
+from fcmae.settings.sections import RunConfig, TrainConfig
 
 STEP = 7
 

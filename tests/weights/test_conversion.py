@@ -254,7 +254,7 @@ def test_released_encoders_load_into_pretraining(tmp_path, grn_shape: tuple[int,
 
 def test_released_encoders_load_into_fine_tuning(tmp_path) -> None:
     from fcmae.settings.finetune import FinetuneConfig, FinetuneDataConfig, FinetuneModelConfig
-    from fcmae.settings.pretrain import RunConfig, TrainConfig
+    from fcmae.settings.sections import RunConfig, TrainConfig
 
     source = randomized(timm.create_model("convnextv2_atto", num_classes=0))
     path = tmp_path / "convnextv2_atto_1k_224_fcmae.pt"

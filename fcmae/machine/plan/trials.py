@@ -28,8 +28,9 @@ from fcmae.machine.plan.memory import peak_bytes, private_bytes
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible
 from fcmae.pretraining.setup import create_dataset, create_optimizer, open_cache
-from fcmae.settings.pretrain import PretrainConfig, RunConfig
+from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import load, to_yaml
+from fcmae.settings.sections import RunConfig
 from fcmae.training.optimization import Optimization
 from fcmae.training.processes import start_processes
 

@@ -19,8 +19,9 @@ from fcmae.model.autoencoder import create_model
 from fcmae.model.masking import effective_mask_ratio
 from fcmae.settings.ablation import Ablation, Plain
 from fcmae.settings.finetune import FinetuneConfig
-from fcmae.settings.pretrain import PretrainConfig, image_height_width
+from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import from_plain, to_plain
+from fcmae.settings.sections import image_height_width
 from fcmae.studies.ablation.split import IMAGES_FILE, Split
 from fcmae.training.schedule import Schedule
 

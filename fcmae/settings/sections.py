@@ -1,0 +1,225 @@
+"""The sections that pretraining and fine-tuning share, and the check of what must agree in them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from fcmae.settings.ranges import (
+    Duration,
+    DurationOrZero,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+    ShareBelowOne,
+    between,
+    check_ranges,
+    require,
+)
+
+# Marks a setting in which a continued run may differ from what its folder records.
+MAY_CHANGE = {"may_change": True}
+# Two ways to say one thing. Where a later source says the other one, it replaces the earlier's.
+EITHER_OR = (
+    ("train.steps", "train.epochs"),
+    ("optim.warmup_steps", "optim.warmup_epochs"),
+    ("evaluate.every_steps", "evaluate.every_epochs"),
+)
+PixelsPerSide = Annotated[int, between(1, 16384, " px per side")]
+ImageSize = PixelsPerSide | tuple[PixelsPerSide, PixelsPerSide]
+Channels = Annotated[int, between(1, 4096)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where the run lives."""
+
+    dir: str = field(metadata=MAY_CHANGE)
+    """Folder of the run; starting the same command again continues the run in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig:
+    """Which images, and how they are read."""
+
+    path: str | list[str] = field(metadata=MAY_CHANGE)
+    """Folder, list of folders, text file of paths, or `elpv` for the quickstart's pictures."""
+    label: str | None = None
+    """Which labels of `elpv`: `type` or `defect`; null for class folders."""
+    image_size: ImageSize = 224
+    """Pixels, one number or [height, width]."""
+    in_chans: Channels = 3
+    """Image channels the model takes; grey, colour and alpha files are converted to it."""
+    mean: list[float] | None = None
+    """Mean per channel of values in 0..1; null takes ImageNet's, or its grey counterpart."""
+    std: list[float] | None = None
+    """Standard deviation per channel, as `mean`."""
+    value_range: tuple[float, float] | None = None
+    """Black and white of the files' own values, e.g. [0, 4095] for 12 bit; null: by file type."""
+    workers: NonNegativeInt = field(default=2, metadata=MAY_CHANGE)
+    """Processes per training process that read images; 0 reads in the training process."""
+    timeout_seconds: Duration = field(default=600.0, metadata=MAY_CHANGE)
+    """Longest wait for one batch before the run stops and says that a reader is stuck."""
+    max_skipped_share: Share = field(default=0.05, metadata=MAY_CHANGE)
+    """Stop when more than this share of the files turned out to be undecodable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """Random crops of the training images."""
+
+    crop_scale: tuple[float, float]
+    """Smallest and largest share of the picture's area that a random crop covers."""
+    horizontal_flip: bool = True
+    """Mirror half of the crops left to right."""
+    vertical_flip: bool = False
+    """Mirror half of the crops top to bottom; for pictures without an upright direction."""
+    rotate90: bool = False
+    """Turn crops by a random multiple of 90 degrees; square images only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    base_lr: FiniteFloat = 1.5e-4
+    """Learning rate per 256 images; the rate is base_lr * effective batch size / 256."""
+    min_lr: FiniteFloat = 0.0
+    """Learning rate, absolute, at the end of the cosine."""
+    weight_decay: FiniteFloat = 0.05
+    """Decay of weight matrices; norms, biases, GRN weights and the mask token have none."""
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
+    """AdamW's averaging constants."""
+    warmup_epochs: DurationOrZero | None = None
+    """Linear warm-up in epochs; at most one of warmup_epochs and warmup_steps, none means 0."""
+    warmup_steps: NonNegativeInt | None = None
+    """Linear warm-up in steps."""
+    clip_grad: PositiveFloat | None = None
+    """Largest L2 norm of the gradient; null does not clip (the paper)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how large, on what."""
+
+    batch_size: PositiveInt = field(default=64, metadata=MAY_CHANGE)
+    """Images per micro-step and process."""
+    accumulate: PositiveInt = field(default=1, metadata=MAY_CHANGE)
+    """Micro-steps per optimizer step; effective batch = batch_size * accumulate * processes."""
+    steps: PositiveInt | None = None
+    """Optimizer steps; exactly one of steps and epochs."""
+    epochs: Duration | None = None
+    """Passes over the images; exactly one of steps and epochs."""
+    seed: Seed = 0
+    """Decides initial weights, order, crops, flips and masks."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """fp32, bf16 autocast, or fp16 autocast with loss scaling (CUDA only)."""
+    device: str = field(default="auto", metadata=MAY_CHANGE)
+    """auto, cpu, cuda or cuda:N."""
+    compile: bool = field(default=False, metadata=MAY_CHANGE)
+    """Run the model through torch.compile; pays on GPUs only."""
+    skip_nonfinite_steps: NonNegativeInt = field(default=0, metadata=MAY_CHANGE)
+    """Steps with a NaN or infinite loss to leave out, in all, before the run stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written while training."""
+
+    every_steps: PositiveInt = 10
+    """Steps between lines of metrics.jsonl."""
+    tensorboard: bool = field(default=True, metadata=MAY_CHANGE)
+    """Write TensorBoard events beside metrics.jsonl."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the run is saved."""
+
+    every_steps: PositiveInt | None = field(default=500, metadata=MAY_CHANGE)
+    """Steps between checkpoints; null saves by time and at the end only."""
+    every_minutes: PositiveFloat | None = field(default=None, metadata=MAY_CHANGE)
+    """Minutes between checkpoints, whatever the step."""
+    keep_last: PositiveInt = field(default=2, metadata=MAY_CHANGE)
+    """Newest checkpoints to keep."""
+    keep_every: PositiveInt | None = field(default=None, metadata=MAY_CHANGE)
+    """Keep for good the checkpoints whose step is a multiple of this."""
+    max_failures: PositiveInt = field(default=3, metadata=MAY_CHANGE)
+    """Failed attempts to write a checkpoint, one after another, before the run stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """What every training has; a training of one kind adds sections of its own."""
+
+    run: RunConfig
+    data: ImagesConfig
+    train: TrainConfig
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value outside its range or a contradictory pair."""
+        check_ranges(self)
+        data, train, optim = self.data, self.train, self.optim
+        require(
+            (train.steps is None) != (train.epochs is None),
+            "train.steps, train.epochs",
+            f"{train.steps} and {train.epochs}",
+            "exactly one of them",
+        )
+        require(
+            optim.warmup_epochs is None or optim.warmup_steps is None,
+            "optim.warmup_epochs, optim.warmup_steps",
+            f"{optim.warmup_epochs} and {optim.warmup_steps}",
+            "at most one of them",
+        )
+        require(
+            (data.mean is None) == (data.std is None),
+            "data.mean, data.std",
+            "one of them",
+            "both or neither",
+        )
+        for name, values in (("data.mean", data.mean), ("data.std", data.std)):
+            require(
+                values is None
+                or (len(values) == data.in_chans and all(map(math.isfinite, values))),
+                name,
+                values,
+                f"{data.in_chans} finite numbers, one per channel",
+            )
+        require(data.std is None or min(data.std) > 0, "data.std", data.std, "numbers above 0")
+        require(
+            data.value_range is None or data.value_range[0] < data.value_range[1],
+            "data.value_range",
+            data.value_range,
+            "[black, white] with black < white, or null",
+        )
+
+
+def image_height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) in pixels."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
+def check_crops(section: str, crops: CropConfig, image_size: int | tuple[int, int]) -> None:
+    """Raise ConfigError unless images of that size can be cropped as a section says."""
+    low, high = crops.crop_scale
+    require(
+        0 < low <= high <= 1,
+        f"{section}.crop_scale",
+        list(crops.crop_scale),
+        "0 < low <= high <= 1",
+    )
+    height, width = image_height_width(image_size)
+    require(
+        not crops.rotate90 or height == width,
+        f"{section}.rotate90",
+        f"true with {height} x {width} px",
+        "square images",
+    )
