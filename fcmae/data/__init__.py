@@ -7,10 +7,10 @@ from fcmae.data.augmentation import (
     default_mean_std,
 )
 from fcmae.data.cache import PixelCache
-from fcmae.data.dataset import EvaluationDataset, PretrainDataset, collate
+from fcmae.data.dataset import EvaluationDataset, PretrainDataset
 from fcmae.data.decoding import UndecodableImageError, decode_image, to_float
 from fcmae.data.files import PICTURE_EXTENSIONS, ImageList, find_images
-from fcmae.data.loading import Loader, make_loader
+from fcmae.data.loading import Loader, collate, make_loader
 from fcmae.data.order import MicroBatches, SampleStream, in_order
 from fcmae.data.sources import open_images
 from fcmae.data.splits import open_train_and_validation, split

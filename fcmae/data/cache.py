@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,13 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from fcmae.data.augmentation import resize_image
 from fcmae.data.decoding import UndecodableImageError, decode_image
 from fcmae.data.parts import Choose, Part
 from fcmae.errors import ConfigError
 from fcmae.runs.durable import write_atomically
+from fcmae.runs.locks import take_lock
+from fcmae.runs.terminal import progress_bar
 
 VERSION = 1  # of the files and of how images are reduced
 RECORD = np.dtype(
@@ -154,7 +153,7 @@ class PixelCache:
         with self._pixel_file.open("ab") as pixel_file, self._index_file.open("ab") as index_file:
             pixel_file.truncate(end)  # pixels without a record, of a killed process
             try:
-                bar = tqdm(images, "data.cache", len(missing), unit="image", file=sys.stderr)
+                bar = progress_bar(images, unit="image", total=len(missing), title="data.cache")
                 for index, state, batch in zip(missing, states, bar, strict=True):
                     if not batch["path"] or state is None:
                         continue  # undecodable: the training says so when it meets the file
@@ -181,13 +180,9 @@ class PixelCache:
     def _locked(self, report: Callable[[str], None]) -> Iterator[None]:
         """Fill alone; wait for another process that does."""
         with (self.folder / "lock").open("a") as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
+            if not take_lock(lock):
                 report(f"data.cache: another process fills {self.folder}; waiting for it.")
-                fcntl.lockf(lock, fcntl.LOCK_EX)
+                take_lock(lock, wait=True)
             yield
 
     def _num_bytes(self, records: Any) -> Any:

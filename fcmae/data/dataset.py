@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from fcmae.data.augmentation import EvaluationTransform, PretrainAugmentation
 from fcmae.data.cache import PixelCache
-from fcmae.data.decoding import UndecodableImageError, decode_image, to_float
+from fcmae.data.decoding import UndecodableImageError, decode_image
 from fcmae.data.files import ImageList, Problem
 from fcmae.data.parts import Choose
 from fcmae.errors import DataError
@@ -156,27 +156,3 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
 
 def _label(images: ImageList, index: int) -> int:
     return -1 if images.labels is None else images.labels[index]
-
-
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Make one batch of N samples, leaving out those that are not usable (N may become 0).
-
-    Returns a dict of image [N, C, H, W] (float32 where one of them is), label and index
-    LongTensor [N], path list of N, visible LongTensor [N, K] for pretraining, and skipped: the
-    (path, reason) of all samples.
-    """
-    usable = [sample for sample in samples if sample.get("is_usable", True)]
-    batch: dict[str, Any] = {
-        "label": torch.tensor([sample["label"] for sample in usable], dtype=torch.long),
-        "index": torch.tensor([sample["index"] for sample in usable], dtype=torch.long),
-        "path": [sample["path"] for sample in usable],
-        "skipped": [problem for sample in samples for problem in sample["skipped"]],
-    }
-    for name in ("image", "visible"):
-        if name in samples[0]:
-            tensors = [sample[name] for sample in usable]
-            if len({tensor.dtype for tensor in tensors}) > 1:  # 8-bit files among finer ones
-                tensors = [to_float(tensor) for tensor in tensors]
-            # default_collate stacks straight into shared memory in a worker
-            batch[name] = default_collate(tensors) if tensors else samples[0][name][None][:0]
-    return batch

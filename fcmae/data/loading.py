@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from fcmae.data.dataset import collate
+from fcmae.data.decoding import to_float
 from fcmae.errors import DataError
 
 POLL_SECONDS = 5.0  # how often a waiting loader looks whether its workers live
@@ -258,3 +258,27 @@ def _death(exitcode: int) -> str:
         "SIGSEGV": " A decoder crashed on one of the files.",
     }.get(name, "")
     return f"was killed by {name}.{hint}"
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Make one batch of N samples, leaving out those that are not usable (N may become 0).
+
+    Returns a dict of image [N, C, H, W] (float32 where one of them is), label and index
+    LongTensor [N], path list of N, visible LongTensor [N, K] for pretraining, and skipped: the
+    (path, reason) of all samples.
+    """
+    usable = [sample for sample in samples if sample.get("is_usable", True)]
+    batch: dict[str, Any] = {
+        "label": torch.tensor([sample["label"] for sample in usable], dtype=torch.long),
+        "index": torch.tensor([sample["index"] for sample in usable], dtype=torch.long),
+        "path": [sample["path"] for sample in usable],
+        "skipped": [problem for sample in samples for problem in sample["skipped"]],
+    }
+    for name in ("image", "visible"):
+        if name in samples[0]:
+            tensors = [sample[name] for sample in usable]
+            if len({tensor.dtype for tensor in tensors}) > 1:  # 8-bit files among finer ones
+                tensors = [to_float(tensor) for tensor in tensors]
+            # default_collate stacks straight into shared memory in a worker
+            batch[name] = default_collate(tensors) if tensors else samples[0][name][None][:0]
+    return batch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
 import socket
@@ -16,6 +14,7 @@ import yaml
 from fcmae.errors import ConfigError
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.durable import PARTIAL, write_text
+from fcmae.runs.locks import take_lock
 from fcmae.settings.reading import forbidden_changes, to_yaml
 
 
@@ -92,21 +91,25 @@ class RunFolder:
         path = self.path / "lock"
         lock = path.open("a+", encoding="utf-8")
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_taken = take_lock(lock)
         except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
             lock.close()
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise ConfigError(
-                    f"run.dir: {self.path} is being written by {holder}; wait for it, stop it, or "
-                    "choose another folder."
-                ) from error
             report(
                 f"{path}: this file system has no locks ({error.strerror}); make sure that no "
                 "other process trains in this folder."
             )
             return
+        except ConfigError:
+            lock.close()
+            raise
+        if not is_taken:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise ConfigError(
+                f"run.dir: {self.path} is being written by {holder}; wait for it, stop it, or "
+                "choose another folder."
+            )
         self._lock = lock
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -1,0 +1,52 @@
+"""What a run shows at the terminal while it works: sentences and a progress bar, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+# tqdm's own lock is one of multiprocessing: whoever is killed while holding it takes it along, and
+# all that were forked from the same process wait for ever. Bars are drawn by one process each.
+tqdm.set_lock(threading.RLock())
+
+
+def say(sentence: str) -> None:
+    """Print one sentence, above the progress bar where there is one."""
+    tqdm.write(f"fcmae: {sentence}", file=sys.stderr)
+
+
+def progress_bar(
+    items: Iterable[Item],
+    *,
+    unit: str,
+    total: int,
+    done: int = 0,
+    title: str = "",
+    is_shown: bool = True,
+) -> tqdm[Item]:
+    """Return `items` with a bar that moves as they are taken.
+
+    Args:
+        items: what is still to do.
+        unit: one of them, in the singular.
+        total: how many there are, with those `done` before.
+        done: how many were taken before, in an earlier life of the run.
+        title: what stands before the bar.
+        is_shown: False draws nothing, in processes other than the main one.
+    """
+    return tqdm(
+        items,
+        title or None,
+        total,
+        initial=done,
+        unit=unit,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        disable=not is_shown,
+    )
