@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterable
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = {
@@ -28,6 +32,52 @@ def imported_packages(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names.add(node.module.split(".")[0])
     return names
+
+
+def imported_files(name: str, source: str, names: Iterable[str]) -> set[str]:
+    """Return which of the modules `names` the module `name` imports, at any depth.
+
+    Imports for type checkers alone do not count.
+    """
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        inside = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            inside = list(node.orelse)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in names else node.module)
+        for child in inside:
+            visit(child)
+
+    visit(ast.parse(source))
+    return (found & set(names)) - {name}
+
+
+def cycle_in(imports: dict[str, set[str]]) -> list[str]:
+    """Return modules of which each imports the next and the last the first; [] without any."""
+    done: set[str] = set()
+
+    def follow(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return trail[trail.index(name) :]
+        if name not in done:
+            for other in sorted(imports[name]):
+                if cycle := follow(other, [*trail, name]):
+                    return cycle
+            done.add(name)
+        return []
+
+    return next(filter(None, (follow(name, []) for name in sorted(imports))), [])
+
+
+def module_name(path: str) -> str:
+    """Return what `path` is imported as."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def documented_methods(sources: Iterable[str]) -> dict[str, set[str]]:
@@ -86,7 +136,7 @@ def test_sparse_stands_alone_on_torch_and_timm() -> None:
 
 def test_one_file_alone_imports_minkowski_engine() -> None:
     importers = {name for name in SOURCES if "MinkowskiEngine" in imported_packages(SOURCES[name])}
-    assert importers <= {"sparse/backends/minkowski.py"}
+    assert importers == {"sparse/backends/minkowski.py"}
 
 
 def test_one_file_alone_imports_triton() -> None:
@@ -94,9 +144,51 @@ def test_one_file_alone_imports_triton() -> None:
     assert importers == {"sparse/ops/triton_kernels.py"}
 
 
+def test_an_import_upwards_breaks_the_contracts(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("importlinter", reason="the extra dev is not installed")
+    for package in ("fcmae", "sparse"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+    def lint() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, "--no-cache"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert lint().returncode == 0
+    with (tmp_path / "fcmae/model/patches.py").open("a") as file:
+        file.write("\nfrom fcmae.data import order\n")
+    broken = lint()
+    assert broken.returncode == 1
+    assert "fcmae.model is not allowed to import fcmae.data" in broken.stdout
+
+
+def test_no_import_leads_back_to_the_file_it_came_from() -> None:
+    names = {module_name(path): source for path, source in SOURCES.items()}
+    imports = {name: imported_files(name, source, names) for name, source in names.items()}
+    assert sum(map(len, imports.values())) > 500
+    assert cycle_in(imports) == []
+
+
 def test_no_file_grows_beyond_what_is_read_in_one_sitting() -> None:
     lengths = {name: len(source.splitlines()) for name, source in SOURCES.items()}
-    assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
+    long = {name: lines for name, lines in lengths.items() if lines > MAX_LINES}
+    assert long == {}, f"more than {MAX_LINES} lines: is it two ideas?"
+
+
+def test_the_first_sight_of_the_package_is_its_rooms() -> None:
+    inside = [path for path in (ROOT / "fcmae").iterdir() if path.name != "__pycache__"]
+    assert sum(path.is_file() for path in inside) <= 5
+    assert sum(path.is_dir() for path in inside) <= 15
+
+
+def test_tests_lie_where_their_subjects_lie() -> None:
+    files = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+    rooms = {path.parent for path in files} - {pathlib.Path(".")}
+    assert len(rooms) > 15
+    packages = (ROOT / "fcmae", ROOT)  # tests/sparse are the tests of sparse/
+    lost = {room for room in rooms if not any((package / room).is_dir() for package in packages)}
+    assert lost == set()
 
 
 def test_no_file_is_a_drawer_for_everything_else() -> None:
@@ -116,6 +208,22 @@ def test_module_docstrings_have_five_lines_or_fewer() -> None:
 
 def test_source_is_ascii() -> None:
     assert {name for name, source in SOURCES.items() if not source.isascii()} == set()
+
+
+def test_the_search_for_cycles_finds_them() -> None:
+    sources = {
+        "a": "def f():\n    from b import c",
+        "b": "",
+        "b.c": "import d.e",
+        "d.e": "from a import f",
+    }
+    imports = {name: imported_files(name, source, sources) for name, source in sources.items()}
+    assert imports == {"a": {"b.c"}, "b": set(), "b.c": {"d.e"}, "d.e": {"a"}}
+    assert cycle_in(imports) == ["a", "b.c", "d.e"]
+    sources["d.e"] = "if TYPE_CHECKING:\n    from a import f\nelse:\n    import b"
+    imports["d.e"] = imported_files("d.e", sources["d.e"], sources)
+    assert imports["d.e"] == {"b"}
+    assert cycle_in(imports) == []
 
 
 def test_the_checks_see_what_they_should() -> None:
