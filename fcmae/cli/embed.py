@@ -16,6 +16,7 @@ SUMMARY = "write the features of images to an .npz file with their file names"
 def run(arguments: list[str]) -> None:
     """Write `features` [N, D] float32, `files` [N], `skipped_files`, and `labels`, `classes`."""
     from fcmae.data import open_images
+    from fcmae.data.accounting import account_sentence
     from fcmae.errors import ConfigError
     from fcmae.evaluation import evaluation_loader, extract_features
     from fcmae.training.processes import choose_device
@@ -37,6 +38,10 @@ def run(arguments: list[str]) -> None:
     add_reading_options(parser)
     parsed = parse_arguments(parser, arguments)
     images = open_images(parsed.images, parsed.label, where="IMAGES")
+    if images.accounting is not None:
+        print(account_sentence(images.accounting, used=len(images)))
+    if images.labels is None:
+        print(f"no labels: {', '.join(parsed.images)} {images.why_unlabelled}.")
     device = choose_device(parsed.device)
     encoder, info = load_described_encoder(
         parsed.source,

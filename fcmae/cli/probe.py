@@ -10,7 +10,7 @@ SUMMARY = "kNN and linear probe: pretrained, untrained and raw pixels side by si
 def run(arguments: list[str]) -> None:
     """Print balanced accuracies over several label draws and what they allow to say."""
     from fcmae.data import open_images
-    from fcmae.errors import ConfigError
+    from fcmae.data.splits import with_labels
     from fcmae.evaluation import (
         check_draws,
         evaluation_loader,
@@ -35,10 +35,7 @@ def run(arguments: list[str]) -> None:
     parsed = parse_arguments(parser, arguments)
     check_draws(parsed.labels, parsed.draws)
     images = open_images(parsed.data, parsed.label, where="DATA")
-    if images.labels is None:
-        raise ConfigError(
-            f"DATA: {parsed.data!r} has no labels; it needs one folder per class, two or more."
-        )
+    images = with_labels(images, "DATA", parsed.data)
     device = choose_device(parsed.device)
     config, model, step = load_run(parsed.run)
     info = EncoderInfo.of_run(config, model, step)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import os
 
-from fcmae.data.files import ImageList
+from fcmae.data.accounting import Accounting
+from fcmae.data.image_list import ImageList
 from fcmae.errors import ConfigError, DataError
 
 # data.label -> class names; a probability of defect above 0.5 counts as defective.
@@ -49,4 +50,5 @@ def open_elpv(label: str | None = None) -> ImageList:
             "install it again: pip install --force-reinstall elpv-dataset."
         ) from error
     labels = is_defective if label == "defect" else cell_type
-    return ImageList(paths, labels, CLASSES[label], root=folder)
+    accounting = Accounting(num_images=len(paths))
+    return ImageList(paths, labels, CLASSES[label], root=folder, accounting=accounting)

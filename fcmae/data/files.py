@@ -1,68 +1,49 @@
-"""Find images in folders and lists of paths. Reads names only; decoding.py reads contents."""
+"""Find images in folders, lists of paths, tables of labels and shards; nothing is decoded here."""
 
 from __future__ import annotations
 
-import collections
-import dataclasses
+import array
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
+from fcmae.data.accounting import Accounting, Problem, kinds_sentence
+from fcmae.data.class_folders import Tree, read_tree
+from fcmae.data.image_list import ImageList
+from fcmae.data.kinds import PICTURE_EXTENSIONS, extension_of, is_picture
+from fcmae.data.label_table import TABLE_EXTENSION, read_label_table
+from fcmae.data.listing import LIST_EXTENSION, kept_indices, read_lines
+from fcmae.data.path_list import PathList
+from fcmae.data.walking import Visited, walk, why_no_file
 from fcmae.errors import ConfigError
 
-PICTURE_EXTENSIONS = (
-    *(".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
-    *(".pbm", ".pgm", ".pnm", ".ppm", ".npy"),
-)
-LIST_EXTENSION = ".txt"
-# First-level folders with these names are parts of a data set, not classes.
-SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+__all__ = ["PICTURE_EXTENSIONS", "ImageList", "Problem", "find_images"]
 
-Problem = tuple[str, str]  # path and reason
+SEVERAL = "is several paths; labels come from the class folders of one folder, or from a CSV"
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageList:
-    """Images in a fixed order, with what is known about them.
-
-    Attributes:
-        paths: absolute or as the user wrote them; undecodable names carry surrogate escapes.
-        labels: index into `classes` per image, or None when the images have no labels.
-        classes: names of the classes, sorted, or None.
-        root: the one folder they were found in, or None.
-        problems: (path, reason) of folders and entries that could not be read.
-    """
-
-    paths: tuple[str, ...]
-    labels: tuple[int, ...] | None = None
-    classes: tuple[str, ...] | None = None
-    root: str | None = None
-    problems: tuple[Problem, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def select(self, indices: Iterable[int]) -> ImageList:
-        """Return the images at `indices`, in that order, with the same classes."""
-        indices = list(indices)
-        labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
-        return dataclasses.replace(self, paths=tuple(self.paths[i] for i in indices), labels=labels)
-
-
-def find_images(paths: str | Sequence[str], where: str = "data.path") -> ImageList:
+def find_images(
+    paths: str | Sequence[str],
+    where: str = "data.path",
+    exclude: str | Sequence[str] | None = None,
+) -> ImageList:
     """Return every image under `paths`: folders (searched to any depth), image files, text files.
 
     A text file (.txt) names one image or folder per line, relative to its own folder; empty lines
-    and lines that begin with '#' are skipped. Images of a folder are sorted by the bytes of their
-    path; paths and lines keep their order; an image found twice counts once. Names that begin
-    with a dot are skipped. Links are followed, each folder is entered once, so loops end.
+    and lines that begin with '#' are skipped. A table (.csv) has the columns path and label.
+    Images of a folder are sorted by the bytes of their path; paths and lines keep their order; an
+    image found twice counts once. Names that begin with a dot are skipped. Links are followed,
+    each folder is entered once, so loops end. A file is an image by its suffix, or, where the
+    suffix is missing or says nothing, by its first bytes. `accounting` has every other file.
 
-    Images have labels when `paths` is one folder, every image lies in one of its subfolders and
-    at least two of these hold images: the subfolder is the class. Names of splits (train, val,
-    test, ...) are no classes.
+    Images have labels when `paths` is one folder with one folder per class, as `read_tree` says,
+    or one table.
 
     Args:
         paths: what the user wrote.
         where: the setting or argument it was written in, for messages.
+        exclude: patterns of paths, and text files that name images, to leave out.
 
     Raises:
         ConfigError: a path does not exist or is of no known kind, or no image was found.
@@ -70,33 +51,47 @@ def find_images(paths: str | Sequence[str], where: str = "data.path") -> ImageLi
     given = [os.path.expanduser(path) for path in ([paths] if isinstance(paths, str) else paths)]
     if not given:
         raise ConfigError(f"{where}: no path was given; name a folder with images.")
-    problems: list[Problem] = []
-    found: dict[str, None] = {}  # an ordered set
-    visited: set[tuple[int, int]] = set()
-    for path in given:
-        found.update(dict.fromkeys(_images_at(path, where, visited, problems)))
-    if not found:
-        raise ConfigError(_nothing_found(given, where, problems))
+    accounting = Accounting()
+    if len(given) == 1 and extension_of(given[0]) == TABLE_EXTENSION and os.path.isfile(given[0]):
+        return _of_table(given[0], where, exclude, accounting)
+    visited: Visited = set()
     root = given[0] if len(given) == 1 and os.path.isdir(given[0]) else None
-    classes, labels = _class_folders(root, list(found)) if root is not None else (None, None)
-    return ImageList(tuple(found), labels, classes, root, tuple(problems))
+    found = _collect(
+        (item for path in given for item in _images_at(path, where, visited, accounting)),
+        accounting,
+        may_repeat=root is None,
+    )
+    found = _leave_out(found, exclude, accounting)
+    if not found:
+        raise ConfigError(_nothing_found(given, where, accounting))
+    accounting.num_images = len(found)
+    tree = Tree(why_unlabelled=SEVERAL) if root is None else read_tree(root, found)
+    return ImageList(
+        found,
+        tree.labels,
+        tree.classes,
+        root,
+        accounting.told(),
+        accounting,
+        tree.parts,
+        tree.part_of,
+        tree.why_unlabelled,
+    )
 
 
-def _images_at(
-    path: str, where: str, visited: set[tuple[int, int]], problems: list[Problem]
-) -> Iterator[str]:
+def _images_at(path: str, where: str, visited: Visited, accounting: Accounting) -> Iterator[bytes]:
     """Yield the images that one path of the user stands for."""
     if os.path.isdir(path):
-        yield from sorted(_walk(path, visited, problems), key=os.fsencode)
+        yield from walk(path, visited, accounting)
     elif not os.path.lexists(path):
         raise ConfigError(
             f"{where}: {path!r} does not exist (looked for it from {os.getcwd()}); "
             "name a folder with images, an image, or a text file of paths."
         )
-    elif _extension(path) == LIST_EXTENSION:
-        yield from _listed(path, where, visited, problems)
-    elif _extension(path) in PICTURE_EXTENSIONS and os.path.isfile(path):
-        yield path
+    elif extension_of(path) == LIST_EXTENSION:
+        yield from _listed(path, where, visited, accounting)
+    elif os.path.isfile(path) and _is_picture(path):
+        yield os.fsencode(path)
     else:
         raise ConfigError(
             f"{where}: {path!r} is neither a folder, an image "
@@ -104,99 +99,98 @@ def _images_at(
         )
 
 
-def _walk(folder: str, visited: set[tuple[int, int]], problems: list[Problem]) -> Iterator[str]:
-    """Yield the images below `folder` in any order."""
-    waiting = [folder]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in visited:
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as scan:
-                entries = sorted(scan, key=lambda entry: os.fsencode(entry.name), reverse=True)
-        except OSError as error:
-            problems.append((folder, f"the folder cannot be read ({error.strerror})"))
-            continue
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            try:
-                if entry.is_dir():
-                    waiting.append(entry.path)
-                elif _extension(entry.name) in PICTURE_EXTENSIONS:
-                    if entry.is_file():
-                        yield entry.path
-                    else:
-                        problems.append((entry.path, _why_no_file(entry.path)))
-            except OSError as error:  # a link to itself
-                problems.append((entry.path, f"cannot be followed ({error.strerror})"))
+def _is_picture(path: str) -> bool:
+    try:
+        return is_picture(path)
+    except OSError:
+        return False
 
 
 def _listed(
-    list_path: str, where: str, visited: set[tuple[int, int]], problems: list[Problem]
-) -> Iterator[str]:
+    list_path: str, where: str, visited: Visited, accounting: Accounting
+) -> Iterator[bytes]:
     """Yield the images that a text file names, in its order."""
-    try:
-        with open(list_path, "rb") as file:
-            lines = file.read().removeprefix(b"\xef\xbb\xbf").splitlines()
-    except OSError as error:
-        raise ConfigError(f"{where}: {list_path!r} cannot be read ({error.strerror}).") from error
     folder = os.path.dirname(list_path)
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(list_path, where), start=1):
         name = os.fsdecode(line.strip())
         if not name or name.startswith("#"):
             continue
         path = os.path.join(folder, name)
         if os.path.isdir(path):
-            yield from sorted(_walk(path, visited, problems), key=os.fsencode)
+            yield from walk(path, visited, accounting)
         elif os.path.isfile(path):  # whatever its extension: its name was written on purpose
-            yield path
+            yield os.fsencode(path)
         else:
-            problems.append((path, f"{_why_no_file(path)} (line {number} of {list_path})"))
+            reason = f"{why_no_file(path)} (line {number} of {list_path})"
+            accounting.problems.append((path, reason))
 
 
-def _class_folders(
-    root: str, paths: list[str]
-) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]:
-    """Return classes and labels by the folder directly below `root`, (None, None) if none."""
-    below = [os.path.relpath(path, root).split(os.sep) for path in paths]
-    if any(len(parts) < 2 for parts in below):
-        return None, None
-    classes = tuple(sorted({parts[0] for parts in below}, key=os.fsencode))
-    if len(classes) < 2 or all(name.lower() in SPLIT_NAMES for name in classes):
-        return None, None
-    number = {name: label for label, name in enumerate(classes)}
-    return classes, tuple(number[parts[0]] for parts in below)
+def _collect(found: Iterable[bytes], accounting: Accounting, *, may_repeat: bool) -> PathList:
+    """Return the paths, each once."""
+    blob, starts = bytearray(), array.array("q", [0])
+    for path in found:
+        blob += path
+        starts.append(len(blob))
+    paths = PathList.of_bytes(blob, starts)
+    if not may_repeat:
+        return paths
+    keys = np.fromiter(map(hash, paths.raw()), np.int64, len(paths))
+    if len(np.unique(keys)) == len(keys):
+        return paths
+    seen: set[bytes] = set()
+    kept = [
+        index
+        for index, path in enumerate(paths.raw())
+        if not (path in seen or seen.add(path))  # type: ignore[func-returns-value]
+    ]
+    accounting.repeated += len(paths) - len(kept)
+    return paths.select(kept)
 
 
-def _nothing_found(given: list[str], where: str, problems: list[Problem]) -> str:
+def _leave_out(
+    paths: PathList, exclude: str | Sequence[str] | None, accounting: Accounting
+) -> PathList:
+    kept = kept_indices(paths, exclude)
+    if kept is None:
+        return paths
+    accounting.excluded += len(paths) - len(kept)
+    return paths.select(kept)
+
+
+def _of_table(
+    path: str, where: str, exclude: str | Sequence[str] | None, accounting: Accounting
+) -> ImageList:
+    """Return the images of a table of paths and labels."""
+    table = read_label_table(path, where, accounting)
+    kept = kept_indices(table.paths, exclude)
+    if not len(table.paths) or (kept is not None and not len(kept)):
+        raise ConfigError(_nothing_found([path], where, accounting))
+    accounting.num_images = len(table.paths) if kept is None else len(kept)
+    images = ImageList(
+        table.paths,
+        table.labels,
+        table.classes,
+        None,
+        accounting.told(),
+        accounting,
+        why_unlabelled=table.why_unlabelled,
+    )
+    if kept is None:
+        return images
+    accounting.excluded += len(images) - len(kept)
+    return images.select(kept)
+
+
+def _nothing_found(given: list[str], where: str, accounting: Accounting) -> str:
     message = (
         f"{where}: no images in {', '.join(map(repr, given))}; files with these extensions are "
-        f"recognised: {' '.join(PICTURE_EXTENSIONS)}."
+        f"recognised: {' '.join(PICTURE_EXTENSIONS)}, and those that begin like one."
     )
-    if problems:
+    if problems := accounting.told():
         path, reason = problems[0]
         message += f" {len(problems)} could not be read, the first is {path!r}: {reason}."
-    others = collections.Counter(
-        _extension(name) or name
-        for path in given
-        if os.path.isdir(path)
-        for _, _, names in os.walk(path)
-        for name in names
-    )
-    if others:
-        common = ", ".join(f"{count} {kind}" for kind, count in others.most_common(3))
-        message += f" Files found there: {common}."
+    if accounting.no_images:
+        message += f" Files found there: {kinds_sentence(accounting.no_images)}."
+    if accounting.excluded:
+        message += f" data.exclude left {accounting.excluded} out."
     return message
-
-
-def _why_no_file(path: str) -> str:
-    if os.path.exists(path):
-        return "is not a regular file"
-    return "is a link to nothing" if os.path.islink(path) else "does not exist"
-
-
-def _extension(path: str) -> str:
-    return os.path.splitext(path)[1].lower()

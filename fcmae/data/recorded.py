@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fcmae.data import ImageList
+from fcmae.data.image_list import ImageList
+from fcmae.data.path_list import PathList
 from fcmae.errors import CheckpointError
-from fcmae.runs.durable import write_text
+from fcmae.runs.durable import write_atomically
 
 
 def fix_images(
@@ -26,9 +28,9 @@ def fix_images(
         OSError: the list of a new run cannot be written.
     """
     if not is_continued:
-        write_text(file, "".join(json.dumps(path) + "\n" for path in images.paths))
+        write_atomically(file, lambda partial: _write(partial, images.paths))
         return images
-    recorded = _read(file)
+    recorded = read_paths(file)
     if recorded == images.paths:
         return images
     if len(recorded) == len(images.paths) and _names(recorded) == _names(images.paths):
@@ -41,24 +43,34 @@ def fix_images(
         f"gone); it goes on with its own list, {file}."
     )
     labels = None if images.labels is None else tuple(known.get(path, -1) for path in recorded)
-    return ImageList(recorded, labels, images.classes, images.root, images.problems)
+    return dataclasses.replace(images, paths=recorded, labels=labels, parts={}, part_of=None)
 
 
-def _read(file: Path) -> tuple[str, ...]:
+def _write(file: Path, paths: Sequence[str]) -> None:
+    with file.open("w", encoding="ascii") as lines:
+        lines.writelines(json.dumps(path) + "\n" for path in paths)
+
+
+def read_paths(file: Path) -> PathList:
+    """Return the paths that `fix_images` recorded; raises CheckpointError if it is damaged."""
     try:
-        lines = file.read_text(encoding="ascii").splitlines()
-        paths = [json.loads(line) for line in lines]
-        if not all(isinstance(path, str) for path in paths):
-            raise ValueError("it is no list of paths")
+        with file.open(encoding="ascii") as lines:
+            return PathList(_one(line) for line in lines)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{file}: the run's list of images cannot be read ({error}), and without it "
             "the order of images is lost; restore the file, or start again in another run.dir."
         ) from error
-    return tuple(paths)
 
 
-def _names(paths: tuple[str, ...]) -> list[str]:
+def _one(line: str) -> str:
+    path = json.loads(line)
+    if not isinstance(path, str):
+        raise ValueError("it is no list of paths")
+    return path
+
+
+def _names(paths: Sequence[str]) -> list[str]:
     """Paths below what all of them share."""
     shared = os.path.commonpath([os.path.abspath(path) for path in paths])
     return [os.path.relpath(os.path.abspath(path), shared) for path in paths]

@@ -12,11 +12,15 @@ ELPV = "elpv"
 
 
 def open_images(
-    path: str | Sequence[str], label: str | None = None, where: str = "data.path"
+    path: str | Sequence[str],
+    label: str | None = None,
+    where: str = "data.path",
+    exclude: str | Sequence[str] | None = None,
 ) -> ImageList:
     """Return the images of `path`: "elpv" (built in; a folder of that name is "./elpv"), or files.
 
-    `label` chooses among the labels of elpv; a folder's labels are its class folders.
+    `label` chooses among the labels of elpv; a folder's labels are its class folders. `exclude`
+    leaves files out; see `find_images`.
 
     Raises:
         ConfigError: as `find_images` and `open_elpv`; elpv mixed with folders; a label that
@@ -32,4 +36,4 @@ def open_images(
             f"data.label: {label!r} chooses a label of elpv, but {where} is {path!r}, whose labels "
             "are the names of its class folders; remove data.label."
         )
-    return find_images(path, where)
+    return find_images(path, where, exclude)

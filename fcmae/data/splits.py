@@ -6,30 +6,35 @@ Every draw is random but the same for every call: a function of its seed, its pu
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from fcmae.data.files import ImageList
-from fcmae.data.sources import ELPV, open_images
+from fcmae.data.grouping import draw_groups, group_numbers
+from fcmae.data.image_list import ImageList
+from fcmae.data.path_list import Labels, as_indices
+from fcmae.data.sources import open_images
 from fcmae.errors import ConfigError
 from fcmae.randomness import sample_seed
 from fcmae.settings.finetune import FinetuneDataConfig
 from fcmae.settings.pretrain import HealthConfig
 
-VALIDATION_NAMES = ("val", "valid", "validation")
 LEAST_HELD_OUT = 4  # fewer images say nothing about a set
 
 
-def cut(images: ImageList, held_out: set[int]) -> tuple[ImageList, ImageList]:
+def cut(images: ImageList, held_out: Iterable[int] | np.ndarray) -> tuple[ImageList, ImageList]:
     """Return the images that are not `held_out`, by index, and those that are."""
-    left = (index for index in range(len(images)) if index not in held_out)
-    return images.select(left), images.select(sorted(held_out))
+    is_held_out = np.zeros(len(images), bool)
+    is_held_out[as_indices(held_out)] = True
+    return images.select(np.flatnonzero(~is_held_out)), images.select(np.flatnonzero(is_held_out))
 
 
-def split(images: ImageList, validation: float | int, seed: int) -> tuple[ImageList, ImageList]:
+def split(
+    images: ImageList, validation: float | int, seed: int, group: str | None = None
+) -> tuple[ImageList, ImageList]:
     """Cut labelled images into training and validation.
 
     Args:
@@ -37,10 +42,12 @@ def split(images: ImageList, validation: float | int, seed: int) -> tuple[ImageL
         validation: a share of each class (0 < float < 1, rounded, at least one image) or a number
             of images per class (int).
         seed: which of the possible cuts.
+        group: pattern of what belongs together; the images of one group stay on one side, and the
+            shares are met as nearly as that allows. See `group_numbers`.
 
     Raises:
-        ConfigError: no labels, a share outside (0, 1), or a class with too few images to have
-            one on both sides.
+        ConfigError: no labels, a share outside (0, 1), or a class with too few images (or groups)
+            to have one on both sides.
     """
     if images.labels is None or images.classes is None:
         raise ConfigError(
@@ -49,7 +56,7 @@ def split(images: ImageList, validation: float | int, seed: int) -> tuple[ImageL
         )
     if validation <= 0 or (isinstance(validation, float) and validation >= 1):
         raise ConfigError(f"the validation share must lie between 0 and 1, not {validation}.")
-    held_out: set[int] = set()
+    wanted: dict[str, tuple[list[int], int]] = {}
     for name, members in _by_class(images):
         share = validation if isinstance(validation, int) else round(validation * len(members))
         count = max(1, share)
@@ -58,12 +65,39 @@ def split(images: ImageList, validation: float | int, seed: int) -> tuple[ImageL
                 f"class {name!r} has {len(members)} image{'s' * (len(members) != 1)}, of which "
                 f"{count} cannot be held out for validation with any left for training."
             )
-        held_out.update(_drawn(members, count, seed, "split", name))
+        wanted[name] = members, count
+    if group is not None:
+        return _split_groups(images, wanted, seed, group)
+    drawn = (_drawn(members, n, seed, "split", name) for name, (members, n) in wanted.items())
+    return cut(images, itertools.chain.from_iterable(drawn))
+
+
+def _split_groups(
+    images: ImageList, wanted: dict[str, tuple[list[int], int]], seed: int, group: str
+) -> tuple[ImageList, ImageList]:
+    groups = group_numbers(images.paths, group)
+    sets = []
+    for members, count in wanted.values():
+        is_in = np.zeros(len(images), bool)
+        is_in[members] = True
+        sets.append((is_in, count))
+    held_out = draw_groups(groups, sets, seed, "split")
+    for name, (is_in, _) in zip(wanted, sets, strict=True):
+        held = int(is_in[held_out].sum())
+        if not 0 < held < is_in.sum():
+            raise ConfigError(
+                f"data.group: {group!r} leaves class {name!r} without images on one side: too few "
+                "groups hold it; name validation images with data.val_path, or another pattern."
+            )
     return cut(images, held_out)
 
 
 def split_unlabelled(
-    images: ImageList, share: float, seed: int, where: str = "data.path"
+    images: ImageList,
+    share: float,
+    seed: int,
+    where: str = "data.path",
+    group: str | None = None,
 ) -> tuple[ImageList, ImageList]:
     """Cut images into those to train on and a share that is held out, one at least.
 
@@ -76,20 +110,32 @@ def split_unlabelled(
             f"{where}: {len(images)} images, of which {count} cannot be held out with any left "
             "for training."
         )
-    return cut(images, set(_drawn(range(len(images)), count, seed, "split")))
+    if group is not None:
+        return cut(images, _drawn_groups(images, count, seed, group, "split"))
+    return cut(images, _drawn(range(len(images)), count, seed, "split"))
 
 
-def hold_out(images: ImageList, config: HealthConfig, seed: int) -> tuple[ImageList, ImageList]:
+def hold_out(
+    images: ImageList, config: HealthConfig, seed: int, group: str | None = None
+) -> tuple[ImageList, ImageList]:
     """Split images into those to train on and those that health is measured on.
 
-    At most a twentieth of the images is held out; none when that is fewer than four.
+    At most a twentieth of the images is held out, or as near to it as whole groups come; none
+    when that is fewer than four.
     """
     count = min(config.images, len(images) // 20)
     if config.checks == 0 or count < LEAST_HELD_OUT:
         count = 0
-    held_out = set(_drawn(range(len(images)), count, seed, "held-out"))
-    kept, chosen = cut(images, held_out)
+    if group is not None and count:
+        kept, chosen = cut(images, _drawn_groups(images, count, seed, group, "held-out"))
+    else:
+        kept, chosen = cut(images, _drawn(range(len(images)), count, seed, "held-out"))
     return kept, dataclasses.replace(chosen, problems=())
+
+
+def _drawn_groups(images: ImageList, count: int, seed: int, group: str, key: str) -> np.ndarray:
+    everyone = np.ones(len(images), bool)
+    return draw_groups(group_numbers(images.paths, group), [(everyone, count)], seed, key)
 
 
 def draw_per_class(images: ImageList, count: int, seed: int) -> ImageList:
@@ -124,26 +170,28 @@ def open_labelled(data: FinetuneDataConfig, seed: int) -> tuple[ImageList, Image
     """Return training and validation images with labels; `seed` draws data.train_per_class.
 
     Raises:
-        ConfigError: no images, no labels, other classes in val_path, or too few images of a class.
+        ConfigError: no images, no labels, other classes in val_path, too few images of a class, or
+            images of one group (data.group) on both sides.
     """
     if data.val_path is None:
-        try:
-            train, validation = open_train_and_validation(
-                data.path, data.label, data.val_share, data.split_seed
-            )
-        except ConfigError:
-            with_labels(open_images(data.path, data.label), "data.path", data.path)
-            raise
+        train, validation = open_train_and_validation(
+            data.path, data.label, data.val_share, data.split_seed, data.group, data.exclude
+        )
     else:
-        train = with_labels(open_images(data.path, data.label), "data.path", data.path)
+        images = open_images(data.path, data.label, exclude=data.exclude)
+        if "train" in images.parts:
+            images = images.part("train")
+        train = with_labels(images, "data.path", data.path)
         validation = open_validation(data.val_path, train.classes)
+    if data.group is not None:
+        check_groups(train, validation, data.group)
     if data.train_per_class is not None:
         train = draw_per_class(train, data.train_per_class, seed)
     return train, validation
 
 
 def open_validation(path: str, classes: Sequence[str] | None) -> ImageList:
-    """Return the images of data.val_path, which must hold `classes` where these are known.
+    """Return all images of data.val_path, which must hold `classes` where these are known.
 
     Raises:
         ConfigError: no images, no labels, or other classes.
@@ -160,87 +208,98 @@ def open_validation(path: str, classes: Sequence[str] | None) -> ImageList:
 
 
 def with_labels(images: ImageList, where: str, path: object) -> ImageList:
-    """Return the images, or raise ConfigError when they have no labels."""
+    """Return the images, or raise ConfigError with the reason why they have no labels."""
     if images.labels is None:
+        why = images.why_unlabelled or "comes without labels"
         raise ConfigError(
-            f"{where}: {path!r} has no labels; expected one folder with a folder of images per "
-            "class, two classes or more."
+            f"{where}: {path!r} {why}; labels are the names of folders, one per class, directly "
+            "below one path or below its train/ and val/, or a CSV with the columns path and label."
         )
     return images
 
 
 def open_train_and_validation(
-    path: str | Sequence[str], label: str | None, validation: float | int, seed: int
+    path: str | Sequence[str],
+    label: str | None,
+    validation: float | int,
+    seed: int,
+    group: str | None = None,
+    exclude: str | Sequence[str] | None = None,
+    where: str = "data.path",
 ) -> tuple[ImageList, ImageList]:
     """Return labelled training and validation images.
 
-    A folder that holds `train/` and one of `val/`, `valid/`, `validation/` is taken as it is cut;
-    anything else is cut by `split`.
+    A folder that holds `train/` and one of `val/`, `valid/`, `validation/`, in any case, is taken
+    as it is cut; anything else is cut by `split`.
 
     Raises:
-        ConfigError: as `open_images` and `split`; the two folders have other classes.
+        ConfigError: as `open_images` and `split`; the two folders have other classes; a folder
+            that is cut in parts without one for validation.
     """
-    pair = folders_of_a_cut(path)
-    if pair is not None:
-        return _open_pair(*pair, label)
-    return split(open_images(path, label), validation, seed)
+    images = with_labels(open_images(path, label, where, exclude), where, path)
+    return _parts_or_split(images, path, validation, seed, group, where)
+
+
+def _parts_or_split(
+    images: ImageList,
+    path: object,
+    validation: float | int,
+    seed: int,
+    group: str | None,
+    where: str,
+) -> tuple[ImageList, ImageList]:
+    parts = images.parts
+    if not parts or len(parts) == 1:
+        return split(images, validation, seed, group)
+    if "train" in parts and "validation" in parts:
+        return images.part("train"), images.part("validation")
+    names = " and ".join(f"{name}/" for name in parts.values())
+    train = parts.get("train", next(iter(parts.values())))
+    raise ConfigError(
+        f"{where}: {path!r} is cut in {names}, and none of them is for validation (val/); training "
+        f"chooses nothing on test images unasked: name both, --data.path {path}/{train} "
+        f"--data.val_path FOLDER, or {path}/{train} alone, of which a share is held back."
+    )
 
 
 def open_with_held_out(
-    path: Any, label: str | None, share: float, seed: int, where: str
+    path: Any,
+    label: str | None,
+    share: float,
+    seed: int,
+    where: str,
+    group: str | None = None,
+    exclude: str | Sequence[str] | None = None,
 ) -> tuple[ImageList, ImageList]:
     """Return images to train on and held-out ones, by class where there are labels.
 
     Raises:
         ConfigError: as `open_train_and_validation` and `split_unlabelled`.
     """
-    images = open_images(path, label, where)
-    pair = folders_of_a_cut(path)
-    is_cut = pair is not None and open_images(pair[0]).labels is not None
-    if images.labels is not None or is_cut:
-        return open_train_and_validation(path, label, share, seed)
-    return split_unlabelled(images, share, seed, where)
+    images = open_images(path, label, where, exclude)
+    if images.labels is not None:
+        return _parts_or_split(images, path, share, seed, group, where)
+    return split_unlabelled(images, share, seed, where, group)
 
 
-def folders_of_a_cut(path: str | Sequence[str]) -> tuple[str, str] | None:
-    """Return the folders of training and validation, where a folder says itself which they are."""
-    if not isinstance(path, str) or path == ELPV:
-        return None
-    root = os.path.expanduser(path)
-    train = os.path.join(root, "train")
-    for validation in (os.path.join(root, name) for name in VALIDATION_NAMES):
-        if os.path.isdir(train) and os.path.isdir(validation):
-            return train, validation
-    return None
-
-
-def _open_pair(
-    train: str, validation_folder: str, label: str | None
-) -> tuple[ImageList, ImageList]:
-    images, held_out = open_images(train, label), open_images(validation_folder, label)
-    for folder, opened in ((train, images), (validation_folder, held_out)):
-        if opened.classes is None:
-            raise ConfigError(
-                f"data.path: {folder!r} has no labels; it needs one folder per class, two or more."
-            )
-    if images.classes != held_out.classes:
-        differing = sorted(set(images.classes or ()) ^ set(held_out.classes or ()))
+def check_groups(train: ImageList, held_out: ImageList, group: str) -> None:
+    """Raise ConfigError when images of one group lie on both sides."""
+    groups = group_numbers([*train.paths, *held_out.paths], group)
+    both = np.intersect1d(groups[: len(train)], groups[len(train) :])
+    if len(both):
+        example = train.paths[int(np.flatnonzero(groups[: len(train)] == both[0])[0])]
         raise ConfigError(
-            f"data.path: {train!r} and {validation_folder!r} must hold the same classes; "
-            f"only one of them has {', '.join(differing[:5])}."
+            f"data.group: {len(both)} groups of {group!r} have images in training and in "
+            f"validation, such as that of {example!r}; move them to one side."
         )
-    return images, held_out
 
 
 def _by_class(images: ImageList) -> Iterator[tuple[str, list[int]]]:
     """Yield every class and the indices of its images."""
-    assert images.labels is not None
+    assert isinstance(images.labels, Labels)
     assert images.classes is not None
-    members: list[list[int]] = [[] for _ in images.classes]
-    for index, label in enumerate(images.labels):
-        if label >= 0:
-            members[label].append(index)
-    yield from zip(images.classes, members, strict=True)
+    for label, name in enumerate(images.classes):
+        yield name, np.flatnonzero(images.labels.array == label).tolist()
 
 
 def _some_of_each_class(

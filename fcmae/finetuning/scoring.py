@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fcmae.data import EvaluationDataset, EvaluationTransform, ImageList, in_order, make_loader
-from fcmae.data.splits import open_labelled, open_validation
+from fcmae.data import (
+    EvaluationDataset,
+    EvaluationTransform,
+    ImageList,
+    in_order,
+    make_loader,
+    open_images,
+)
+from fcmae.data.recorded import read_paths
+from fcmae.data.splits import open_labelled, open_validation, with_labels
 from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.evaluation import evaluating
 from fcmae.evaluation.classification import (
@@ -110,10 +119,7 @@ def evaluate_only(config: FinetuneConfig, processes: Processes) -> Classificatio
     config = dataclasses.replace(config, model=model_config)
     metadata = weights_metadata(config)
     classes = metadata.get("classes")
-    if config.data.val_path is not None:
-        images = open_validation(config.data.val_path, classes)
-    else:
-        images = open_labelled(config.data, config.train.seed)[1]
+    images = _images_to_evaluate(config, classes)
     assert images.classes is not None
     if classes is not None and tuple(classes) != images.classes:
         raise CheckpointError(
@@ -138,6 +144,33 @@ def evaluate_only(config: FinetuneConfig, processes: Processes) -> Classificatio
         lines = [f"{path}: {reason}; left out." for path, reason in skipped]
         _report(scores, images.classes, Path(config.run.dir) / "evaluation", source, lines)
     return scores
+
+
+def _images_to_evaluate(config: FinetuneConfig, classes: Sequence[str] | None) -> ImageList:
+    """Return all images that are given for it: val_path, a part val/, or the whole of data.path.
+
+    Where images of data.path trained the weights, the share that was held back from them.
+    """
+    data = config.data
+    if data.val_path is not None:
+        return open_validation(data.val_path, classes)
+    images = open_images(data.path, data.label, exclude=data.exclude)
+    trained = _trained_on(config)
+    if "validation" in images.parts and "train" in images.parts:
+        return open_labelled(data, config.train.seed)[1]
+    if any(os.path.abspath(path) in trained for path in images.paths):
+        return open_labelled(data, config.train.seed)[1]
+    return with_labels(images, "data.path", data.path)
+
+
+def _trained_on(config: FinetuneConfig) -> set[str]:
+    """Return the absolute paths of the images that the weights were fine-tuned on, if known."""
+    source = Path(config.model.weights or config.run.dir)
+    for folder in (source, source.parent, source.parent.parent, Path(config.run.dir)):
+        file = RunFolder(folder).images
+        if file.is_file() and not (folder / "held_out.jsonl").exists():
+            return set(map(os.path.abspath, read_paths(file)))
+    return set()
 
 
 def _report(

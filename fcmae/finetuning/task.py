@@ -12,6 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fcmae.data import ImageList
+from fcmae.data.augmentation import mean_and_std
 from fcmae.data.splits import open_labelled
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
 from fcmae.finetuning.classifier_export import export_classifier
@@ -24,8 +25,10 @@ from fcmae.finetuning.setup import (
     create_loss,
     create_mixup,
     create_optimizer,
+    weights_metadata,
 )
 from fcmae.settings.finetune import FinetuneConfig
+from fcmae.training.first_look import look_first, write_files
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult
 from fcmae.training.processes import Processes
@@ -167,6 +170,9 @@ class Finetuning(TrainingLoop):
         )
         for sentence in self._told:
             self.say(sentence)
+        if self.processes.is_main:
+            mean, std = mean_and_std(config.data, weights_metadata(config))
+            look_first(self, self.validation, mean, std, is_normalised=True)
 
     def after_step(self, result: StepResult) -> None:
         """Update the average, and evaluate at the cadence and after the last step."""
@@ -246,6 +252,7 @@ class Finetuning(TrainingLoop):
         self._export("classifier_last.safetensors", self.last)
         if not self.processes.is_main:
             return
+        write_files(self, self.validation)
         best, path = self.best, self.folder.path / "confusion_matrix.png"
         self.attempt(lambda: draw_confusion_matrix(best, self.classes, path), path)
         self.say(

@@ -19,6 +19,7 @@ from fcmae.pretraining.setup import (
     open_cache,
 )
 from fcmae.settings.pretrain import PretrainConfig
+from fcmae.training.first_look import look_first, write_files
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult
 from fcmae.training.processes import Processes, is_first_of_node, start_processes
@@ -40,7 +41,7 @@ def pretrain(config: PretrainConfig) -> str | None:
     """
     processes = start_processes(config.train.device)
     try:
-        images = open_images(config.data.path, config.data.label)
+        images = open_images(config.data.path, config.data.label, exclude=config.data.exclude)
         return Pretraining(config, processes, images).run()
     finally:
         processes.close()
@@ -58,7 +59,9 @@ class Pretraining(TrainingLoop):
             from fcmae.weights.reading import load_encoder
 
             load_encoder(model.encoder, config.model.init_from)
-        training, self._held_out = hold_out(images, config.health, config.train.seed)
+        training, self._held_out = hold_out(
+            images, config.health, config.train.seed, config.data.group
+        )
         super().__init__(config, processes, training, model)
         self._cache: PixelCache | None = None
         self._normalise = Normalisation(*mean_and_std(config.data)).to(processes.device)
@@ -112,6 +115,10 @@ class Pretraining(TrainingLoop):
         assert self.log is not None
         self._describe()
         held_out = self._fix_held_out()
+        self._watched = held_out
+        if self.images.labels is None and self.images.parts:
+            self.say(f"no scores by labels: the set {self.images.why_unlabelled}.")
+        look_first(self, held_out, *mean_and_std(self.config.data), is_normalised=False)
         self.watch = Watch(
             self.config,
             self.folder,
@@ -143,6 +150,7 @@ class Pretraining(TrainingLoop):
     def finish(self) -> None:
         if self.watch is not None:
             self.watch.finish(self.progress.step)
+            write_files(self, self._watched)
 
     def extra_state(self) -> dict[str, Any]:
         return {}

@@ -21,8 +21,8 @@ from fcmae.settings.reading import forbidden_changes, to_yaml
 class RunFolder:
     """Names the files of a run.
 
-    config.yaml metrics.jsonl images.jsonl held_out.jsonl skipped_files.txt scores.txt
-    loss_curve.png health.png finished.txt lock
+    config.yaml metrics.jsonl images.jsonl held_out.jsonl skipped_files.txt files.txt scores.txt
+    first_batch.png loss_curve.png health.png finished.txt lock
     tensorboard/ checkpoints/ reconstructions/ export/
     """
 
@@ -34,6 +34,8 @@ class RunFolder:
         self.held_out = self.path / "held_out.jsonl"
         self.health = self.path / "health.png"
         self.skipped_files = self.path / "skipped_files.txt"
+        self.files = self.path / "files.txt"
+        self.first_batch = self.path / "first_batch.png"
         self.loss_curve = self.path / "loss_curve.png"
         self.checkpoints = self.path / "checkpoints"
         self.reconstructions = self.path / "reconstructions"

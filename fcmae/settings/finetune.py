@@ -31,7 +31,7 @@ class FinetuneDataConfig(ImagesConfig):
     """Which labelled images, and how they are read."""
 
     path: str | list[str] = field(metadata=MAY_CHANGE)
-    """Folder with one folder per class (or with train/ and val/ of such), or `elpv`."""
+    """Folder with one folder per class (or with train/ and val/ of such), a CSV, or `elpv`."""
     label: str | None = None
     """Which labels of `elpv` to learn: `type` (null means it) or `defect`."""
     mean: list[float] | None = None

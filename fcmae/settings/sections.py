@@ -48,6 +48,10 @@ class ImagesConfig:
 
     path: str | list[str] = field(metadata=MAY_CHANGE)
     """Folder, list of folders, text file of paths, or `elpv` for the quickstart's pictures."""
+    exclude: str | list[str] | None = field(default=None, metadata=MAY_CHANGE)
+    """Images to leave out: patterns of paths ('*/docs/*') or text files that list them."""
+    group: str | None = None
+    """Regular expression whose first group names what is never parted, such as (patient[0-9]+)."""
     label: str | None = None
     """Which labels of `elpv`: `type` or `defect`; null for class folders."""
     image_size: ImageSize = 224

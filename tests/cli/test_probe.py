@@ -52,7 +52,10 @@ def test_probe_repeats_itself(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{data}/dark"], "/dark' has no labels; it needs one folder per class"),
+        (
+            ["{data}/dark"],
+            "/dark' has its images directly in it, none in a folder per class; labels are",
+        ),
         (["{data}", "--draws", "2"], "draws: got 2, expected 3 or more: fewer show no spread."),
         (["{data}", "--labels", "1"], "labels: got 1, expected 2 or more"),
         (["{data}", "--labels", "many"], "--labels: got 'many', expected a whole number."),

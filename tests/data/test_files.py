@@ -169,6 +169,6 @@ def test_a_list_that_names_nothing_is_refused_with_the_first_problem(tmp_path: P
 
 
 def test_a_file_of_unknown_kind_is_refused(tmp_path: Path) -> None:
-    make(tmp_path, "data.csv")
+    make(tmp_path, "data.xlsx")
     with pytest.raises(ConfigError, match=r"neither a folder, an image \(.*\.jpg.* \(\.txt\)"):
-        find_images(str(tmp_path / "data.csv"))
+        find_images(str(tmp_path / "data.xlsx"))

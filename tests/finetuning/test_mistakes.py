@@ -47,7 +47,7 @@ def test_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_folder_without_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(tmp_path / "flat", 6)
     error = mistake(capsys, tmp_path / "run", tmp_path / "flat")
-    assert "has no labels; expected one folder with a folder of images per class" in error
+    assert "has its images directly in it, none in a folder per class; labels are" in error
 
 
 def test_one_class_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

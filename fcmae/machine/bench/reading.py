@@ -105,7 +105,7 @@ def measure_reading(
     passes = -(-ROUND_IMAGES // len(images))
     with tempfile.TemporaryDirectory(prefix="fcmae-bench-") as cache:
         works: list[Callable[[], None]] = [
-            partial(_decode, images.paths * passes),
+            partial(_decode, list(images.paths) * passes),
             *(_reading(images, passes, image_size, where) for where in (None, cache)),
             *(_training_step(name, image_size) for name in models),
         ]
@@ -124,7 +124,7 @@ def measure_reading(
         samples,
         cached,
         steps_of,
-        _likeness(images.paths * passes, image_size),
+        _likeness(list(images.paths) * passes, image_size),
     )
 
 

@@ -117,7 +117,7 @@ def make_plan(config: PretrainConfig, say: Callable[[str], None]) -> Plan:
     processes = start_processes(config.train.device)
     if processes.world_size > 1:
         raise ConfigError("plan: it measures one process; start it without torchrun.")
-    images = open_images(config.data.path, config.data.label)
+    images = open_images(config.data.path, config.data.label, exclude=config.data.exclude)
     run = Pretraining(config, processes, images)
     free = _free_bytes(processes.device)
     say("measuring reading alone and steps alone ...")

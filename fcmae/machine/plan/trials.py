@@ -168,8 +168,8 @@ def _put_under_stopwatch(owner: type, method: str, seconds: list[float]) -> None
 
 def _time_reading(config: PretrainConfig) -> float:
     """Return the seconds per image of all readers together, while nothing else runs."""
-    images = open_images(config.data.path, config.data.label)
-    training, _ = hold_out(images, config.health, config.train.seed)
+    images = open_images(config.data.path, config.data.label, exclude=config.data.exclude)
+    training, _ = hold_out(images, config.health, config.train.seed, config.data.group)
     size, workers = config.train.batch_size, config.data.workers
     with torch.device("meta"):
         model = create_model(config)

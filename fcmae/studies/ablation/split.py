@@ -103,7 +103,11 @@ def write_split(split: Split, folder: Path) -> None:
         text = "".join(f"{path}\n" for path in split.train.paths)
         write_text(folder / IMAGES_FILE, text)
     lists = {
-        name: {"paths": images.paths, "labels": images.labels, "classes": images.classes}
+        name: {
+            "paths": list(images.paths),
+            "labels": None if images.labels is None else list(images.labels),
+            "classes": images.classes,
+        }
         for name, images in (("train", split.train), ("test", split.test))
     }
     text = json.dumps({"made_by": split.made_by, "source": split.source, **lists}, indent=0)
