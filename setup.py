@@ -11,6 +11,15 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "fcmae/__init__.py").rea
 EXTRAS = {
     # 2,624 photographs of solar cells, CC BY-NC-SA 4.0, 91 MB
     "quickstart": ["elpv-dataset>=1.0"],
+    # DICOM with the decoders of its compressed transfer syntaxes
+    "dicom": [
+        "pydicom>=3.0",
+        "pylibjpeg>=2.0",
+        "pylibjpeg-libjpeg>=2.1",
+        "pylibjpeg-openjpeg>=2.2",
+        "pylibjpeg-rle>=2.0",
+    ],
+    "arrays": ["h5py>=3.10", "zarr>=2.17"],
     "huggingface": ["transformers>=4.40"],
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
     "slurm": ["submitit>=1.5"],
@@ -19,6 +28,8 @@ EXTRAS["test"] = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
+    *EXTRAS["dicom"],
+    *EXTRAS["arrays"],
     *EXTRAS["huggingface"],
     *EXTRAS["onnx"],
     *EXTRAS["slurm"],
@@ -55,7 +66,11 @@ setup(
         "safetensors>=0.4.3",
         "scikit-learn>=1.4",
         "scipy>=1.11",
-        "pillow>=10.3",
+        "pillow>=11.3",
+        # Every TIFF, since TIFF is what microscopes, cameras and satellites write; its codecs read
+        # deep PNG, JPEG 2000 and AVIF, too.
+        "tifffile>=2024.8.24",
+        "imagecodecs>=2024.6.1",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["fcmae = fcmae.__main__:console"]},

@@ -18,6 +18,7 @@ from fcmae.errors import (
 
 if TYPE_CHECKING:
     from fcmae.convert import convert_state_dict
+    from fcmae.data.decoding import read_image
     from fcmae.model.autoencoder import FCMAE, FCMAEOutput
 
 __version__ = "0.1.0"
@@ -32,12 +33,14 @@ __all__ = [
     "NonFiniteLossError",
     "UnsupportedModelError",
     "convert_state_dict",
+    "read_image",
 ]
 
 _LAZY = {
     "FCMAE": "fcmae.model.autoencoder",
     "FCMAEOutput": "fcmae.model.autoencoder",
     "convert_state_dict": "fcmae.convert",
+    "read_image": "fcmae.data.decoding",
 }
 
 

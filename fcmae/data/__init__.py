@@ -8,16 +8,26 @@ from fcmae.data.augmentation import (
 )
 from fcmae.data.cache import PixelCache
 from fcmae.data.dataset import EvaluationDataset, PretrainDataset
-from fcmae.data.decoding import UndecodableImageError, decode_image, to_float
+from fcmae.data.decoding import (
+    Decoded,
+    UndecodableImageError,
+    decode,
+    decode_all,
+    decode_image,
+    read_image,
+    to_float,
+)
 from fcmae.data.files import PICTURE_EXTENSIONS, ImageList, find_images
 from fcmae.data.loading import Loader, collate, make_loader
 from fcmae.data.order import MicroBatches, SampleStream, in_order
+from fcmae.data.reading import Reading
 from fcmae.data.sources import open_images
 from fcmae.data.splits import open_train_and_validation, split
 from fcmae.randomness import sample_seed, seeded
 
 __all__ = [
     "PICTURE_EXTENSIONS",
+    "Decoded",
     "EvaluationDataset",
     "EvaluationTransform",
     "ImageList",
@@ -27,9 +37,12 @@ __all__ = [
     "PixelCache",
     "PretrainAugmentation",
     "PretrainDataset",
+    "Reading",
     "SampleStream",
     "UndecodableImageError",
     "collate",
+    "decode",
+    "decode_all",
     "decode_image",
     "default_mean_std",
     "find_images",
@@ -37,6 +50,7 @@ __all__ = [
     "make_loader",
     "open_images",
     "open_train_and_validation",
+    "read_image",
     "sample_seed",
     "seeded",
     "split",

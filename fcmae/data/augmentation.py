@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop, v2
 
-from fcmae.data.decoding import LUMA, to_float
+from fcmae.data.channels import LUMA
+from fcmae.data.decoding import to_float
 from fcmae.data.parts import Part
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.settings.finetune import FinetuneDataConfig

@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fcmae.data.augmentation import resize_image
-from fcmae.data.decoding import UndecodableImageError, decode_image
+from fcmae.data.decoding import UndecodableImageError, decode_all
 from fcmae.data.parts import Choose, Part
+from fcmae.data.reading import BLACK, Reading
 from fcmae.errors import ConfigError
 from fcmae.runs.durable import write_atomically
 from fcmae.runs.locks import take_lock
@@ -51,7 +52,7 @@ class PixelCache:
         folder: where the cache lies; any runs may share it. Delete it to be rid of it.
         paths: the files.
         side: px of a reduced image's shorter side.
-        in_chans, value_range: as in `decode_image`.
+        reading: how values become channels.
 
     Raises:
         ConfigError: `folder` cannot be made or read.
@@ -63,14 +64,13 @@ class PixelCache:
         paths: Sequence[str],
         *,
         side: int,
-        in_chans: int,
-        value_range: tuple[float, float] | None = None,
+        reading: Reading,
     ) -> None:
-        self.paths, self.side = paths, side
-        self.in_chans, self.value_range = in_chans, value_range
-        kind = hashlib.blake2b(
-            ascii((VERSION, side, in_chans, value_range)).encode(), digest_size=6
-        ).hexdigest()
+        self.paths, self.side, self.reading = paths, side, reading
+        known: tuple[Any, ...] = (VERSION, side, reading.in_chans, reading.value_range)
+        others = (reading.bands, reading.background, reading.reader)
+        known += others if others != (None, BLACK, None) else ()  # as caches made before say it
+        kind = hashlib.blake2b(ascii(known).encode(), digest_size=6).hexdigest()
         self.folder = Path(folder).expanduser()
         self._pixel_file = self.folder / f"pixels-{kind}.bin"
         self._index_file = self.folder / f"index-{kind}.bin"
@@ -84,7 +84,7 @@ class PixelCache:
             ) from error
 
     def read(self, index: int, choose: Choose) -> Tensor:
-        """Return the part of reduced image `index` that `choose` wants, as `decode_image` does.
+        """Return the part of reduced image `index` that `choose` wants, as `decode_all` does.
 
         Raises:
             UndecodableImageError: the file is gone, or cannot be decoded.
@@ -187,7 +187,7 @@ class PixelCache:
 
     def _num_bytes(self, records: Any) -> Any:
         """Return the size of a record's pixels, or of many records'."""
-        values = records["height"].astype(np.int64) * records["width"] * self.in_chans
+        values = records["height"].astype(np.int64) * records["width"] * self.reading.in_chans
         return values * np.where(records["is_float"], 4, 1)
 
     def _kept_state(self, index: int) -> tuple[int, int] | None:
@@ -207,7 +207,7 @@ class PixelCache:
         record = self._records[self._rows[index]]
         start = int(record["offset"])
         pixels = self._pixels[start : start + int(self._num_bytes(record))]
-        shape = (int(record["height"]), int(record["width"]), self.in_chans)
+        shape = (int(record["height"]), int(record["width"]), self.reading.in_chans)
         return pixels.view(np.float32 if record["is_float"] else np.uint8).reshape(shape)
 
     def _decode(self, index: int) -> Tensor:
@@ -219,7 +219,7 @@ class PixelCache:
             sizes.append((math.ceil(height * scale), math.ceil(width * scale)))
             return Part(0, 0, height, width, sizes[0])
 
-        image = decode_image(self.paths[index], self.in_chans, self.value_range, whole)
+        image = decode_all(self.paths[index], self.reading, whole)
         return resize_image(image, sizes[0])
 
 

@@ -11,16 +11,15 @@ from torch.utils.data import Dataset
 
 from fcmae.data.augmentation import EvaluationTransform, PretrainAugmentation
 from fcmae.data.cache import PixelCache
-from fcmae.data.decoding import UndecodableImageError, decode_image
+from fcmae.data.decoding import UndecodableImageError, decode_all
 from fcmae.data.files import ImageList, Problem
 from fcmae.data.parts import Choose
+from fcmae.data.reading import Reading
 from fcmae.errors import DataError
 from fcmae.model.masking import draw_visible
 from fcmae.randomness import sample_seed, seeded
 
 MAX_STAND_INS = 10
-
-ValueRange = tuple[float, float]
 
 
 class PretrainDataset(Dataset[dict[str, Any]]):
@@ -43,20 +42,18 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         augmentation: PretrainAugmentation,
         *,
         seed: int,
-        in_chans: int,
+        reading: Reading,
         num_patches: int,
         mask_ratio: float,
-        value_range: ValueRange | None = None,
         cache: PixelCache | None = None,
     ) -> None:
         self.images = images
         self.augmentation = augmentation
         self.cache = cache
         self.seed = seed
-        self.in_chans = in_chans
+        self.reading = reading
         self.num_patches = num_patches
         self.mask_ratio = mask_ratio
-        self.value_range = value_range
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,7 +102,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
     def _read(self, source: int, choose: Choose) -> Tensor:
         if self.cache is not None:
             return self.cache.read(source, choose)
-        return decode_image(self.images.paths[source], self.in_chans, self.value_range, choose)
+        return decode_all(self.images.paths[source], self.reading, choose)
 
 
 class EvaluationDataset(Dataset[dict[str, Any]]):
@@ -121,13 +118,11 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
         images: ImageList,
         transform: EvaluationTransform | Callable[[Tensor], Tensor],
         *,
-        in_chans: int,
-        value_range: ValueRange | None = None,
+        reading: Reading,
     ) -> None:
         self.images = images
         self.transform = transform
-        self.in_chans = in_chans
-        self.value_range = value_range
+        self.reading = reading
 
     def __len__(self) -> int:
         return len(self.images)
@@ -140,10 +135,11 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
         path = self.images.paths[index]
         skipped: list[Problem] = []
         try:
-            image = decode_image(path, self.in_chans, self.value_range)
+            image = decode_all(path, self.reading)
         except UndecodableImageError as error:
             skipped.append((error.path, error.reason))
-            image = torch.zeros(self.in_chans, 32, 32, dtype=torch.uint8)  # any size will do
+            any_size = (self.reading.in_chans, 32, 32)
+            image = torch.zeros(any_size, dtype=torch.uint8)
         return {
             "image": self.transform(image),
             "label": _label(self.images, index),

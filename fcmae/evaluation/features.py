@@ -56,9 +56,7 @@ def evaluation_loader(
         workers: reading processes.
     """
     transform = EvaluationTransform(info.image_size, mean=info.mean, std=info.std)
-    dataset = EvaluationDataset(
-        images, transform, in_chans=info.in_chans, value_range=info.value_range
-    )
+    dataset = EvaluationDataset(images, transform, reading=info.reading())
     return make_loader(dataset, in_order(len(images), batch_size), workers)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from fcmae.data.augmentation import mean_and_std
 from fcmae.evaluation.classification import ClassificationScores
-from fcmae.finetuning.setup import weights_metadata
+from fcmae.finetuning.setup import create_reading, weights_metadata
 from fcmae.runs.durable import write_atomically
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.sections import image_height_width
@@ -34,6 +34,7 @@ def export_classifier(
         OSError: the file cannot be written.
     """
     mean, std = mean_and_std(config.data, weights_metadata(config))
+    reading = create_reading(config)
     info = EncoderInfo(
         model_name=config.model.name,
         in_chans=config.data.in_chans,
@@ -41,7 +42,10 @@ def export_classifier(
         image_size=image_height_width(config.data.image_size),
         mean=mean,
         std=std,
-        value_range=config.data.value_range,
+        value_range=reading.value_range,
+        bands=reading.bands,
+        background=reading.background,
+        reader=reading.reader,
         steps=step,
     )
     metadata = info.to_metadata() | {

@@ -17,6 +17,7 @@ from fcmae.data import (
     Normalisation,
     PretrainAugmentation,
     PretrainDataset,
+    Reading,
     to_float,
 )
 from fcmae.data.parts import Part
@@ -128,17 +129,15 @@ class FinetuneDataset(PretrainDataset):
         augmentation: FinetuneAugmentation,
         *,
         seed: int,
-        in_chans: int,
-        value_range: tuple[float, float] | None = None,
+        reading: Reading,
     ) -> None:
         super().__init__(
             images,
             augmentation,  # type: ignore[arg-type]
             seed=seed,
-            in_chans=in_chans,
+            reading=reading,
             num_patches=0,
             mask_ratio=0.0,
-            value_range=value_range,
         )
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:

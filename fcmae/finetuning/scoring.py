@@ -30,7 +30,11 @@ from fcmae.evaluation.classification import (
     confusion_matrix,
     draw_confusion_matrix,
 )
-from fcmae.finetuning.setup import create_evaluation_transform, weights_metadata
+from fcmae.finetuning.setup import (
+    create_evaluation_transform,
+    create_reading,
+    weights_metadata,
+)
 from fcmae.model.backbones import create_backbone
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
@@ -68,9 +72,7 @@ def evaluate_classifier(
     assert images.classes is not None
     num_classes = len(images.classes)
     data = config.data
-    dataset = EvaluationDataset(
-        images, transform, in_chans=data.in_chans, value_range=data.value_range
-    )
+    dataset = EvaluationDataset(images, transform, reading=create_reading(config))
     batches = in_order(len(images), config.evaluate.batch_size)
     loader = make_loader(
         dataset,

@@ -10,13 +10,14 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
-from fcmae.data import EvaluationTransform, sample_seed, seeded
+from fcmae.data import EvaluationTransform, Reading, sample_seed, seeded
 from fcmae.data.augmentation import mean_and_std
 from fcmae.finetuning.data import FinetuneAugmentation
 from fcmae.model.backbones import create_backbone
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.sections import image_height_width
 from fcmae.training.layer_decay import finetune_groups
+from fcmae.weights.info import facts_of_run
 from fcmae.weights.reading import load_encoder, read_metadata, weights_file
 
 HEAD_STD = 0.02  # timm's, before head_init_scale
@@ -66,11 +67,19 @@ def _draw_head(model: ConvNeXt, scale: float, seed: int) -> None:
 
 
 def weights_metadata(config: FinetuneConfig) -> dict[str, Any]:
-    """Return what model.weights says about itself; {} without weights or metadata."""
+    """Return what model.weights says about itself; {} without weights or metadata.
+
+    A run that has exported nothing yet says what its settings do.
+    """
     if config.model.weights is None:
         return {}
     file = weights_file(config.model.weights)
-    return {} if file is None else read_metadata(file)
+    return facts_of_run(config.model.weights) if file is None else read_metadata(file)
+
+
+def create_reading(config: FinetuneConfig) -> Reading:
+    """Return how images are read: as the settings say, else as the weights were trained on."""
+    return Reading.of_settings(config.data, weights_metadata(config))
 
 
 def create_augmentation(config: FinetuneConfig) -> FinetuneAugmentation:

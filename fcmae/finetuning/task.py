@@ -25,6 +25,7 @@ from fcmae.finetuning.setup import (
     create_loss,
     create_mixup,
     create_optimizer,
+    create_reading,
     weights_metadata,
 )
 from fcmae.settings.finetune import FinetuneConfig
@@ -120,13 +121,11 @@ class Finetuning(TrainingLoop):
 
     def create_dataset(self) -> FinetuneDataset:
         """Return the augmented training images."""
-        data = self.config.data
         return FinetuneDataset(
             self.images,
             self._augmentation,
             seed=self.config.train.seed,
-            in_chans=data.in_chans,
-            value_range=data.value_range,
+            reading=create_reading(self.config),
         )
 
     def prepare(self) -> None:

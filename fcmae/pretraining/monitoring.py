@@ -16,8 +16,9 @@ from fcmae.data import (
     EvaluationDataset,
     EvaluationTransform,
     ImageList,
+    Reading,
     UndecodableImageError,
-    decode_image,
+    decode_all,
     in_order,
     make_loader,
     sample_seed,
@@ -108,13 +109,13 @@ class Watch:
 
     def _choose_pictures(self, images: ImageList) -> tuple[Tensor, Tensor, list[str]] | None:
         """Decode the fixed images and draw their masks; None when no file can be decoded."""
-        data, wanted = self._config.data, self._config.log.num_pictures
+        reading, wanted = Reading.of_settings(self._config.data), self._config.log.num_pictures
         rng = torch.Generator().manual_seed(sample_seed(self._config.train.seed, "pictures"))
         pictures, names = [], []
         for index in torch.randperm(len(images), generator=rng).tolist()[: 4 * wanted]:
             path = images.paths[index]
             try:
-                image = decode_image(path, data.in_chans, data.value_range)
+                image = decode_all(path, reading)
             except UndecodableImageError:
                 continue  # the training says so when it meets the file
             pictures.append(self._transform(image))
@@ -166,10 +167,10 @@ class Watch:
 
     def _prepare_health(self, held_out: ImageList) -> HealthCheck | None:
         """Decode the held-out images, noting those that cannot be; None when there are none."""
-        data, decoded = self._config.data, []
+        reading, decoded = Reading.of_settings(self._config.data), []
         for path in held_out.paths:
             try:
-                image = decode_image(path, data.in_chans, data.value_range)
+                image = decode_all(path, reading)
             except UndecodableImageError as error:
                 self.undecodable.append((error.path, error.reason))
                 continue
@@ -230,9 +231,8 @@ class Watch:
     def _describe(self, describers: Mapping[str, Describer]) -> dict[str, Features]:
         assert self._scored is not None
         data = self._config.data
-        dataset = EvaluationDataset(
-            self._scored, self._transform, in_chans=data.in_chans, value_range=data.value_range
-        )
+        reading = Reading.of_settings(data)
+        dataset = EvaluationDataset(self._scored, self._transform, reading=reading)
         loader = make_loader(
             dataset,
             in_order(len(dataset), BATCH_IMAGES),

@@ -9,6 +9,7 @@ from fcmae.data import (
     PixelCache,
     PretrainAugmentation,
     PretrainDataset,
+    Reading,
 )
 from fcmae.model.autoencoder import FCMAE
 from fcmae.settings.pretrain import PretrainConfig
@@ -39,8 +40,7 @@ def open_cache(config: PretrainConfig, model: FCMAE, images: ImageList) -> Pixel
         data.cache,
         images.paths,
         side=data.cache_side or create_augmentation(config, model).least_side(),
-        in_chans=data.in_chans,
-        value_range=data.value_range,
+        reading=Reading.of_settings(data),
     )
 
 
@@ -52,10 +52,9 @@ def create_dataset(
         images,
         create_augmentation(config, model),
         seed=config.train.seed,
-        in_chans=config.data.in_chans,
+        reading=Reading.of_settings(config.data),
         num_patches=model.num_patches,
         mask_ratio=config.mask.ratio,
-        value_range=config.data.value_range,
         cache=cache,
     )
 

@@ -10,6 +10,7 @@ from fcmae.settings.ranges import (
     EnoughToSpread,
     FiniteFloat,
     InnerShare,
+    NonNegativeInt,
     PositiveInt,
     Share,
     ShareAboveZero,
@@ -36,6 +37,14 @@ class FinetuneDataConfig(ImagesConfig):
     """Which labels of `elpv` to learn: `type` (null means it) or `defect`."""
     mean: list[float] | None = None
     """Mean per channel of values in 0..1; null: as model.weights say, else ImageNet's (or grey)."""
+    value_range: tuple[float, float] | None = None
+    """Black and white of the files' own values; null: as model.weights say, else by file type."""
+    bands: list[NonNegativeInt] | None = None
+    """Bands of a file, from 0, that are the channels; null: as model.weights say, else by rule."""
+    background: tuple[Share, Share, Share] | None = None
+    """Red, green, blue below transparent pixels; null: as model.weights say, else black."""
+    reader: str | None = field(default=None, metadata=MAY_CHANGE)
+    """Your own reader of files, MODULE:FUNCTION; null: as model.weights say, else none."""
     val_path: str | None = field(default=None, metadata=MAY_CHANGE)
     """Folder of validation images with the same classes; null holds images of `path` back."""
     val_share: InnerShare = 0.2

@@ -64,6 +64,12 @@ class ImagesConfig:
     """Standard deviation per channel, as `mean`."""
     value_range: tuple[float, float] | None = None
     """Black and white of the files' own values, e.g. [0, 4095] for 12 bit; null: by file type."""
+    bands: list[NonNegativeInt] | None = None
+    """Bands of a file, counted from 0, that are the channels, in their order; null: by rule."""
+    background: tuple[Share, Share, Share] | None = None
+    """Red, green and blue, 0 to 1, below transparent pixels; null: black."""
+    reader: str | None = field(default=None, metadata=MAY_CHANGE)
+    """Your own reader of files, MODULE:FUNCTION or FILE.py:FUNCTION; null: none."""
     workers: NonNegativeInt = field(default=2, metadata=MAY_CHANGE)
     """Processes per training process that read images; 0 reads in the training process."""
     timeout_seconds: Duration = field(default=600.0, metadata=MAY_CHANGE)
@@ -203,6 +209,18 @@ class TaskConfig:
             "data.value_range",
             data.value_range,
             "[black, white] with black < white, or null",
+        )
+        require(
+            data.bands is None or len(data.bands) == data.in_chans,
+            "data.bands",
+            data.bands,
+            f"{data.in_chans} numbers, one per channel (data.in_chans), or null",
+        )
+        require(
+            data.reader is None or ":" in data.reader,
+            "data.reader",
+            data.reader,
+            "MODULE:FUNCTION, such as my_readers:read, or null",
         )
 
 

@@ -11,10 +11,13 @@ from typing import Any
 from timm.models.convnext import ConvNeXt
 
 from fcmae import __version__
+from fcmae.data import Reading
 from fcmae.data.augmentation import mean_and_std
+from fcmae.data.reading import BLACK
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
 from fcmae.randomness import seeded
+from fcmae.runs.loading import load_run_config
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.sections import image_height_width
 
@@ -30,6 +33,9 @@ class EncoderInfo:
         image_size: (height, width) of pretraining, px.
         mean, std: per channel on the 0..1 scale, as images are normalised.
         value_range: (black, white) of the image files' own values; None by file type.
+        bands: of the files, from 0, that are the channels; None by the rules of `data.decode`.
+        background: red, green and blue in 0..1 below transparent pixels.
+        reader: the function of the user's that reads the files, or None.
         patch_size: side of the hidden patches, px; None if it was not pretrained by masking.
         mask_ratio: share of patches that was hidden in fact, or None.
         steps: of pretraining.
@@ -44,6 +50,9 @@ class EncoderInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     value_range: tuple[float, float] | None = None
+    bands: tuple[int, ...] | None = None
+    background: tuple[float, float, float] = BLACK
+    reader: str | None = None
     patch_size: int | None = None
     mask_ratio: float | None = None
     steps: int = 0
@@ -56,6 +65,7 @@ class EncoderInfo:
     ) -> EncoderInfo:
         """Return what is true of a run's encoder after `step` steps."""
         mean, std = mean_and_std(config.data)
+        reading = Reading.of_settings(config.data)
         return cls(
             model_name=config.model.name,
             in_chans=config.data.in_chans,
@@ -63,11 +73,24 @@ class EncoderInfo:
             image_size=image_height_width(config.data.image_size),
             mean=mean,
             std=std,
-            value_range=config.data.value_range,
+            value_range=reading.value_range,
+            bands=reading.bands,
+            background=reading.background,
+            reader=reading.reader,
             patch_size=config.mask.patch_size,
             mask_ratio=model.effective_mask_ratio,
             steps=step,
             origin=origin,
+        )
+
+    def reading(self) -> Reading:
+        """Return how files become the images that the encoder was trained on."""
+        return Reading(
+            in_chans=self.in_chans,
+            value_range=self.value_range,
+            bands=self.bands,
+            background=self.background,
+            reader=self.reader,
         )
 
     @classmethod
@@ -116,3 +139,14 @@ class EncoderInfo:
             f"{options}"
             f'checkpoint_path="{path}")'
         )
+
+
+def facts_of_run(run_dir: Path | str) -> dict[str, Any]:
+    """Return how a pretraining run reads its images, by the names of EncoderInfo's attributes.
+
+    Raises:
+        ConfigError: no folder of a pretraining run, or one whose settings cannot be read.
+    """
+    data = load_run_config(run_dir).data
+    mean, std = mean_and_std(data)
+    return {"mean": mean, "std": std, **asdict(Reading.of_settings(data))}

@@ -28,6 +28,7 @@ from fcmae.data import (
     PixelCache,
     PretrainAugmentation,
     PretrainDataset,
+    Reading,
     UndecodableImageError,
     cache,
     find_images,
@@ -35,6 +36,7 @@ from fcmae.data import (
 from fcmae.data.parts import Part
 from fcmae.errors import DONE, MISTAKE, ConfigError
 
+RGB = Reading(in_chans=3)
 AUGMENTATION = PretrainAugmentation((32, 32))
 SIDE = 72  # the least that the smallest crop of 32 px needs
 
@@ -60,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 
 def open_cache(folder: Path, side: int = SIDE, in_chans: int = 3) -> PixelCache:
     paths = find_images(str(folder)).paths
-    return PixelCache(folder.parent / "cache", paths, side=side, in_chans=in_chans)
+    return PixelCache(folder.parent / "cache", paths, side=side, reading=Reading(in_chans=in_chans))
 
 
 def fill(folder: Path, **options: Any) -> tuple[PixelCache, list[str]]:
@@ -75,7 +77,7 @@ def samples(folder: Path, opened: PixelCache | None) -> list[dict[str, Any]]:
         find_images(str(folder)),
         AUGMENTATION,
         seed=3,
-        in_chans=3,
+        reading=Reading(in_chans=3),
         num_patches=4,
         mask_ratio=0.5,
         cache=opened,
@@ -97,7 +99,7 @@ def whole(height: int, width: int) -> Part:
 def test_samples_are_the_same_from_an_empty_a_half_filled_and_a_full_cache(folder: Path) -> None:
     empty = samples(folder, open_cache(folder))
     paths = find_images(str(folder)).paths
-    half = PixelCache(folder.parent / "cache", paths[::2], side=SIDE, in_chans=3)
+    half = PixelCache(folder.parent / "cache", paths[::2], side=SIDE, reading=Reading(in_chans=3))
     half.fill(0, print)
     half_filled = open_cache(folder)
     assert 0 < len(half_filled.missing()) < len(paths)
@@ -115,9 +117,9 @@ def test_samples_are_the_same_from_an_empty_a_half_filled_and_a_full_cache(folde
 def test_what_is_in_the_cache_is_not_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, _ = fill(folder)
     decoded: list[str] = []
-    decode = cache.decode_image
+    decode = cache.decode_all
     monkeypatch.setattr(
-        cache, "decode_image", lambda path, *rest: decoded.append(path) or decode(path, *rest)
+        cache, "decode_all", lambda path, *rest: decoded.append(path) or decode(path, *rest)
     )
     samples(folder, opened)
     assert {Path(path).name for path in decoded} == {"8-broken.png"}
@@ -185,7 +187,9 @@ def test_damage_costs_time_and_no_pixel(folder: Path, damage: str) -> None:
     assert_same(samples(folder, open_cache(folder)), expected)
     # The pictures come back in another order: old records must not find them.
     paths = find_images(str(folder)).paths
-    backwards = PixelCache(folder.parent / "cache", paths[5:2:-1], side=SIDE, in_chans=3)
+    backwards = PixelCache(
+        folder.parent / "cache", paths[5:2:-1], side=SIDE, reading=Reading(in_chans=3)
+    )
     backwards.fill(0, print)
     assert_same(samples(folder, open_cache(folder)), expected)
     refilled, _ = fill(folder)
@@ -195,7 +199,7 @@ def test_damage_costs_time_and_no_pixel(folder: Path, damage: str) -> None:
 
 def die_at_the_sixth(folder: Path) -> None:
     """Fill the cache two images at a time, and be killed when decoding comes to the sixth."""
-    decode = cache.decode_image
+    decode = cache.decode_all
 
     def decode_or_die(path: str, *rest: Any) -> torch.Tensor:
         if path.endswith("5.jpg"):
@@ -203,7 +207,7 @@ def die_at_the_sixth(folder: Path) -> None:
         return decode(path, *rest)
 
     cache.COMMIT_BYTES = 40_000  # two images
-    cache.decode_image = decode_or_die
+    cache.decode_all = decode_or_die
     open_cache(folder).fill(0, print)
 
 
@@ -218,7 +222,7 @@ def test_killed_while_filling_it_keeps_what_was_committed(folder: Path) -> None:
 
 def fill_while_others_wait(folder: Path, begun: Path, waiting: Path) -> None:
     """Fill the cache, and let the first image take until another process waits."""
-    decode = cache.decode_image
+    decode = cache.decode_all
 
     def decode_slowly(path: str, *rest: Any) -> torch.Tensor:
         begun.touch()
@@ -226,7 +230,7 @@ def fill_while_others_wait(folder: Path, begun: Path, waiting: Path) -> None:
             time.sleep(0.01)
         return decode(path, *rest)
 
-    cache.decode_image = decode_slowly
+    cache.decode_all = decode_slowly
     open_cache(folder).fill(0, print)
 
 

@@ -13,6 +13,7 @@ from fcmae.data import (
     EvaluationTransform,
     PretrainAugmentation,
     PretrainDataset,
+    Reading,
     collate,
     find_images,
     sample_seed,
@@ -39,7 +40,12 @@ def make_dataset(folder: str, seed: int = 0, **options: Any) -> PretrainDataset:
     images = find_images(folder)
     augmentation = PretrainAugmentation((32, 48))
     return PretrainDataset(
-        images, augmentation, seed=seed, in_chans=3, num_patches=6, mask_ratio=0.6, **options
+        images,
+        augmentation,
+        seed=seed,
+        reading=Reading(in_chans=3, **options),
+        num_patches=6,
+        mask_ratio=0.6,
     )
 
 
@@ -137,7 +143,7 @@ def test_value_range_reaches_the_decoder(tmp_path: Path) -> None:
     torch.testing.assert_close(sample["image"], torch.full((3, 32, 48), 0.75))
     transform = EvaluationTransform((32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
     evaluated = EvaluationDataset(
-        find_images(str(tmp_path)), transform, in_chans=3, value_range=(0, 4000)
+        find_images(str(tmp_path)), transform, reading=Reading(in_chans=3, value_range=(0, 4000))
     )
     torch.testing.assert_close(evaluated[0]["image"], torch.ones(3, 32, 32))
 
@@ -157,7 +163,7 @@ def test_collate_stacks_and_gathers_what_was_skipped(tmp_path: Path) -> None:
 
 def make_evaluation(folder: str) -> EvaluationDataset:
     transform = EvaluationTransform((32, 24), mean=(0.5,) * 3, std=(0.25,) * 3)
-    return EvaluationDataset(find_images(folder), transform, in_chans=3)
+    return EvaluationDataset(find_images(folder), transform, reading=Reading(in_chans=3))
 
 
 def test_evaluation_leaves_out_broken_files_and_reports_them(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from fcmae.data import (
     MicroBatches,
     PretrainAugmentation,
     PretrainDataset,
+    Reading,
     SampleStream,
     UndecodableImageError,
     decode_image,
@@ -119,7 +120,8 @@ def test_float_and_32_bit_pictures_are_scaled(tmp_path: Path) -> None:
     image = decode(tmp_path, saved(Image.fromarray(values), "TIFF"), 1)
     torch.testing.assert_close(image[0], torch.from_numpy(values), rtol=1e-6, atol=0)
     wide = saved(Image.fromarray(grey().astype(np.int32) * 257), "TIFF")
-    torch.testing.assert_close(decode(tmp_path, wide, 1), image, rtol=1e-6, atol=1e-7)
+    scaled = decode(tmp_path, wide, 1, value_range=(0.0, 65535.0))
+    torch.testing.assert_close(scaled, image, rtol=1e-6, atol=1e-7)
 
 
 def test_a_value_range_says_what_black_and_white_are(tmp_path: Path) -> None:
@@ -128,8 +130,10 @@ def test_a_value_range_says_what_black_and_white_are(tmp_path: Path) -> None:
     assert image.tolist() == [[[0.0, 0.25, 0.5, 1.0, 1.0]]]
     twelve_bit = array_bytes(np.array([[0, 4095]], dtype=np.uint16))
     assert decode(tmp_path, twelve_bit, 1, value_range=(0.0, 4095.0)).tolist() == [[[0.0, 1.0]]]
-    eight_bit = decode(tmp_path, array_bytes(grey()), 1, value_range=(0.0, 4095.0))
-    assert eight_bit.dtype == torch.uint8  # nothing to say about these
+    eight_bit = decode(
+        tmp_path, array_bytes(np.array([[0, 51]], np.uint8)), 1, value_range=(0, 204)
+    )
+    assert (eight_bit.dtype, eight_bit.tolist()) == (torch.float32, [[[0.0, 0.25]]])
 
 
 @pytest.mark.parametrize("orientation", range(1, 10))
@@ -174,11 +178,20 @@ def test_arrays_of_one_and_three_channels_convert_into_each_other(
     assert 0 <= image.min() < 0.35 < 0.65 < image.max() <= 1
 
 
-@pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "uint64", "float16", "float64"])
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "float16", "float64"])
 def test_the_range_of_an_array_follows_its_type(dtype: str, tmp_path: Path) -> None:
-    top = 1.0 if dtype.startswith("f") else min(np.iinfo(dtype).max, 65535)
+    top = 1.0 if dtype.startswith("f") else np.iinfo(dtype).max
     image = decode(tmp_path, array_bytes(np.array([[0, top]]).astype(dtype)), 1)
     assert (image.dtype, image.tolist()) == (torch.float32, [[[0.0, 1.0]]])
+
+
+@pytest.mark.parametrize("top", [255, 4095, 65535])
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64"])
+def test_wide_integers_do_not_say_what_is_white(dtype: str, top: int, tmp_path: Path) -> None:
+    content = array_bytes(np.array([[0, top]]).astype(dtype))
+    with pytest.raises(UndecodableImageError, match=rf"{dtype} values from 0 to {top}: .*set data"):
+        decode(tmp_path, content, 1)
+    assert decode(tmp_path, content, 1, value_range=(0, top)).tolist() == [[[0.0, 1.0]]]
 
 
 def test_bands_of_a_picture_and_pages_of_a_tiff_are_channels_where_no_colour_fits(
@@ -221,7 +234,7 @@ def test_a_folder_of_every_fault_is_gone_through_and_listed_completely(tmp_path:
     augmentation = PretrainAugmentation((32, 32))
     images = find_images(str(tmp_path))
     dataset = PretrainDataset(
-        images, augmentation, seed=1, in_chans=3, num_patches=4, mask_ratio=0.5
+        images, augmentation, seed=1, reading=Reading(in_chans=3), num_patches=4, mask_ratio=0.5
     )
     epoch = MicroBatches(SampleStream(len(images), 1, 3), 0, len(images) // 3, 3)
     batches = list(make_loader(dataset, epoch, workers=1))

@@ -20,6 +20,7 @@ from fcmae.data import (
     MicroBatches,
     PretrainAugmentation,
     PretrainDataset,
+    Reading,
     SampleStream,
     find_images,
     in_order,
@@ -43,7 +44,9 @@ def dataset(tmp_path: Path) -> PretrainDataset:
 
 def make_dataset(images: ImageList, kind: type[PretrainDataset] = PretrainDataset) -> Any:
     augmentation = PretrainAugmentation((32, 32))
-    return kind(images, augmentation, seed=3, in_chans=3, num_patches=4, mask_ratio=0.6)
+    return kind(
+        images, augmentation, seed=3, reading=Reading(in_chans=3), num_patches=4, mask_ratio=0.6
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -231,7 +234,7 @@ def test_in_order_keys_and_evaluation_work_with_workers(tmp_path: Path) -> None:
     for number in range(5):
         Image.new("L", (40, 40), number * 50).save(tmp_path / f"{number}.png")
     transform = EvaluationTransform((32, 32), mean=(0.0,), std=(1.0,))
-    dataset = EvaluationDataset(find_images(str(tmp_path)), transform, in_chans=1)
+    dataset = EvaluationDataset(find_images(str(tmp_path)), transform, reading=Reading(in_chans=1))
     loaded = list(make_loader(dataset, in_order(5, 2), 2))
     assert [batch["index"].tolist() for batch in loaded] == [[0, 1], [2, 3], [4]]
     brightness = torch.cat([batch["image"].mean((1, 2, 3)) for batch in loaded]) * 255

@@ -9,7 +9,7 @@ import torch
 from pictures_on_disk import write_pictures
 from PIL import Image
 
-from fcmae.data import ImageList, decode_image, sample_seed, seeded
+from fcmae.data import ImageList, Reading, decode_image, sample_seed, seeded
 from fcmae.data.parts import cut
 from fcmae.data.splits import draw_per_class, open_labelled
 from fcmae.errors import ConfigError
@@ -143,7 +143,9 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
     change = FinetuneAugmentation(AugmentConfig(), (32, 32), mean=(0.5,) * 3, std=(0.2,) * 3)
 
     def sample(seed: int, key: tuple[int, int]) -> torch.Tensor:
-        image: torch.Tensor = FinetuneDataset(train, change, seed=seed, in_chans=3)[key]["image"]
+        image: torch.Tensor = FinetuneDataset(
+            train, change, seed=seed, reading=Reading(in_chans=3)
+        )[key]["image"]
         return image
 
     first = sample(7, (2, 1))
@@ -162,7 +164,7 @@ def test_the_stand_in_of_a_broken_file_brings_its_own_label(tmp_path: Path) -> N
         paths=(str(broken), *map(str, paths)), labels=(0, 1, 1, 1, 1), classes=("a", "b")
     )
     change = FinetuneAugmentation(PLAIN, (32, 32), mean=(0.5,) * 3, std=(0.2,) * 3)
-    sample = FinetuneDataset(images, change, seed=0, in_chans=3)[(0, 0)]
+    sample = FinetuneDataset(images, change, seed=0, reading=Reading(in_chans=3))[(0, 0)]
     assert sample["label"] == 1
     assert sample["path"] in map(str, paths)
     assert [path for path, _ in sample["skipped"]] == [str(broken)]

@@ -117,7 +117,7 @@ def test_random_settings_give_a_config_or_one_sentence(
 ) -> None:
     names, rng = settings_of(config_class), random.Random(seed)
     good, bad = 0, 0
-    for _ in range(52):
+    for _ in range(120):
         arguments = random_arguments(names, tmp_path, rng)
         with time_limit(arguments):
             try:

@@ -93,7 +93,7 @@ def test_a_missing_setting_is_named() -> None:
     [
         ("data: {pth: x}", "unknown setting 'data.pth'. Did you mean data.path"),
         ("dat: {path: x}", "unknown setting 'dat'. Did you mean data?"),
-        ("data: 3", "data: got 3, expected settings such as data.cache"),
+        ("data: 3", "data: got 3, expected settings such as data.background"),
         ("- a", "holds no settings; expected sections"),
         ("", "holds no settings"),
         ("a: [", "is not valid YAML"),

@@ -71,7 +71,7 @@ FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "png of no pixels": (lambda: png_header(0, 0), "no picture|damaged or incomplete"),
     "gif cut": (lambda: photo("GIF")[:900], "damaged or incomplete"),
     "bmp cut": (lambda: photo("BMP")[:900], "damaged or incomplete"),
-    "tiff cut": (lambda: photo("TIFF")[:900], "no picture|damaged or incomplete"),
+    "tiff cut": (lambda: photo("TIFF")[:900], "no picture|damaged or incomplete|is truncated"),
     "webp cut": (lambda: photo("WEBP")[:900], "no picture|damaged or incomplete"),
     "jpeg 2000 cut": (lambda: photo("JPEG2000")[:900], "damaged or incomplete"),
     "ppm cut": (lambda: photo("PPM")[:900], "damaged or incomplete"),
@@ -93,10 +93,10 @@ FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "array with nan": (lambda: array_bytes(np.full((4, 5), np.nan)), "holds NaN or infinite"),
     "array below 0": (lambda: array_bytes(np.array([[-5, 3]])), "int64 values from -5 to 3"),
     "colours for 5": (lambda: photo("PNG"), "has 3 channels where 5 .* are expected"),
-    "palette for 5": (lambda: photo("GIF"), "has 1 channels where 5 .* are expected"),
+    "palette for 5": (lambda: photo("GIF"), "has 3 channels where 5 .* are expected"),
     "one page for 5": (
         lambda: saved(Image.new("L", (4, 4)), "TIFF"),
-        "has 1 grey pages where 5 .* are expected",
+        "has 1 channels where 5 .* are expected",
     ),
     "unequal pages for 2": (
         lambda: saved(

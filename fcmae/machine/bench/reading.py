@@ -19,7 +19,8 @@ from fcmae.data import (
     PixelCache,
     PretrainAugmentation,
     PretrainDataset,
-    decode_image,
+    Reading,
+    decode_all,
     open_images,
     seeded,
 )
@@ -31,6 +32,7 @@ from fcmae.machine.bench.timing import Times, time_in_turns
 ROUND_IMAGES = 32  # spread over the folder, or fewer files read several times: crops differ
 STEP_IMAGES = 4
 RATIO = 0.6
+RGB = Reading(in_chans=3)
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,13 @@ def _reading(
     cache = None
     augmentation = PretrainAugmentation((image_size, image_size))
     if cache_folder is not None:
-        cache = PixelCache(cache_folder, images.paths, side=augmentation.least_side(), in_chans=3)
+        cache = PixelCache(cache_folder, images.paths, side=augmentation.least_side(), reading=RGB)
         cache.fill(0, print)
     dataset = PretrainDataset(
         images,
         augmentation,
         seed=0,
-        in_chans=3,
+        reading=RGB,
         num_patches=(image_size // PATCH) ** 2,
         mask_ratio=RATIO,
         cache=cache,
@@ -178,8 +180,8 @@ def _likeness(paths: Sequence[str], image_size: int) -> list[float]:
             return chosen[0]
 
         with seeded(number):
-            part = decode_image(path, 3, None, choose)
-        full = cut(decode_image(path, 3), lambda *_, chosen=chosen: chosen[0])
+            part = decode_all(path, RGB, choose)
+        full = cut(decode_all(path, RGB), lambda *_, chosen=chosen: chosen[0])
         if part.shape != full.shape:
             pair = [resize_image(crop, (image_size, image_size)).float() for crop in (part, full)]
             error = (pair[0] - pair[1]).square().mean().item()

@@ -30,6 +30,7 @@ RATIO = "mask.ratio"
 LONGEST_NAME = 120
 # What an untrained encoder's features depend on, beside the seed.
 OF_THE_ENCODER = ("model.name", "model.stem_stride")
+READING = ("value_range", "bands", "background", "reader")  # of data: read by both alike
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _finetune(
         "data": {
             "path": split.source,
             "in_chans": data.in_chans,
-            "value_range": data.value_range,
+            **{name: getattr(data, name) for name in READING},
             **{name: split.made_by[name] for name in ("label", "val_share", "split_seed")},
         },
         "model": {"name": model.name, "stem_stride": model.stem_stride},

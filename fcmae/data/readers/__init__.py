@@ -1,0 +1,32 @@
+"""Readers of files: what is in one, and its pixels in the file's own values and type.
+
+`decoding.py` makes images for a model of them. A format is one class of `contract.Reader` in the
+list of `choosing.py`; a user's own is a function, see `own.py`.
+"""
+
+from fcmae.data.readers.choosing import (
+    SEPARATOR,
+    describe,
+    is_store,
+    items,
+    kind_of,
+    read,
+    split_item,
+)
+from fcmae.data.readers.contract import Description, Pixels, UnreadableError, Wanted
+from fcmae.data.readers.own import own_reader
+
+__all__ = [
+    "SEPARATOR",
+    "Description",
+    "Pixels",
+    "UnreadableError",
+    "Wanted",
+    "describe",
+    "is_store",
+    "items",
+    "kind_of",
+    "own_reader",
+    "read",
+    "split_item",
+]

@@ -1,0 +1,68 @@
+"""How the values of files become the channels of a model: one object, which travels everywhere.
+
+Pretraining, its caches, scores and exports, fine-tuning, `embed` and `probe` read by the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fcmae.data.parts import Choose
+from fcmae.data.readers import Wanted
+from fcmae.settings.finetune import FinetuneDataConfig
+from fcmae.settings.pretrain import DataConfig
+
+BLACK = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the values of files mean; see `decode` for the rules.
+
+    Attributes:
+        in_chans: channels of the images made.
+        value_range: (black, white) of the files' own values; None: as type and header say.
+        bands: the bands of a file that become the channels, in their order, from 0; None: by
+            the rules.
+        background: red, green and blue in 0..1 that transparent pixels are laid over.
+        reader: a function of the user's that reads files, MODULE:FUNCTION, or None.
+    """
+
+    in_chans: int
+    value_range: tuple[float, float] | None = None
+    bands: tuple[int, ...] | None = None
+    background: tuple[float, float, float] = BLACK
+    reader: str | None = None
+
+    @classmethod
+    def of_settings(
+        cls, data: DataConfig | FinetuneDataConfig, known: Mapping[str, Any] | None = None
+    ) -> Reading:
+        """Return how the settings read; what they leave open is as in `known`.
+
+        Args:
+            data: the settings.
+            known: what weights say of themselves, by the names of the attributes.
+        """
+        known = known or {}
+
+        def chosen(name: str) -> Any:
+            setting = getattr(data, name)
+            value = known.get(name) if setting is None else setting
+            return tuple(value) if isinstance(value, list) else value
+
+        return cls(
+            in_chans=data.in_chans,
+            value_range=chosen("value_range"),
+            bands=chosen("bands"),
+            background=chosen("background") or BLACK,
+            reader=chosen("reader"),
+        )
+
+    def wanted(self, choose: Choose | None = None) -> Wanted:
+        """Return what is asked of a reader for the part that `choose` wants."""
+        return Wanted(
+            in_chans=self.in_chans, bands=self.bands, background=self.background, choose=choose
+        )
