@@ -17,6 +17,7 @@ def run(arguments: list[str]) -> None:
 
     from fcmae.errors import ConfigError
     from fcmae.machine.bench import BenchSettings, measure, report
+    from fcmae.machine.hardware import computing
     from fcmae.model.backbones import check_backbone_name
     from fcmae.training.processes import choose_device
 
@@ -34,7 +35,7 @@ def run(arguments: list[str]) -> None:
     if settings.data is not None:
         from fcmae.machine.bench.reading import measure_reading
 
-        print(report.describe_machine(torch.device("cpu")))
+        print(computing(torch.device("cpu")))
         _, image_size = settings.sizes[0]
         reading = measure_reading(settings.data, settings.models, image_size, settings.repeats)
         print(reading.describe())
@@ -46,7 +47,7 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(
             f"--output: {settings.output!r} cannot be made ({error.strerror}); name another folder."
         ) from error
-    machine = report.describe_machine(device)
+    machine = computing(device)
     print(machine)
     results, rates = measure(settings, device)
     print(report.describe_rates(rates))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, cast
 
 import torch
 from timm.data import Mixup
@@ -16,7 +17,7 @@ from fcmae.finetuning.data import FinetuneAugmentation
 from fcmae.model.backbones import create_backbone
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.sections import image_height_width
-from fcmae.training.layer_decay import finetune_groups
+from fcmae.training.optimization import lr_scale, parameter_groups
 from fcmae.weights.info import facts_of_run
 from fcmae.weights.reading import load_encoder, read_metadata, weights_file
 
@@ -116,20 +117,13 @@ def create_loss(config: FinetuneConfig) -> nn.Module:
     return LabelSmoothingCrossEntropy(config.augment.smoothing)
 
 
-def create_optimizer(config: FinetuneConfig, model: ConvNeXt) -> torch.optim.AdamW:
-    """Return AdamW with a group per layer and decay."""
-    optim = config.optim
-    groups = finetune_groups(
-        model.named_parameters(),
-        depths=block_counts(model),
-        weight_decay=optim.weight_decay,
-        layer_decay=optim.layer_decay,
+def layer_groups(config: FinetuneConfig, model: ConvNeXt) -> list[dict[str, Any]]:
+    """Return the optimizer's groups, one per layer and decay."""
+    optim, stages = config.optim, cast(Any, model.stages)
+    scale = functools.partial(
+        lr_scale,
+        depths=tuple(len(stage.blocks) for stage in stages),
+        decay=optim.layer_decay,
         assigner=optim.layer_decay_assigner,
     )
-    return torch.optim.AdamW(groups, lr=optim.base_lr, betas=optim.betas)
-
-
-def block_counts(model: ConvNeXt) -> tuple[int, ...]:
-    """Return the number of blocks of each stage."""
-    stages: Any = model.stages
-    return tuple(len(stage.blocks) for stage in stages)
+    return parameter_groups(model.named_parameters(), optim.weight_decay, scale)

@@ -14,9 +14,18 @@ from fcmae import __version__
 
 def hardware() -> str:
     """Return processor, cores this process may use, and GPUs."""
-    words = [f"{_processor()}, {num_cores()} cores"]
+    words = [f"{processor()}, {num_cores()} cores"]
     words += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return ", ".join(words)
+
+
+def computing(device: torch.device) -> str:
+    """Return what times depend on: processor and its instructions or card, threads, torch."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{processor()} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def versions() -> str:
@@ -34,7 +43,8 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -5,7 +5,7 @@ Nothing here changes the training: it draws from no global generator and trains 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ from fcmae.evaluation.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible
 from fcmae.runs.durable import write_text
-from fcmae.runs.folder import RunFolder
-from fcmae.runs.metrics import MetricsLog, read_metrics
+from fcmae.runs.metrics import read_metrics
 from fcmae.settings.pretrain import PretrainConfig
+from fcmae.training.loop import TrainingLoop
 from fcmae.weights.export import export_run_encoder
 
 BATCH_IMAGES = 32  # of pictures and scores; bounds memory, changes no number
@@ -48,30 +48,27 @@ BATCH_IMAGES = 32  # of pictures and scores; bounds memory, changes no number
 class Watch:
     """Looks at the model of a run at its cadences, in the main process.
 
+    Its pieces of work are named picture, knn, health, features and scores; see TrainingLoop.
+
+    Args:
+        run: whose progress decides, with its log open.
+        model: that is trained.
+        images: what it is trained on.
+        held_out: images that it is not trained on.
+
     Attributes:
-        log: where the numbers go.
         undecodable: (path, reason) of held-out files that the training does not meet.
     """
 
     def __init__(
-        self,
-        config: PretrainConfig,
-        folder: RunFolder,
-        model: FCMAE,
-        images: ImageList,
-        held_out: ImageList,
-        log: MetricsLog,
-        total_steps: int,
-        say: Callable[[str], None],
+        self, run: TrainingLoop, model: FCMAE, images: ImageList, held_out: ImageList
     ) -> None:
-        self.log = log
+        assert run.log is not None  # of the main process
         self.undecodable: list[tuple[str, str]] = []
-        self._total_steps = total_steps
-        self._config = config
-        self._folder = folder
+        self._run, self._log, self._folder = run, run.log, run.folder
+        self._config: PretrainConfig = run.config
         self._model = model
-        self._say = say
-        mean, std = mean_and_std(config.data)
+        mean, std = mean_and_std(self._config.data)
         self._transform = EvaluationTransform(model.image_size, mean=mean, std=std)
         # Pictures are of held-out images where there are any: the model never saw them.
         self._pictured = self._choose_pictures(held_out if len(held_out) else images)
@@ -84,28 +81,29 @@ class Watch:
         self._log_knn(0)
         self._log_health(0)
 
-    def look(self, step: int) -> None:
-        """Picture and score after `step` where a cadence says so."""
+    def look(self) -> None:
+        """Picture and score where a cadence says so."""
+        step, checks = self._run.progress.step, self._config.health.checks
         pictures, scores = self._config.log.pictures_every_steps, self._config.evaluate.every_steps
         if pictures is not None and step % pictures == 0:
             self._draw_pictures(step)
         if scores is not None and step % scores == 0:
             self._log_knn(step)
-        if step in self._health_steps():
+        if step in {round(self._run.total_steps * (n + 1) / checks) for n in range(checks)}:
             self._log_health(step)
 
-    def finish(self, step: int) -> Path:
-        """Draw the last pictures, export the encoder and score it; return the exported file."""
-        self.log.close()
+    def finish(self) -> None:
+        """Draw the last pictures, export the encoder and score it."""
+        self._log.close()
+        step = self._run.progress.step
         self._draw_pictures(step)
         self._draw_loss_curve()
         if self._health is not None:
             lines = read_metrics(self._folder.metrics)
-            self._say(f"held-out loss: {verdict(lines, self._total_steps)}")
+            self._run.say(f"held-out loss: {verdict(lines, self._run.total_steps)}")
         path = self._folder.export / "encoder.safetensors"
-        self._say(export_run_encoder(self._config, self._model, step, path))
+        self._run.say(export_run_encoder(self._config, self._model, step, path))
         self._report_scores()
-        return path
 
     def _choose_pictures(self, images: ImageList) -> tuple[Tensor, Tensor, list[str]] | None:
         """Decode the fixed images and draw their masks; None when no file can be decoded."""
@@ -143,27 +141,19 @@ class Watch:
         pictures, visible, names = self._pictured
         mean, std = mean_and_std(self._config.data)
         path = self._folder.reconstructions / f"step-{step:08d}.png"
-        self._attempt(
-            path,
-            lambda: draw_reconstructions(self._model, pictures, visible, mean, std, path, names),
-        )
+        with self._run.around("picture"):
+            self._run.attempt(
+                lambda: draw_reconstructions(
+                    self._model, pictures, visible, mean, std, path, names
+                ),
+                path,
+            )
 
     def _draw_loss_curve(self) -> None:
         path = self._folder.loss_curve
         lines = read_metrics(self._folder.metrics)
         normalizes = self._config.loss.normalize_targets
-        self._attempt(path, lambda: draw_loss_curve(lines, path, normalize_targets=normalizes))
-
-    def _attempt(self, path: Path, draw: Callable[[], None]) -> None:
-        try:
-            draw()
-        except OSError as error:
-            reason = error.strerror or error
-            self._say(f"{path}: cannot be written ({reason}); training goes on without it.")
-
-    def _health_steps(self) -> set[int]:
-        checks = self._config.health.checks
-        return {round(self._total_steps * (n + 1) / checks) for n in range(checks)}
+        self._run.attempt(lambda: draw_loss_curve(lines, path, normalize_targets=normalizes), path)
 
     def _prepare_health(self, held_out: ImageList) -> HealthCheck | None:
         """Decode the held-out images, noting those that cannot be; None when there are none."""
@@ -183,29 +173,31 @@ class Watch:
         """Measure, log and draw the health of the model; the first line has what to beat."""
         if self._health is None:
             return
-        values: dict[str, Any] = self._health.measure()
-        if step == 0 and self._model.normalize_targets:
-            values |= self._health.trivial_losses()
-        self.log.log(step, values)
-        path, lines = self._folder.health, read_metrics(self._folder.metrics)
-        self._attempt(path, lambda: draw_health(lines, self._total_steps, path))
+        with self._run.around("health"):
+            values: dict[str, Any] = self._health.measure()
+            if step == 0 and self._model.normalize_targets:
+                values |= self._health.trivial_losses()
+            self._log.log(step, values)
+            path, lines = self._folder.health, read_metrics(self._folder.metrics)
+            self._run.attempt(lambda: draw_health(lines, self._run.total_steps, path), path)
 
     def _log_knn(self, step: int) -> None:
         """Log the frozen encoder's kNN score at a cadence; at step 0 it is the untrained one's."""
         if self._scored is None or self._config.evaluate.every_steps is None:
             return
         evaluate = self._config.evaluate
-        features = self._describe({"encoder": self._model.encoder})
-        scores = score_features(
-            features,
-            labels=evaluate.labels,
-            draws=max(evaluate.draws, 3),
-            seed=self._config.train.seed,
-            methods=("kNN",),
-        )
+        with self._run.around("knn"):
+            features = self._describe({"encoder": self._model.encoder})
+            scores = score_features(
+                features,
+                labels=evaluate.labels,
+                draws=max(evaluate.draws, 3),
+                seed=self._config.train.seed,
+                methods=("kNN",),
+            )
         score = round(scores.mean("kNN", "encoder"), 3)
-        self.log.log(step, {"knn_balanced_accuracy": score})
-        self._say(f"step {step}: kNN of the frozen encoder {score:.1f} % balanced accuracy.")
+        self._log.log(step, {"knn_balanced_accuracy": score})
+        self._run.say(f"step {step}: kNN of the frozen encoder {score:.1f} % balanced accuracy.")
 
     def _report_scores(self) -> None:
         """Print scores of the frozen encoder beside the untrained encoder's and raw pixels'."""
@@ -220,13 +212,14 @@ class Watch:
                 "raw pixels": thumbnails,
             }
         )
-        scores = score_features(
-            features, labels=evaluate.labels, draws=evaluate.draws, seed=self._config.train.seed
-        )
+        with self._run.around("scores"):
+            scores = score_features(
+                features, labels=evaluate.labels, draws=evaluate.draws, seed=self._config.train.seed
+            )
         text = summary(scores, "pretrained", ("untrained", "raw pixels"))
-        self._say("frozen features, scored with labels that pretraining did not see:\n" + text)
+        self._run.say("frozen features, scored with labels that pretraining did not see:\n" + text)
         path = self._folder.path / "scores.txt"
-        self._attempt(path, lambda: write_text(path, text + "\n"))
+        self._run.attempt(lambda: write_text(path, text + "\n"), path)
 
     def _describe(self, describers: Mapping[str, Describer]) -> dict[str, Features]:
         assert self._scored is not None
@@ -240,4 +233,5 @@ class Watch:
             timeout_seconds=data.timeout_seconds,
         )
         device = next(self._model.parameters()).device
-        return extract_together(describers, loader, device)
+        with self._run.around("features"):
+            return extract_together(describers, loader, device)

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fcmae.data import ImageList, Normalisation, PixelCache, PretrainDataset, open_images
+from fcmae.data import (
+    ImageList,
+    Normalisation,
+    PixelCache,
+    PretrainAugmentation,
+    PretrainDataset,
+    Reading,
+    open_images,
+)
 from fcmae.data.augmentation import mean_and_std
 from fcmae.data.recorded import fix_images
 from fcmae.data.splits import hold_out
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.pretraining.monitoring import Watch
-from fcmae.pretraining.setup import (
-    create_dataset,
-    create_optimizer,
-    open_cache,
-)
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.first_look import look_first, write_files
-from fcmae.training.loop import TrainingLoop
+from fcmae.training.loop import Around, TrainingLoop, nothing
 from fcmae.training.optimization import StepResult
-from fcmae.training.processes import Processes, is_first_of_node, start_processes
-from fcmae.training.schedule import Schedule
+from fcmae.training.processes import is_first_of_node, start_processes
+from fcmae.training.task import Task
 
 
-def pretrain(config: PretrainConfig) -> str | None:
+def pretrain(config: PretrainConfig, around: Around = nothing) -> str | None:
     """Run or continue the pretraining that `config` describes, in its run folder.
+
+    Args:
+        config: of the run.
+        around: see TrainingLoop; the names of this task are those of Watch.
 
     Returns:
         The name of the signal that stopped it, with a checkpoint written; None when it is done.
@@ -42,18 +48,18 @@ def pretrain(config: PretrainConfig) -> str | None:
     processes = start_processes(config.train.device)
     try:
         images = open_images(config.data.path, config.data.label, exclude=config.data.exclude)
-        return Pretraining(config, processes, images).run()
+        return TrainingLoop(Pretraining(config, images), processes, around).run()
     finally:
         processes.close()
 
 
-class Pretraining(TrainingLoop):
-    """One pretraining run, from its settings to the exported encoder."""
+class Pretraining(Task):
+    """FCMAE on the images that are not held out, from its settings to the exported encoder."""
 
     config: PretrainConfig
     model: FCMAE
 
-    def __init__(self, config: PretrainConfig, processes: Processes, images: ImageList) -> None:
+    def __init__(self, config: PretrainConfig, images: ImageList) -> None:
         model = create_model(config)
         if config.model.init_from is not None:
             from fcmae.weights.reading import load_encoder
@@ -62,115 +68,104 @@ class Pretraining(TrainingLoop):
         training, self._held_out = hold_out(
             images, config.health, config.train.seed, config.data.group
         )
-        super().__init__(config, processes, training, model)
+        super().__init__(config, training, model)
+        self._augmentation = PretrainAugmentation(
+            model.image_size,
+            crop_scale=config.data.crop_scale,
+            horizontal_flip=config.data.horizontal_flip,
+            vertical_flip=config.data.vertical_flip,
+            rotate90=config.data.rotate90,
+        )
+        self._normalise = Normalisation(*mean_and_std(config.data))
         self._cache: PixelCache | None = None
-        self._normalise = Normalisation(*mean_and_std(config.data)).to(processes.device)
-        self.watch: Watch | None = None
+        self._watch: Watch | None = None
 
-    def total_steps_for(self, num_images: int) -> int:
-        config = self.config
-        self._schedule = Schedule(config.train, config.optim, num_images, self.effective_batch)
-        return self._schedule.total_steps
+    def begin(self, run: TrainingLoop) -> None:
+        """Fill the cache, say what runs and look at the untrained model."""
+        self.open_cache()
+        if self._cache is not None:  # one process per node fills it, the others wait
+            if is_first_of_node():
+                self._cache.fill(self.config.data.workers, run.say)
+            run.processes.wait()
+            self._cache.load()
+        undecodable, num_held_out = run.processes.from_main(lambda: self._start_watching(run))
+        if not run.is_continued:  # a checkpoint has them already
+            run.skipped.add_unlisted(undecodable, num_held_out - len(undecodable))
 
-    def create_optimizer(self) -> torch.optim.Optimizer:
-        return create_optimizer(self.config, self.model)
+    def open_cache(self) -> None:
+        """Let the samples come from data.cache, where there is one, as far as it is filled.
 
-    def prepare(self) -> None:
-        pass
-
-    def lr_of_step(self, step: int) -> float:
-        return self._schedule(step)
+        Raises:
+            ConfigError: the folder cannot be used.
+        """
+        data = self.config.data
+        if data.cache is not None:
+            self._cache = PixelCache(
+                data.cache,
+                self.images.paths,
+                side=data.cache_side or self._augmentation.least_side(),
+                reading=Reading.of_settings(data),
+            )
 
     def create_dataset(self) -> PretrainDataset:
-        return create_dataset(self.config, self.model, self.images, self._cache)
+        """Return the samples of a run: crops, flips and masks by (seed, epoch, index)."""
+        return PretrainDataset(
+            self.images,
+            self._augmentation,
+            seed=self.config.train.seed,
+            reading=Reading.of_settings(self.config.data),
+            num_patches=self.model.num_patches,
+            mask_ratio=self.config.mask.ratio,
+            cache=self._cache,
+        )
 
-    def compute_loss(self, batch: dict[str, Any]) -> Tensor:
-        device = self.processes.device
-        images = self._normalise(batch["image"].to(device, non_blocking=True))
-        visible = batch["visible"].to(device, non_blocking=True)
-        loss: Tensor = self.network(images, visible).loss
+    def compute_loss(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Return the reconstruction loss of the hidden patches."""
+        images = batch["image"]
+        normalised = self._normalise.to(images.device)(images)
+        loss: Tensor = network(normalised, batch["visible"]).loss
         return loss
 
-    def begin(self) -> None:
-        self._fill_cache()
-        undecodable, num_held_out = self.processes.from_main(self._start_watching)
-        if not self._is_continued:  # a checkpoint has them already
-            self.skipped.add_unlisted(undecodable, num_held_out - len(undecodable))
+    def after_step(self, run: TrainingLoop, result: StepResult) -> None:
+        """Picture and score the model at the cadences."""
+        if self._watch is not None:
+            self._watch.look()
 
-    def _fill_cache(self) -> None:
-        """Bring data.cache up to date, one process per node, while the others wait."""
-        self._cache = open_cache(self.config, self.model, self.images)
-        if self._cache is None:
-            return
-        if is_first_of_node():
-            self._cache.fill(self.config.data.workers, self.say)
-        self.processes.wait()
-        self._cache.load()
+    def finish(self, run: TrainingLoop) -> None:
+        """Draw the last pictures, export and score the encoder."""
+        if self._watch is not None:
+            self._watch.finish()
+            write_files(run, self._held_out)
 
-    def _start_watching(self) -> tuple[list[tuple[str, str]], int]:
+    def _start_watching(self, run: TrainingLoop) -> tuple[list[tuple[str, str]], int]:
         """Say what runs and look at the start, in the main process.
 
         Returns the held-out files that cannot be decoded, and how many are held out.
         """
-        assert self.log is not None
-        self._describe()
-        held_out = self._fix_held_out()
-        self._watched = held_out
+        self._describe(run)
+        file = run.folder.held_out
+        is_continued = run.progress.step > 0 and file.exists()
+        held_out = fix_images(file, self._held_out, is_continued=is_continued, report=run.say)
+        self._held_out = held_out
         if self.images.labels is None and self.images.parts:
-            self.say(f"no scores by labels: the set {self.images.why_unlabelled}.")
-        look_first(self, held_out, *mean_and_std(self.config.data), is_normalised=False)
-        self.watch = Watch(
-            self.config,
-            self.folder,
-            self.model,
-            self.images,
-            held_out,
-            self.log,
-            self.total_steps,
-            self.say,
-        )
-        if self.progress.step == 0:
-            self.watch.begin()
-        return self.watch.undecodable, len(held_out)
+            run.say(f"no scores by labels: the set {self.images.why_unlabelled}.")
+        look_first(run, held_out, *mean_and_std(self.config.data), is_normalised=False)
+        self._watch = Watch(run, self.model, self.images, held_out)
+        if run.progress.step == 0:
+            self._watch.begin()
+        return self._watch.undecodable, len(held_out)
 
-    def _fix_held_out(self) -> ImageList:
-        """Return the images that the run holds out, from the first time it was started."""
-        file = self.folder.held_out
-        return fix_images(
-            file,
-            self._held_out,
-            is_continued=self.progress.step > 0 and file.exists(),
-            report=self.say,
-        )
-
-    def after_step(self, result: StepResult) -> None:
-        if self.watch is not None:
-            self.watch.look(self.progress.step)
-
-    def finish(self) -> None:
-        if self.watch is not None:
-            self.watch.finish(self.progress.step)
-            write_files(self, self._watched)
-
-    def extra_state(self) -> dict[str, Any]:
-        return {}
-
-    def restore_extra_state(self, state: dict[str, Any]) -> None:
-        del state  # the averages of pretraining are in `progress`
-
-    def _describe(self) -> None:
-        """Say what runs, once, before it runs."""
+    def _describe(self, run: TrainingLoop) -> None:
         model, config = self.model, self.config
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.say(
+        run.say(
             f"{config.model.name} ({parameters / 1e6:.1f} M parameters with decoder), "
-            f"{len(self.images)} images, {self.total_steps} steps of {self.effective_batch}, "
-            f"{self.processes.world_size} x {self.processes.device}, {config.train.precision}."
+            f"{len(self.images)} images, {run.length}."
         )
         hidden = round(model.effective_mask_ratio * model.num_patches)
-        self.say(
+        run.say(
             f"{hidden} of {model.num_patches} patches hidden: effective mask ratio "
             f"{model.effective_mask_ratio:.3f} for mask.ratio {config.mask.ratio}."
         )
         if config.model.backend != "native":
-            self.say(f"model.backend {config.model.backend} is slower than native by its nature.")
+            run.say(f"model.backend {config.model.backend} is slower than native by its nature.")

@@ -20,7 +20,7 @@ from fcmae.errors import ConfigError
 from fcmae.evaluation import RULE, Mean, PairedDifference, differences, means
 from fcmae.evaluation.classification import ClassificationScores
 from fcmae.finetuning.setup import weights_metadata
-from fcmae.finetuning.task import Finetuning
+from fcmae.finetuning.task import finetune
 from fcmae.runs.durable import write_text
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.processes import Processes
@@ -273,10 +273,9 @@ def _compare(
         labelled, test = images(seed)
         for start in found.starts:
             arm = _arm(config, start, seed, against)
-            run = Finetuning(arm, processes, labelled, test)
-            signal = run.run()
-            if signal is not None:
-                return signal
+            run = finetune(arm, processes, (labelled, test))
+            if run.signal is not None:
+                return run.signal
             assert run.last is not None  # finished runs have it
             results[start][seed] = run.last
             found.steps, found.num_classes = run.total_steps, len(run.classes)

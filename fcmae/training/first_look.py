@@ -93,10 +93,12 @@ def look_first(
     say_files(loop, held_out)
     values = None
     if loop.progress.step == 0:
-        stream = SampleStream(len(loop.images), loop.config.train.seed, loop.effective_batch)
+        stream = SampleStream(len(loop.task.images), loop.config.train.seed, loop.effective_batch)
         keys = stream.samples(0, min(MOST_IMAGES, loop.effective_batch))
         try:
-            samples = [sample["image"] for sample in map(loop.create_dataset().__getitem__, keys)]
+            samples = [
+                sample["image"] for sample in map(loop.task.create_dataset().__getitem__, keys)
+            ]
         except DataError:
             return  # the training meets it, and says it
         shape = -1, 1, 1
@@ -116,7 +118,7 @@ def look_first(
 
 def say_files(loop: TrainingLoop, held_out: ImageList) -> None:
     """Say in one line what became of every file below the paths."""
-    images = loop.images
+    images = loop.task.images
     if images.accounting is None:
         return
     is_same = held_out.accounting is images.accounting
@@ -129,7 +131,7 @@ def say_files(loop: TrainingLoop, held_out: ImageList) -> None:
 
 def write_files(loop: TrainingLoop, held_out: ImageList, values: BandValues | None = None) -> None:
     """Write files.txt: the counts, which add up, the kinds that are no images, the bands."""
-    images = loop.images
+    images = loop.task.images
     if images.accounting is None:
         return
     account = images.accounting

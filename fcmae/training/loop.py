@@ -5,13 +5,13 @@ What a step computes depends on the settings, the weights and the number of the 
 
 from __future__ import annotations
 
-import abc
+import contextlib
 import dataclasses
 import itertools
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,113 +19,94 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from fcmae.data import (
-    ImageList,
-    MicroBatches,
-    PretrainDataset,
-    SampleStream,
-    make_loader,
-    sample_seed,
-    seeded,
-)
+from fcmae.data import ImageList, MicroBatches, SampleStream, make_loader, sample_seed, seeded
 from fcmae.data.recorded import fix_images
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import MetricsLog
 from fcmae.runs.skipped_files import SkippedFiles
-from fcmae.training.nonfinite import nonfinite_loss_error
-from fcmae.training.optimization import Optimization, StepResult, check_precision
+from fcmae.training.optimization import (
+    Optimization,
+    StepResult,
+    check_precision,
+    create_optimizer,
+)
 from fcmae.training.processes import Processes
-from fcmae.training.progress import Progress, effective_batch_of
+from fcmae.training.progress import Progress, nonfinite_loss_error
 from fcmae.training.saving import RunSaving, disk_error
+from fcmae.training.schedule import Schedule, effective_batch_of
 from fcmae.training.signals import StopRequest
+from fcmae.training.task import Task
 
 SKIPPED_SAID = 5  # undecodable files of one step that are named on the screen; the list has all
 
+Around = Callable[[str], contextlib.AbstractContextManager[Any]]
 
-class TrainingLoop(abc.ABC):
-    """One run of a training; a subclass says what is trained on what.
+
+def nothing(name: str) -> contextlib.AbstractContextManager[Any]:
+    """Do nothing around the work of this name."""
+    return contextlib.nullcontext()
+
+
+class TrainingLoop:
+    """One run of a task, from its settings to its results.
 
     Creating it checks every setting and starts nothing.
 
     Args:
-        config: settings with the sections run, data, optim, train, log and checkpoint.
+        task: what is trained on what.
         processes: this process and the others.
-        images: what is trained on.
-        model: with its starting weights, on the CPU.
+        around: entered around each piece of work, with its name: step, checkpoint, finish, and
+            what the task names; for whoever measures a run.
 
     Attributes:
+        task, processes, around: as given.
+        config: the task's.
+        folder: where the run lives.
+        attempt: writes what training can do without; see RunSaving.
+        effective_batch: images of a step, in all processes.
+        schedule: lengths in steps and learning rates.
         progress: how far the run is.
+        is_continued: whether it began with a checkpoint.
+        skipped: files that it does without.
         log: where the main process writes numbers; None in the others.
-        clock: when images per second were last counted; moved by the length of a pause.
     """
 
-    def __init__(
-        self,
-        config: Any,
-        processes: Processes,
-        images: ImageList,
-        model: nn.Module,
-    ) -> None:
-        self.config = config
+    def __init__(self, task: Task, processes: Processes, around: Around = nothing) -> None:
+        self.task = task
         self.processes = processes
-        self.images = images
-        self.model = model
+        self.around = around
+        self.config = config = task.config
         check_precision(config.train.precision, processes.device)
-        self.effective_batch = effective_batch_of(config, processes, len(images))
-        self.total_steps = self.total_steps_for(len(images))
+        num_images = len(task.images)
+        self.effective_batch = effective_batch_of(config.train, processes.world_size, num_images)
+        self._make_schedule()
         self.folder = RunFolder(config.run.dir)
-        self.saving = RunSaving(self.folder, config.checkpoint, processes, self.say)
-        self.attempt = self.saving.attempt
+        self._saving = RunSaving(self.folder, config.checkpoint, processes, self.say)
+        self.attempt = self._saving.attempt
         self.progress = Progress()
+        self.is_continued = False
         self.log: MetricsLog | None = None
         self._step_batches: list[dict[str, Any]] = []
         self._undecodable: list[tuple[str, str]] = []
         self._saved_at = time.monotonic()
 
-    @abc.abstractmethod
-    def total_steps_for(self, num_images: int) -> int:
-        """Return the steps of the whole run; raise ConfigError for lengths that cannot be."""
+    def _make_schedule(self) -> None:
+        config, num_images = self.config, len(self.task.images)
+        self.schedule = Schedule(config.train, config.optim, num_images, self.effective_batch)
 
-    @abc.abstractmethod
-    def create_optimizer(self) -> torch.optim.Optimizer:
-        """Return the optimizer of the model, which is on its device."""
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.schedule.total_steps
 
-    @abc.abstractmethod
-    def lr_of_step(self, step: int) -> float:
-        """Return the absolute learning rate of 0-based `step`."""
-
-    @abc.abstractmethod
-    def create_dataset(self) -> PretrainDataset:
-        """Return the samples by (epoch, index)."""
-
-    @abc.abstractmethod
-    def compute_loss(self, batch: dict[str, Any]) -> Tensor:
-        """Return the loss of a micro-batch; global generators are seeded."""
-
-    @abc.abstractmethod
-    def begin(self) -> None:
-        """Do what comes before the first of the steps that are left, in every process."""
-
-    @abc.abstractmethod
-    def after_step(self, result: StepResult) -> None:
-        """Do what follows every step, in every process; `progress.step` counts it already."""
-
-    @abc.abstractmethod
-    def finish(self) -> None:
-        """Do what comes after the last step, in every process."""
-
-    @abc.abstractmethod
-    def prepare(self) -> None:
-        """Create what else has a state, once the model is on its device."""
-
-    @abc.abstractmethod
-    def extra_state(self) -> dict[str, Any]:
-        """Return what else a checkpoint must hold: plain data and tensors."""
-
-    @abc.abstractmethod
-    def restore_extra_state(self, state: dict[str, Any]) -> None:
-        """Continue from what `extra_state` returned."""
+    @property
+    def length(self) -> str:
+        """How long the run is and on what it computes, in words."""
+        return (
+            f"{self.total_steps} steps of {self.effective_batch}, {self.processes.world_size} x "
+            f"{self.processes.device}, {self.config.train.precision}"
+        )
 
     def say(self, sentence: str) -> None:
         """Print one sentence above the progress bar, from the main process."""
@@ -140,9 +121,9 @@ class TrainingLoop(abc.ABC):
         """
         try:
             with StopRequest() as stop:
-                self.processes.from_main(self._open_folder)
+                self.processes.from_main(lambda: self.folder.open(self.config, report=self.say))
                 self._prepare()
-                if self.saving.is_finished(self.progress.step, self.total_steps):
+                if self._saving.is_finished(self.progress.step, self.total_steps):
                     return None
                 self._start()
                 return self._train(stop)
@@ -151,63 +132,59 @@ class TrainingLoop(abc.ABC):
                 self.log.close()
             self.folder.close()
 
-    def _open_folder(self) -> None:
-        self.folder.open(self.config, report=self.say)
-
     def _prepare(self) -> None:
         """Put everything where the newest checkpoint left it, or at the start."""
-        found = self.saving.load_newest()
-        self.images = self.processes.from_main(
-            lambda: self._fix_images(is_continued=found is not None)
-        )
-        num_images = len(self.images)
+        found = self._saving.load_newest()
+        self.is_continued = found is not None
+        task, config = self.task, self.config
+        task.images = self.processes.from_main(self._fix_images)
+        num_images = len(task.images)
         recorded = num_images if found is None else found[1].get("num_images")
         if recorded != num_images:
             raise CheckpointError(
                 f"{self.folder.images}: lists {num_images} images, and the checkpoint's run has "
                 f"{recorded}; restore the file, or start again in another run.dir."
             )
-        config = self.config
-        self.total_steps = self.total_steps_for(num_images)
+        self._make_schedule()
         self.skipped = SkippedFiles(self.folder, num_images, config.data.max_skipped_share)
-        self.model.to(self.processes.device)
-        self.network: nn.Module = self.model
+        task.model.to(self.processes.device)
+        self._network: nn.Module = task.model
         if config.train.compile:
-            self.network = torch.compile(self.network)  # type: ignore[assignment]
+            self._network = torch.compile(self._network)  # type: ignore[assignment]
         if self.processes.world_size > 1:
-            self.network = DistributedDataParallel(self.network)
+            self._network = DistributedDataParallel(self._network)
         self.optimization = Optimization(
-            self.network,
-            self.create_optimizer(),
-            self.lr_of_step,
+            self._network,
+            create_optimizer(task.parameter_groups(), config.optim),
+            self.schedule,
             self.processes,
             precision=config.train.precision,
             accumulate=config.train.accumulate,
             clip_grad=config.optim.clip_grad,
         )
-        self.prepare()
+        task.prepare(self)
         self._unwritten: list[str] = []
-        self._is_continued = found is not None
         if found is not None:
             self._restore(*found)
         else:
-            self.skipped.add_unlisted(self.images.problems)
+            self.skipped.add_unlisted(task.images.problems)
 
-    def _fix_images(self, *, is_continued: bool) -> ImageList:
-        for path, reason in self.images.problems:
+    def _fix_images(self) -> ImageList:
+        images = self.task.images
+        for path, reason in images.problems:
             self.say(f"{path!r} {reason}; left out.")
         try:
             return fix_images(
-                self.folder.images, self.images, is_continued=is_continued, report=self.say
+                self.folder.images, images, is_continued=self.is_continued, report=self.say
             )
         except OSError as error:
             raise disk_error(error) from error
 
     def _restore(self, step: int, state: dict[str, Any]) -> None:
         try:
-            self.model.load_state_dict(state["model"])
+            self.task.model.load_state_dict(state["model"])
             self.optimization.load_state_dict(state["optimization"])
-            self.restore_extra_state(state["extra"])
+            self.task.load_state_dict(state["extra"])
             self.progress = Progress(**state["progress"])
             self.skipped.load_state_dict(state["skipped"])
             self._unwritten = list(state["unwritten"])
@@ -230,7 +207,7 @@ class TrainingLoop(abc.ABC):
         if self.processes.is_main:
             self.log = MetricsLog(
                 self.folder.path,
-                resumed_step=self.progress.step if self._is_continued else -1,
+                resumed_step=self.progress.step if self.is_continued else -1,
                 unwritten=self._unwritten,
                 tensorboard=self.config.log.tensorboard,
                 report=self.say,
@@ -238,13 +215,13 @@ class TrainingLoop(abc.ABC):
             self.attempt(self.skipped.write, self.folder.skipped_files)
         self.skipped.check_share()
         try:
-            self.begin()
+            self.task.begin(self)
         except OSError as error:
             raise disk_error(error) from error
 
     def _train(self, stop: StopRequest) -> str | None:
         config, progress = self.config, self.progress
-        stream = SampleStream(len(self.images), config.train.seed, self.effective_batch)
+        stream = SampleStream(len(self.task.images), config.train.seed, self.effective_batch)
         micro_batches = MicroBatches(
             stream,
             progress.step,
@@ -255,7 +232,7 @@ class TrainingLoop(abc.ABC):
             self.processes.world_size,
         )
         loader = make_loader(
-            self.create_dataset(),
+            self.task.create_dataset(),
             micro_batches,
             config.data.workers,
             timeout_seconds=config.data.timeout_seconds,
@@ -264,14 +241,15 @@ class TrainingLoop(abc.ABC):
         batches = iter(loader)
         save_seconds = 60 * (config.checkpoint.every_minutes or math.inf)
         for step in self._bar():
-            self.model.train()
+            self.task.model.train()
             self._step_batches.clear()
-            result = self.optimization.step(
-                step,
-                itertools.islice(batches, config.train.accumulate),
-                self._compute_loss,
-                lambda: (stop.name is not None, time.monotonic() - self._saved_at >= save_seconds),
-            )
+            with self.around("step"):
+                result = self.optimization.step(
+                    step,
+                    itertools.islice(batches, config.train.accumulate),
+                    self._compute_loss,
+                    lambda: (stop.name is not None, self._seconds_unsaved() >= save_seconds),
+                )
             should_stop, should_save = result.agreed
             progress.step = step + 1
             is_last = progress.step == self.total_steps
@@ -283,15 +261,22 @@ class TrainingLoop(abc.ABC):
             self._note_skipped(is_shared=should_save or is_log_step or is_last)
             if is_log_step or is_last:
                 self._log(result)
-            self.after_step(result)
+            started = time.monotonic()
+            self.task.after_step(self, result)
+            self._clock += time.monotonic() - started
             if should_save:
                 self._saved_at = time.monotonic()
-                self.saving.save(progress.step, self._state, is_needed=should_stop or is_last)
+                with self.around("checkpoint"):
+                    self._saving.save(progress.step, self._state, is_needed=should_stop or is_last)
             if should_stop:
                 self.say(f"{stop.name or 'a signal'}: stopped after step {progress.step}.")
                 return stop.name or "a signal in another process"
-        self.saving.finish(progress.step, self.finish)
+        with self.around("finish"):
+            self._saving.finish(progress.step, lambda: self.task.finish(self))
         return None
+
+    def _seconds_unsaved(self) -> float:
+        return time.monotonic() - self._saved_at
 
     def _compute_loss(self, batch: dict[str, Any]) -> Tensor:
         """Seed what the model draws (drop path, mixing) by the step and the place in it.
@@ -303,13 +288,18 @@ class TrainingLoop(abc.ABC):
         seed = sample_seed(self.config.train.seed, "step", self.progress.step, slot)
         if self.processes.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+        device = self.processes.device
+        on_device = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
         with seeded(seed):
-            return self.compute_loss(batch)
+            return self.task.compute_loss(self._network, on_device)
 
     def _bar(self) -> Iterator[int]:
         """Yield the steps that are left, showing loss, rate, images/s and time left."""
         steps = range(self.progress.step, self.total_steps)
-        self.clock = time.monotonic()
+        self._clock = time.monotonic()
         self._clock_step = self.progress.step
         with tqdm(
             steps,
@@ -360,19 +350,19 @@ class TrainingLoop(abc.ABC):
         self.skipped.check_share()
 
     def _log(self, result: StepResult) -> None:
-        """Write a line with the mean loss since the last one."""
+        """Write a line with the mean loss since the last one; pauses for the task do not count."""
         progress = self.progress
         now, steps = time.monotonic(), progress.step - self._clock_step
-        rate = steps * self.effective_batch / max(now - self.clock, 1e-9)
+        rate = steps * self.effective_batch / max(now - self._clock, 1e-9)
         loss = progress.take_mean_loss()
-        self.clock, self._clock_step = now, progress.step
+        self._clock, self._clock_step = now, progress.step
         if self.log is None:
             return
         self._progress_bar.set_postfix_str(
             f"loss {result.loss:.4f}, lr {result.lr:.2e}, {rate:.1f} images/s"
         )
         values = {
-            "epoch": round(progress.step * self.effective_batch / len(self.images), 4),
+            "epoch": round(progress.step * self.effective_batch / len(self.task.images), 4),
             "loss": loss,
             "lr": result.lr,
             "grad_norm": result.grad_norm,
@@ -386,12 +376,12 @@ class TrainingLoop(abc.ABC):
         """Return what a checkpoint holds: all that decides the future of the run."""
         assert self.log is not None
         return {
-            "model": self.model.state_dict(),
+            "model": self.task.model.state_dict(),
             "optimization": self.optimization.state_dict(),
             "progress": dataclasses.asdict(self.progress),
             "skipped": self.skipped.state_dict(),
             "effective_batch": self.effective_batch,
-            "num_images": len(self.images),
+            "num_images": len(self.task.images),
             "unwritten": self.log.force(),
-            "extra": self.extra_state(),
+            "extra": self.task.state_dict(),
         }

@@ -1,21 +1,116 @@
-"""One optimizer step: schedule, micro-steps, precision, clipping, finiteness, in all processes."""
+"""The optimizer: which parameters decay and how fast each learns, and one step in all processes.
+
+Layer-wise rates know timm's parameter names; the rates themselves come from schedule.py.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fcmae.errors import ConfigError
+from fcmae.settings.sections import OptimConfig
 from fcmae.training.processes import Processes
 
+Assigner = Literal["single", "group"]
+
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_NUM_GROUPS = 12  # of the `group` form, written for 27 blocks in the third stage
+_BLOCKS_PER_GROUP = 3
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: weights of convolutions and linear layers, nothing else.
+
+    Norms, biases, GRN weights, layer scale and the mask token do not decay, also where a backend
+    stores them with more than one dimension.
+
+    Deviation: the released pretraining decays GRN weights and the mask token. Held by
+        test_only_matrices_decay.
+    """
+    return parameter.dim() >= 2 and name.rpartition(".")[2] in ("weight", "kernel")
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    weight_decay: float,
+    lr_scale_of: Callable[[str], float] | None = None,
+) -> list[dict[str, Any]]:
+    """Return AdamW's groups of the trainable parameters, by scale of the rate and decay.
+
+    Every group carries `weight_decay` and `lr_scale`, by which the schedule multiplies its rate:
+    what `lr_scale_of` says of a name, 1 without it.
+
+    Checkpoints count parameters in the order of the groups, which is therefore fixed: by scale,
+    and in each those without decay first, but last where there are no scales.
+    """
+    is_plain = lr_scale_of is None
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            scale = 1.0 if lr_scale_of is None else lr_scale_of(name)
+            groups.setdefault((scale, decays(name, parameter) != is_plain), []).append(parameter)
+    return [
+        {
+            "params": groups[scale, is_last],
+            "lr_scale": scale,
+            "weight_decay": weight_decay if is_last != is_plain else 0.0,
+        }
+        for scale, is_last in sorted(groups)
+    ]
+
+
+def create_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.optim.AdamW:
+    """Return AdamW of parameter groups; see `parameter_groups`."""
+    return torch.optim.AdamW(groups, lr=optim.base_lr, betas=optim.betas)
+
+
+def lr_scale(name: str, *, depths: tuple[int, ...], decay: float, assigner: Assigner) -> float:
+    """Return the factor of the learning rate for the parameter of this timm name.
+
+    `single`: every block is a layer; the stem counts as the first block and a downsample layer as
+    the first block behind it. `group`: 13 layers whatever the depth, 0 for the stem, 1 and 2 for
+    stages 0 and 1 (a downsample layer belongs to the stage behind it, except that the one before
+    stage 2 is layer 3), 3 to 11 for triples of blocks of stage 2, 12 for stage 3. The factor falls
+    by `decay` per layer from the last one to the first; the final norm and the classifier have 1.
+
+    Source: ConvNeXt V2, appendix A.1 and the released fine-tuning code.
+
+    Raises:
+        ConfigError: a name that is no part of a ConvNeXt, unless `decay` is 1.
+    """
+    if decay == 1:
+        return 1.0
+    num_layers = sum(depths) if assigner == "single" else _NUM_GROUPS
+    return decay ** (num_layers + 1 - _layer(name, depths, num_layers, assigner))
+
+
+def _layer(name: str, depths: tuple[int, ...], num_layers: int, assigner: Assigner) -> int:
+    """Return the number of a parameter's layer; num_layers + 1 behind the last block."""
+    if name.startswith("stem."):
+        return 1 if assigner == "single" else 0
+    if name.startswith(("norm_pre.", "head.")):
+        return num_layers + 1
+    found = re.match(r"stages\.(\d+)\.(?:downsample|blocks\.(\d+))\.", name)
+    if found is None:
+        raise ConfigError(
+            f"optim.layer_decay: parameter {name!r} belongs to no layer of a ConvNeXt; "
+            "set optim.layer_decay to 1 for this model."
+        )
+    stage, block = int(found[1]), int(found[2] or 0)
+    if assigner == "single":
+        return sum(depths[:stage]) + block + 1
+    if stage == 2:
+        return min(3 + block // _BLOCKS_PER_GROUP, num_layers)
+    return (1, 2, 3, num_layers)[stage]
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -58,6 +153,10 @@ class Optimization:
         accumulate: micro-steps per step.
         clip_grad: largest L2 norm of the gradient, or None.
 
+    Attributes:
+        model, processes: as given.
+        scaler: of the losses of fp16, so that its gradients do not vanish; off otherwise.
+
     Raises:
         ConfigError: fp16 on a CPU.
     """
@@ -74,20 +173,20 @@ class Optimization:
         clip_grad: float | None = None,
     ) -> None:
         check_precision(precision, processes.device)
-        self._model = model
+        self.model = model
         self._optimizer = optimizer
         self._lr_of_step = lr_of_step
-        self._processes = processes
+        self.processes = processes
         self._precision = precision
         self._accumulate = accumulate
         self._clip_grad = clip_grad
-        self._scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "fp16")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context in which the model runs."""
         if self._precision == "fp32":
             return contextlib.nullcontext()
-        return torch.autocast(self._processes.device.type, dtype=_AUTOCAST[self._precision])
+        return torch.autocast(self.processes.device.type, dtype=_AUTOCAST[self._precision])
 
     def step(
         self,
@@ -113,33 +212,33 @@ class Optimization:
             with self._reduce_gradients(is_last):
                 with self.autocast():
                     loss = compute_loss(batch) / self._accumulate
-                self._scaler.scale(loss).backward()
+                self.scaler.scale(loss).backward()
             total = total.to(loss.device) + loss.detach()
         norm = self._clip()
         # One exchange and one wait for the device per step, for everything the host must know.
         answers = torch.tensor(tuple(answer()), dtype=total.dtype, device=total.device)
-        summed = self._processes.sum(torch.cat([total.view(1), answers]))
+        summed = self.processes.sum(torch.cat([total.view(1), answers]))
         grad_norm, loss_sum, *yes = torch.cat([norm.to(total).view(1), summed]).tolist()
-        mean_loss = loss_sum / self._processes.world_size
+        mean_loss = loss_sum / self.processes.world_size
         # GradScaler skips steps whose gradient overflowed by itself and lowers the scale.
         is_finite = math.isfinite(mean_loss) and (
-            math.isfinite(grad_norm) or self._scaler.is_enabled()
+            math.isfinite(grad_norm) or self.scaler.is_enabled()
         )
         if is_finite:
-            self._scaler.step(self._optimizer)
+            self.scaler.step(self._optimizer)
         # Also without a step: the scale must fall, and gradients be unscaled again next time.
-        self._scaler.update()
+        self.scaler.update()
         return StepResult(mean_loss, lr, grad_norm, is_finite, tuple(map(bool, yes)))
 
     def _reduce_gradients(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Let DDP exchange gradients in the last micro-step only."""
-        if is_last or not isinstance(self._model, DistributedDataParallel):
+        if is_last or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
-        return self._model.no_sync()
+        return self.model.no_sync()
 
     def _clip(self) -> Tensor:
         """Clip the gradient where that is asked for; return its norm from before."""
-        self._scaler.unscale_(self._optimizer)
+        self.scaler.unscale_(self._optimizer)
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self._clip_grad is not None:
@@ -148,10 +247,10 @@ class Optimization:
 
     def state_dict(self) -> dict[str, Any]:
         """Return optimizer and scaler as plain data and tensors."""
-        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+        return {"optimizer": self._optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self._optimizer.load_state_dict(state["optimizer"])
-        if self._scaler.is_enabled():
-            self._scaler.load_state_dict(state["scaler"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])

@@ -1,14 +1,20 @@
-"""How far a run is, and how much it takes per step."""
+"""How far a run is, and what is said and kept of a step whose loss is NaN or infinite."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any
 
-from fcmae.errors import ConfigError
-from fcmae.training.processes import Processes
+import torch
+
+from fcmae.errors import NonFiniteLossError
+from fcmae.runs.durable import write_atomically
+from fcmae.training.optimization import StepResult
 
 LOSS_HISTORY = 10  # finite losses that an error message shows
+PATHS_SAID = 4
 
 
 @dataclasses.dataclass
@@ -42,18 +48,42 @@ class Progress:
         return mean
 
 
-def effective_batch_of(config: Any, processes: Processes, num_images: int) -> int:
-    """Return the images of a step, in all processes.
+def nonfinite_loss_error(
+    step: int,
+    rank: int,
+    result: StepResult,
+    batches: list[dict[str, Any]],
+    history: list[float],
+    folder: Path,
+) -> NonFiniteLossError:
+    """Save what this process read for `step`, counted from 1, and say all that is known.
 
-    Raises:
-        ConfigError: there are fewer images than that.
+    nonfinite-step-00000012-0.pt in `folder` holds {"step", "batches"}: a dict of tensors and paths
+    per micro-step, for torch.load with weights_only.
     """
-    train = config.train
-    effective_batch: int = train.batch_size * train.accumulate * processes.world_size
-    if num_images < effective_batch:
-        raise ConfigError(
-            f"train.batch_size: a step takes {effective_batch} images (batch_size x accumulate x "
-            f"processes) and there are {num_images} training images; use a smaller batch_size, "
-            "or more images."
-        )
-    return effective_batch
+    file = folder / f"nonfinite-step-{step:08d}-{rank}.pt"
+    kept = {"step": step, "batches": [_plain(batch) for batch in batches]}
+    try:
+        write_atomically(file, lambda partial: torch.save(kept, partial))
+        saved = f"its batch is in {file}"
+    except (OSError, RuntimeError) as error:  # torch's writer has its own error for a full disk
+        saved = f"its batch could not be saved ({' '.join(str(error).split())})"
+    paths = [repr(path) for batch in batches for path in batch["path"]]
+    listed = ", ".join(paths[:PATHS_SAID])
+    listed += f" and {len(paths) - PATHS_SAID} more" if len(paths) > PATHS_SAID else ""
+    before = ", ".join(f"{loss:.4g}" for loss in history) or "none"
+    return NonFiniteLossError(
+        f"step {step}, process {rank}: the loss is {result.loss}, the gradient's norm "
+        f"{result.grad_norm}, the learning rate {result.lr:.3g}; finite losses before: {before}. "
+        f"The process read {listed}; {saved}. This run goes on from its last checkpoint when "
+        "train.skip_nonfinite_steps allows such steps; a new run.dir may also lower "
+        "optim.base_lr, set optim.clip_grad or use train.precision fp32."
+    )
+
+
+def _plain(batch: dict[str, Any]) -> dict[str, Any]:
+    names = ("image", "visible", "label", "index")
+    kept: dict[str, Any] = {name: batch[name] for name in names if name in batch}
+    # Names that are no UTF-8 carry surrogates, which torch.load refuses.
+    paths = [os.fsencode(path).decode(errors="backslashreplace") for path in batch["path"]]
+    return {**kept, "path": paths}

@@ -74,3 +74,19 @@ def peak_lr(base_lr: float, effective_batch: int) -> float:
 def steps_of(epochs: float, num_images: int, effective_batch: int) -> int:
     """Return the steps that `epochs` passes over the images take; the last one is rounded up."""
     return math.ceil(round(epochs * num_images / effective_batch, 6))
+
+
+def effective_batch_of(train: TrainConfig, world_size: int, num_images: int) -> int:
+    """Return the images of a step, in all processes.
+
+    Raises:
+        ConfigError: there are fewer images than that.
+    """
+    effective_batch = train.batch_size * train.accumulate * world_size
+    if num_images < effective_batch:
+        raise ConfigError(
+            f"train.batch_size: a step takes {effective_batch} images (batch_size x accumulate x "
+            f"processes) and there are {num_images} training images; use a smaller batch_size, "
+            "or more images."
+        )
+    return effective_batch

@@ -13,8 +13,7 @@ from PIL import Image
 from fcmae.__main__ import main
 from fcmae.errors import DONE, MISTAKE
 from fcmae.machine.bench import BenchSettings, measure, report
-from fcmae.machine.bench.measuring import Measurement, _groups, _partner
-from fcmae.machine.bench.memory import peak_memory
+from fcmae.machine.bench.measuring import Measurement, compared_groups, partner_of, peak_memory
 from fcmae.machine.bench.roofline import encoder_flops, matmul_rates
 from fcmae.machine.bench.subjects import Subject, prepare
 from fcmae.machine.bench.timing import Times, time_in_turns
@@ -65,7 +64,7 @@ def test_operations_of_visible_sites_by_hand() -> None:
 
 def test_a_group_holds_each_contender_once_and_the_alternatives_of_a_step() -> None:
     settings = BenchSettings(models=["m"], ratios=[0.5, 0.6], compile=True)
-    encoder, step = _groups(settings)
+    encoder, step = compared_groups(settings)
     assert [(s.contender, s.ratio) for s in encoder if not s.is_compiled] == [
         ("native", 0.5),
         ("native", 0.6),
@@ -198,10 +197,12 @@ def test_scaling_is_taken_round_by_round_and_partners_have_the_same_size() -> No
     assert report.describe_scaling(results).endswith(
         "2 x 64 px take 3.00 times as long as 1 x 64 px"
     )
-    groups = _groups(BenchSettings(models=["m"], batch_size=[1, 2], parts=["backward", "step"]))
+    groups = compared_groups(
+        BenchSettings(models=["m"], batch_size=[1, 2], parts=["backward", "step"])
+    )
     for members in groups:
         for member in members:
-            partner = _partner(member, members)
+            partner = partner_of(member, members)
             assert partner is None or partner.batch_size == member.batch_size
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pictures_on_disk import write_pictures
 
-from fcmae.machine.plan.memory import available_bytes, peak_bytes, private_bytes
+from fcmae.machine.memory import available_bytes, peak_bytes, private_bytes
 from fcmae.machine.plan.planning import (
     Part,
     Plan,
@@ -254,7 +255,7 @@ def test_sizes_in_words() -> None:
 def test_memory_is_read_in_bytes() -> None:
     before = peak_bytes()
     assert 10_000_000 < before < 2**40
-    assert 0 < available_bytes() < 2**50
+    assert 0 < available_bytes(torch.device("cpu")) < 2**50
     assert private_bytes(os.getpid()) in range(1_000_000, 2**40)
     assert private_bytes(2**30) is None  # no such process
     block = bytearray(200_000_000 + before - before % 4096)
@@ -304,14 +305,14 @@ def test_trials_that_fail_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 
     def pretend(returncode: int, stderr: str) -> None:
         done = subprocess.CompletedProcess([], returncode, "", stderr)
-        monkeypatch.setattr(trials.subprocess, "run", lambda *_, **__: done)
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
 
     pretend(-9, "step 1\rstep 2")
     with pytest.raises(ConfigError, match="8 images at a time do not fit into the memory"):
-        trials.run_trial("rehearse", make_config())
+        trials.run_trial(trials.rehearse, make_config())
     pretend(1, "torch.OutOfMemoryError: CUDA out of memory.\n")
     with pytest.raises(ConfigError, match=r"train.batch_size: .* raise train.accumulate"):
-        trials.run_trial("rehearse", make_config())
+        trials.run_trial(trials.rehearse, make_config())
     pretend(1, "Traceback\nfcmae.errors.DataError: nothing can be decoded.\n")
     with pytest.raises(DataError, match=r"the trial run failed: .*nothing can be decoded"):
-        trials.run_trial("rehearse", make_config())
+        trials.run_trial(trials.rehearse, make_config())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fcmae.errors import ConfigError
-from fcmae.finetuning.setup import create_augmentation, create_optimizer
+from fcmae.finetuning.setup import create_augmentation, layer_groups
 from fcmae.model.backbones import VARIANTS, create_backbone
 from fcmae.settings.finetune import (
     AugmentConfig,
@@ -80,7 +80,7 @@ def test_recipe_builds_its_model_and_optimizer(path: Path) -> None:
             drop_path=config.model.drop_path,
             num_classes=10,
         )
-    assert sum(len(group["params"]) for group in create_optimizer(config, model).param_groups) == (
+    assert sum(len(group["params"]) for group in layer_groups(config, model)) == (
         len(list(model.parameters()))
     )
     without_weights = dataclasses.replace(

@@ -32,6 +32,7 @@ from fcmae.pretraining.task import Pretraining
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import parse
+from fcmae.training.loop import TrainingLoop
 from fcmae.training.processes import Processes
 
 SECONDS = 60.0  # a case takes milliseconds, and a busy machine a hundred times as long
@@ -183,7 +184,8 @@ def test_random_plausible_runs_are_made_or_refused_in_one_sentence(
         }
         arguments = [f"--{k}={'null' if v is None else v}" for k, v in settings.items()]
         with time_limit(chosen), contextlib.suppress(*refusals):
-            Pretraining(parse(PretrainConfig, arguments, prog="fcmae"), alone, images)
+            config = parse(PretrainConfig, arguments, prog="fcmae")
+            TrainingLoop(Pretraining(config, images), alone)
             made += 1
         assert not (tmp_path / "run").exists()
     assert made >= 1

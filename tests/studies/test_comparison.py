@@ -162,9 +162,9 @@ def test_every_start_share_and_seed_is_a_run_and_the_report_agrees(
 def test_a_stopped_comparison_says_so(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fcmae.finetuning.task import Finetuning
+    from fcmae.training.loop import TrainingLoop
 
-    monkeypatch.setattr(Finetuning, "run", lambda self: "SIGTERM")
+    monkeypatch.setattr(TrainingLoop, "run", lambda self: "SIGTERM")
     assert main(arguments(material, tmp_path / "a")) == INTERRUPTED
     assert not (tmp_path / "a" / "report.html").exists()
 

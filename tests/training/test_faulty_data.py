@@ -205,7 +205,7 @@ def poison_weights() -> None:
 
     def compute(self: Any, batch: Any) -> Any:
         if self.progress.step == 4:
-            next(self.model.parameters()).data[0] = float("inf")
+            next(self.task.model.parameters()).data[0] = float("inf")
         return original(self, batch)
 
     TrainingLoop._compute_loss = compute  # type: ignore[method-assign]

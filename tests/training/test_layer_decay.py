@@ -1,7 +1,11 @@
 """The learning rate of every parameter, in the two forms of the paper."""
 
+from __future__ import annotations
+
+import functools
 import math
 import re
+from typing import Any
 
 import pytest
 import timm
@@ -9,7 +13,7 @@ import torch
 from timm.models.convnext import ConvNeXt
 
 from fcmae.errors import ConfigError
-from fcmae.training.layer_decay import finetune_groups, lr_scale
+from fcmae.training.optimization import lr_scale, parameter_groups
 
 DEPTHS = {"atto": (2, 2, 6, 2), "tiny": (3, 3, 9, 3), "base": (3, 3, 27, 3)}
 
@@ -17,6 +21,11 @@ DEPTHS = {"atto": (2, 2, 6, 2), "tiny": (3, 3, 9, 3), "base": (3, 3, 27, 3)}
 def model_of(variant: str) -> ConvNeXt:
     with torch.device("meta"):
         return timm.create_model(f"convnextv2_{variant}", num_classes=5)
+
+
+def layer_groups(model: ConvNeXt, weight_decay: float, decay: float) -> list[dict[str, Any]]:
+    scale = functools.partial(lr_scale, depths=DEPTHS["atto"], decay=decay, assigner="single")
+    return parameter_groups(model.named_parameters(), weight_decay, scale)
 
 
 def single_layer(name: str, depths: tuple[int, ...]) -> int:
@@ -108,13 +117,7 @@ def test_deeper_third_stages_never_learn_slower_than_earlier_layers() -> None:
 
 def test_every_parameter_is_in_exactly_one_group_with_its_decay() -> None:
     model = model_of("atto")
-    groups = finetune_groups(
-        model.named_parameters(),
-        depths=DEPTHS["atto"],
-        weight_decay=0.3,
-        layer_decay=0.9,
-        assigner="single",
-    )
+    groups = layer_groups(model, 0.3, 0.9)
     place = {}
     for number, group in enumerate(groups):
         for parameter in group["params"]:
@@ -132,26 +135,15 @@ def test_every_parameter_is_in_exactly_one_group_with_its_decay() -> None:
 
 
 def test_without_layer_decay_there_are_two_groups() -> None:
-    groups = finetune_groups(
-        model_of("atto").named_parameters(),
-        depths=DEPTHS["atto"],
-        weight_decay=0.1,
-        layer_decay=1.0,
-        assigner="single",
-    )
+    groups = layer_groups(model_of("atto"), 0.1, 1.0)
     assert [group["lr_scale"] for group in groups] == [1.0, 1.0]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.1]  # the order in checkpoints
 
 
 def test_frozen_parameters_are_left_out() -> None:
     model = model_of("atto")
     model.stem.requires_grad_(False)
-    groups = finetune_groups(
-        model.named_parameters(),
-        depths=DEPTHS["atto"],
-        weight_decay=0.1,
-        layer_decay=0.9,
-        assigner="single",
-    )
+    groups = layer_groups(model, 0.1, 0.9)
     num_elements = sum(p.numel() for group in groups for p in group["params"])
     stem = sum(math.prod(p.shape) for p in model.stem.parameters())
     assert num_elements == sum(math.prod(p.shape) for p in model.parameters()) - stem

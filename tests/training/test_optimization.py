@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.errors import ConfigError
-from fcmae.training.nonfinite import nonfinite_loss_error
 from fcmae.training.optimization import Optimization, StepResult
 from fcmae.training.processes import Processes
+from fcmae.training.progress import nonfinite_loss_error
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -138,20 +138,20 @@ def test_a_scaler_survives_losses_that_are_not_finite_and_comes_back() -> None:
     """The scaler of fp16, which also works on CPUs, so that its logic is tested everywhere."""
     model, optimization = make()
     model.float()
-    optimization._scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimization.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     good, bad = batches(1)[0].float(), torch.full((2, 3), math.nan)
     before = model.weight.detach().clone()
     for _ in range(2):  # without an update of the scaler the second one would be refused
         assert not take(model, optimization, [bad]).is_finite
     assert torch.equal(model.weight, before)
-    assert optimization._scaler.get_scale() == 256.0
+    assert optimization.scaler.get_scale() == 256.0
     assert take(model, optimization, [good]).is_finite
     assert not torch.equal(model.weight, before)
     state = optimization.state_dict()
     _, other = make()
-    other._scaler = torch.amp.GradScaler("cpu")
+    other.scaler = torch.amp.GradScaler("cpu")
     other.load_state_dict(state)
-    assert other._scaler.get_scale() == 256.0
+    assert other.scaler.get_scale() == 256.0
 
 
 def test_the_error_of_a_loss_that_is_not_finite_says_all_and_saves_the_batch(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fcmae.model.autoencoder import FCMAE
-from fcmae.training.parameter_groups import decay_groups, decays
+from fcmae.training.optimization import decays, parameter_groups
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,9 @@ def test_only_matrices_decay(model: FCMAE) -> None:
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group(model: FCMAE) -> None:
-    groups = decay_groups(model.named_parameters(), 0.05)
-    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    groups = parameter_groups(model.named_parameters(), 0.05)
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]  # the order in checkpoints
+    assert [group["lr_scale"] for group in groups] == [1.0, 1.0]
     grouped = [id(value) for group in groups for value in group["params"]]
     trainable = [id(value) for value in model.parameters() if value.requires_grad]
     assert len(grouped) == len(set(grouped))
@@ -49,8 +50,8 @@ def test_every_trainable_parameter_is_in_exactly_one_group(model: FCMAE) -> None
 def test_frozen_parameters_are_in_no_group() -> None:
     layer = nn.Linear(3, 2)
     layer.weight.requires_grad = False
-    groups = decay_groups(layer.named_parameters(), 0.1)
-    assert [len(group["params"]) for group in groups] == [0, 1]
+    groups = parameter_groups(layer.named_parameters(), 0.1)
+    assert [len(group["params"]) for group in groups] == [1]
 
 
 @pytest.mark.parametrize(

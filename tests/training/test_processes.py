@@ -56,8 +56,8 @@ def keep_gradients(folder: Path) -> None:
 
     def step(self: Any, number: int, *args: Any) -> Any:
         result = original(self, number, *args)
-        if number == 0 and self._processes.is_main:
-            named = self._model.named_parameters()
+        if number == 0 and self.processes.is_main:
+            named = self.model.named_parameters()
             torch.save(
                 {name.removeprefix("module."): p.grad for name, p in named if p.requires_grad},
                 folder / "gradients.pt",

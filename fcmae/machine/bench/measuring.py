@@ -6,14 +6,18 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from fcmae.machine.bench.memory import peak_memory
+from fcmae.errors import DataError
 from fcmae.machine.bench.roofline import encoder_flops, matmul_rates
 from fcmae.machine.bench.subjects import ALTERNATIVES, Subject, prepare
 from fcmae.machine.bench.timing import Times, time_in_turns
+from fcmae.machine.memory import call_alone, growth_bytes
 from fcmae.settings.bench import BenchSettings
+
+STEPS = 2  # of which memory is measured: the optimizer's state appears in the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +55,14 @@ def measure(
         name: matmul_rates(device, name) for name in settings.precisions
     }
     results: list[Measurement] = []
-    for subjects in _groups(settings):
+    for subjects in compared_groups(settings):
         first = subjects[0]
         tell(f"{first.model}, {first.precision}, {first.part}: {len(subjects)} contenders ...")
         works = [prepare(subject, device) for subject in subjects]
         times = dict(zip(subjects, time_in_turns(works, settings.repeats, device), strict=True))
         del works  # before the next group's models are made
         for subject in subjects:
-            partner = _partner(subject, subjects)
+            partner = partner_of(subject, subjects)
             with_memory = settings.memory and subject.part != "forward"
             results.append(
                 Measurement(
@@ -75,7 +79,36 @@ def measure(
     return results, rates
 
 
-def _groups(settings: BenchSettings) -> Iterator[list[Subject]]:
+def peak_memory(subject: Subject, device: torch.device, threads: int) -> int | None:
+    """Return how much a process of its own grows beyond its model and inputs, in bytes.
+
+    None where the system does not tell.
+
+    Raises:
+        DataError: that process failed.
+    """
+    request = {"subject": dataclasses.asdict(subject), "device": str(device), "threads": threads}
+    try:
+        found: int | None = call_alone(measure_growth, request)
+    except ChildProcessError as error:
+        status, said = error.args
+        raise DataError(
+            f"bench: the memory of {subject.model} ({subject.contender}) could not be measured "
+            f"(exit status {status}): {said}"
+        ) from error
+    return found
+
+
+def measure_growth(request: dict[str, Any]) -> int | None:
+    """Be the process that `peak_memory` asks."""
+    if request["threads"]:
+        torch.set_num_threads(request["threads"])
+    device = torch.device(request["device"])
+    work = prepare(Subject(**request["subject"]), device)
+    return growth_bytes(lambda: [work() for _ in range(STEPS)], device)
+
+
+def compared_groups(settings: BenchSettings) -> Iterator[list[Subject]]:
     """Subjects that are compared with each other and take turns."""
     compiled = [False, True] if settings.compile else [False]
     for model, precision, part in itertools.product(
@@ -104,7 +137,7 @@ def _groups(settings: BenchSettings) -> Iterator[list[Subject]]:
         ]
 
 
-def _partner(subject: Subject, subjects: list[Subject]) -> Subject | None:
+def partner_of(subject: Subject, subjects: list[Subject]) -> Subject | None:
     """Whom a subject is compared with: equally compiled, of the same sizes and ratio."""
     name = "dense" if subject.part == "step" else "masked_dense"
     ratio = 0.0 if name == "dense" else subject.ratio

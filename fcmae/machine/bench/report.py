@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fcmae.machine.bench.measuring import Measurement
 from fcmae.machine.bench.subjects import Subject
@@ -19,22 +16,6 @@ from fcmae.settings.bench import BenchSettings
 MIB = 2**20
 HEADER = ("model", "part", "precision", "batch", "px", "contender", "ratio", "ms", "spread",
           "images/s", "time", "roofline", "peak MiB")  # fmt: skip
-
-
-def describe_machine(device: torch.device) -> str:
-    """Return the processor or card, threads and versions, in one line."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{names[0] if names else platform.machine()} ({capability})"
 
 
 def as_table(results: Sequence[Measurement], rates: dict[str, dict[str, float]]) -> str:

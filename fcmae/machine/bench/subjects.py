@@ -15,7 +15,7 @@ from fcmae.machine.bench.vit_mae import VitMae
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
 from fcmae.model.masking import draw_visible
-from fcmae.training.parameter_groups import decay_groups
+from fcmae.training.optimization import parameter_groups
 from sparse import SparseConvNeXt
 
 ALTERNATIVES = ("dense", "vit_mae")
@@ -82,7 +82,7 @@ def _encoder(subject: Subject, images: Tensor, device: torch.device) -> Callable
 def _training_step(subject: Subject, images: Tensor, device: torch.device) -> Callable[[], None]:
     model, loss_of = _trained_model(subject, device)
     model.to(device)
-    optimizer = torch.optim.AdamW(decay_groups(model.named_parameters(), 0.05), lr=1e-4)
+    optimizer = torch.optim.AdamW(parameter_groups(model.named_parameters(), 0.05), lr=1e-4)
     run = torch.compile(loss_of) if subject.is_compiled else loss_of
 
     def step() -> None:

@@ -14,10 +14,11 @@ import torch
 from fcmae.data import open_images
 from fcmae.errors import ConfigError
 from fcmae.machine.hardware import num_cores
-from fcmae.machine.plan.memory import available_bytes
-from fcmae.machine.plan.trials import run_trial
+from fcmae.machine.memory import available_bytes
+from fcmae.machine.plan.trials import measure_parts, rehearse, run_trial
 from fcmae.pretraining.task import Pretraining
 from fcmae.settings.pretrain import PretrainConfig
+from fcmae.training.loop import TrainingLoop
 from fcmae.training.processes import start_processes
 
 REHEARSED_SECONDS = 15.0  # of steps
@@ -118,18 +119,19 @@ def make_plan(config: PretrainConfig, say: Callable[[str], None]) -> Plan:
     if processes.world_size > 1:
         raise ConfigError("plan: it measures one process; start it without torchrun.")
     images = open_images(config.data.path, config.data.label, exclude=config.data.exclude)
-    run = Pretraining(config, processes, images)
-    free = _free_bytes(processes.device)
+    run = TrainingLoop(Pretraining(config, images), processes)
+    num_images = len(run.task.images)
+    free = available_bytes(processes.device)
     say("measuring reading alone and steps alone ...")
-    parts, _ = run_trial("measure_parts", config)
+    parts, _ = run_trial(measure_parts, config)
     batch_seconds = run.effective_batch * max(
         parts["compute_seconds_per_image"], parts["read_seconds_per_image"]
     )
     short, warm = short_run(config, run.total_steps, batch_seconds)
     say(f"a short run of {short.train.steps} steps in a temporary folder ...")
     load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    rehearsal, lived = run_trial("rehearse", short)
-    labelled = sum(label >= 0 for label in run.images.labels or ())
+    rehearsal, lived = run_trial(rehearse, short)
+    labelled = sum(label >= 0 for label in run.task.images.labels or ())
     counts = count_parts(config, run.total_steps, has_labels=images.labels is not None)
     scored = Scored(min(labelled, config.evaluate.max_images), short.evaluate.max_images)
     timed = time_parts(rehearsal["seconds"], lived, warm, counts, scored, config)
@@ -140,7 +142,7 @@ def make_plan(config: PretrainConfig, say: Callable[[str], None]) -> Plan:
     return Plan(
         config=config,
         device=str(processes.device),
-        num_images=len(run.images),
+        num_images=num_images,
         effective_batch=run.effective_batch,
         total_steps=run.total_steps,
         parts=timed,
@@ -294,10 +296,3 @@ def largest_batch(
     if not torch.cuda.is_available() or config.train.device == "cpu":
         growth += waiting * image
     return max(1, int(config.train.batch_size + (ROOM * free - taken) / growth))
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-        return free
-    return available_bytes()

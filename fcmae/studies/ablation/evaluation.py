@@ -25,7 +25,7 @@ from fcmae.evaluation import (
     extract_features,
 )
 from fcmae.evaluation.pictures import reconstruct
-from fcmae.finetuning.task import Finetuning
+from fcmae.finetuning.task import finetune
 from fcmae.machine.cost import flops_per_image
 from fcmae.machine.hardware import hardware, versions
 from fcmae.model.autoencoder import FCMAE, create_model
@@ -186,12 +186,11 @@ def _finetune(cell: Cell, split: Split, device: torch.device) -> tuple[str | Non
     per_class, train = cell.finetune.data.train_per_class, split.train
     if per_class is not None:
         train = draw_per_class(train, per_class, cell.seed)
-    run = Finetuning(cell.finetune, Processes(0, 1, device), train, split.test)
-    signal = run.run()
-    if signal is not None:
-        return signal, float("nan")
-    assert run.last is not None  # finished runs have it
-    return None, 100 * run.last.balanced_accuracy
+    done = finetune(cell.finetune, Processes(0, 1, device), (train, split.test))
+    if done.signal is not None:
+        return done.signal, float("nan")
+    assert done.last is not None  # finished runs have it
+    return None, 100 * done.last.balanced_accuracy
 
 
 def _draw_pictures(

@@ -1,0 +1,70 @@
+"""What a run trains: the few things in which jobs differ, asked for by the loop that they share."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from fcmae.data import ImageList, PretrainDataset
+from fcmae.training.optimization import StepResult, parameter_groups
+
+if TYPE_CHECKING:
+    from fcmae.training.loop import TrainingLoop
+
+# ruff: noqa: B027  (a task leaves out the methods in which it has nothing to do)
+
+
+class Task(abc.ABC):
+    """A model, its images and its loss; a data set and a loss are all that a task must define.
+
+    The loop calls the methods in the order in which they stand here, in every process, and hands
+    itself to those that need more of the run than the task has: `run` names its folder and log,
+    says sentences, tries writes, and knows the step. Creating a task starts nothing.
+
+    Attributes:
+        config: settings with the sections run, data, optim, train, log and checkpoint.
+        images: what is trained on; from `prepare` on those with which the run began.
+        model: with its starting weights, on the CPU; from `prepare` on the run's device.
+    """
+
+    def __init__(self, config: Any, images: ImageList, model: nn.Module) -> None:
+        self.config = config
+        self.images = images
+        self.model = model
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups; their order must never change, checkpoints rely on it."""
+        return parameter_groups(self.model.named_parameters(), self.config.optim.weight_decay)
+
+    def prepare(self, run: TrainingLoop) -> None:
+        """Create what else has a state, or belongs to the device, before a checkpoint is loaded."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+
+    def begin(self, run: TrainingLoop) -> None:
+        """Do what comes before the first of the steps that are left."""
+
+    @abc.abstractmethod
+    def create_dataset(self) -> PretrainDataset:
+        """Return the samples of `images` by (epoch, index)."""
+
+    @abc.abstractmethod
+    def compute_loss(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a micro-batch whose tensors are on the device.
+
+        `network` is the model, compiled and distributed as the run needs it. Global generators are
+        seeded by the step, so that whatever is drawn here is drawn again by a continued run.
+        """
+
+    def after_step(self, run: TrainingLoop, result: StepResult) -> None:
+        """Do what follows a step, which `run.progress.step` counts already."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside weights and optimizer: plain data, tensors."""
+        return {}
+
+    def finish(self, run: TrainingLoop) -> None:
+        """Make the results, after the last step."""
