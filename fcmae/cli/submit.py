@@ -27,8 +27,9 @@ def run(arguments: list[str]) -> int:
         parse(SubmitConfig, ["--help"], prog="fcmae submit COMMAND")
     mine, others = split(arguments)
     slurm = parse(SubmitConfig, mine, prog="fcmae submit").slurm
-    work, config_class = _command(command)
+    work, config_class, check = _command(command)
     config = parse(config_class, others, prog=f"fcmae {command}")
+    check(config)
     job = submit(Job(work, others), slurm, config.run.dir)
     print(f"job {job.job_id} is queued; it trains in {config.run.dir} and writes to:")
     for path in (job.paths.stdout, job.paths.stderr):
@@ -50,16 +51,20 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return mine, others
 
 
-def _command(name: str) -> tuple[Callable[[list[str]], int], type[Any]]:
-    """Return what a command runs, and the class of its settings."""
+def _command(
+    name: str,
+) -> tuple[Callable[[list[str]], int], type[Any], Callable[[Any], None]]:
+    """Return what a command runs, the class of its settings, and what checks them on their own."""
     if name == "pretrain":
         from fcmae.cli import pretrain
+        from fcmae.pretraining import setup as pretraining
         from fcmae.settings.pretrain import PretrainConfig
 
-        return pretrain.run, PretrainConfig
+        return pretrain.run, PretrainConfig, pretraining.check
     if name == "finetune":
         from fcmae.cli import finetune
+        from fcmae.finetuning import setup as finetuning
         from fcmae.settings.finetune import FinetuneConfig
 
-        return finetune.run, FinetuneConfig
+        return finetune.run, FinetuneConfig, finetuning.check
     raise ConfigError(f"fcmae submit: got {name!r}, expected pretrain or finetune.")

@@ -13,6 +13,7 @@ from torch import nn
 
 from fcmae.data import EvaluationTransform, Reading, sample_seed, seeded
 from fcmae.data.augmentation import mean_and_std
+from fcmae.data.splits import open_labelled
 from fcmae.finetuning.data import FinetuneAugmentation
 from fcmae.model.backbones import create_backbone
 from fcmae.settings.finetune import FinetuneConfig
@@ -23,6 +24,23 @@ from fcmae.weights.reading import load_encoder, read_metadata, weights_file
 
 HEAD_STD = 0.02  # timm's, before head_init_scale
 PRETRAINED_HEAD_SCALE = 0.001  # 2e-5, as the released code redraws the head
+
+
+def check(config: FinetuneConfig) -> None:
+    """Raise ConfigError, DataError or CheckpointError for settings that name what cannot be.
+
+    Images are listed, the model is built without memory, and weights are asked what they are.
+    """
+    train, _ = open_labelled(config.data, config.train.seed)
+    assert train.classes is not None
+    weights_metadata(config)
+    with torch.device("meta"):
+        create_backbone(
+            config.model.name,
+            in_chans=config.data.in_chans,
+            stem_stride=config.model.stem_stride,
+            num_classes=len(train.classes),
+        )
 
 
 def create_classifier(

@@ -144,9 +144,7 @@ def test_a_signal_stops_with_a_checkpoint_and_the_run_goes_on(
     finished: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stopped(StopRequest):
-        def __init__(self) -> None:
-            super().__init__()
-            self.name = "SIGTERM"
+        name = "SIGTERM"
 
     with monkeypatch.context() as patch:
         patch.setattr("fcmae.training.loop.StopRequest", Stopped)

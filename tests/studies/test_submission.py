@@ -43,24 +43,31 @@ def test_words_of_the_job_and_of_the_command_are_told_apart() -> None:
         ("pretrain --executor local --slurm.nodes 2", "expected 1 with the local executor."),
         ("pretrain --executor cloud", "slurm.executor: got 'cloud', expected one of slurm, local"),
         ("pretrain --train.stepz 3", "unknown setting 'train.stepz'. Did you mean train.steps"),
+        ("pretrain --data.path nosuch", "data.path: 'nosuch'"),
+        ("finetune --data.path nosuch --model.name convnextv2_atto", "data.path: 'nosuch'"),
+        ("pretrain --model.name nosuch", "model.name: 'nosuch' is not a ConvNeXt of timm"),
+        ("pretrain --data.image_size 100", "data.image_size: 100 px is not a multiple of"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_queued(
     words: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    run_dir = tmp_path / "run"
-    rest = ["--run.dir", str(run_dir), "--data.path", "x"]
+    write_pictures(tmp_path / "data", 3)
+    rest = ["--run.dir", str(tmp_path / "run")]
+    rest += [] if "data.path" in words else ["--data.path", str(tmp_path / "data")]
     rest += [] if "stepz" in words else ["--train.steps", "3"]
     assert main(["submit", *words.split(), *rest]) == MISTAKE
     assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_machine_without_slurm_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    words = ["--run.dir", str(tmp_path / "run"), "--data.path", "x", "--train.steps", "3"]
+    write_pictures(tmp_path / "data", 3)
+    words = ["--run.dir", str(tmp_path / "run"), "--data.path", str(tmp_path / "data")]
+    words += ["--train.steps", "3"]
     assert main(["submit", "pretrain", *words]) == MISTAKE
     told = capsys.readouterr().err
     assert "slurm.executor: slurm cannot be used here" in told
@@ -68,10 +75,11 @@ def test_a_machine_without_slurm_is_one_sentence(
 
 
 def test_without_submitit_the_extra_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    words = ["--run.dir", "run", "--data.path", "x", "--train.steps", "3"]
+    write_pictures(tmp_path / "data", 3)
+    words = ["--run.dir", "run", "--data.path", str(tmp_path / "data"), "--train.steps", "3"]
     assert main(["submit", "pretrain", *words]) == MISTAKE
     assert "pip install 'fcmae[slurm]'" in capsys.readouterr().err
 
@@ -85,7 +93,9 @@ def test_the_script_that_slurm_gets_asks_for_what_was_said(
         program.write_text(f"#!/bin/sh\n{text}\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    words = ["--run.dir", str(tmp_path / "run"), "--data.path", "x", "--train.steps", "3"]
+    write_pictures(tmp_path / "data", 3)
+    words = ["--run.dir", str(tmp_path / "run"), "--data.path", str(tmp_path / "data")]
+    words += ["--train.steps", "3"]
     job = "--slurm.nodes 2 --slurm.gpus 8 --slurm.hours 24 --slurm.partition big"
     extra = ["--slurm.memory_gib=500", "--slurm.extra={qos: low}"]
     assert main(["submit", "pretrain", *words, *job.split(), *extra]) == DONE

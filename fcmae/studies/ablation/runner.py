@@ -118,7 +118,12 @@ class Runner:
         return _Running(cell, process, slot, time.monotonic())
 
     def _submit(self, cell: Cell) -> CellJob:
-        return CellJob(cell, str(self.folder.absolute()), self.ablation.slurm)
+        return CellJob(
+            cell,
+            str(self.folder.absolute()),
+            self.ablation.slurm,
+            lambda: read_result(cell, self.ablation) is not None,
+        )
 
     def _spawn(self, cell: Cell, slot: int) -> subprocess.Popen[bytes]:
         threads = str(self.ablation.run.threads)
@@ -157,8 +162,8 @@ class Runner:
         self._say(f"{cell.title}: done in {seconds:.0f} s ({count}). {scores}".rstrip(" ."))
 
     def _why(self, one: _Running, status: int) -> str:
-        if self.ablation.run.cluster:
-            return f"its job failed (see {self.folder / 'jobs' / one.cell.name}-jobs)."
+        if isinstance(one.process, CellJob):
+            return one.process.why()
         log = self._log_file(one.cell)
         if status < 0:
             name = signal.Signals(-status).name
