@@ -84,6 +84,19 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
+    def is_lost(self) -> bool:
+        """Whether somebody removed the open folder, or put another in its place."""
+        try:
+            self.config.stat()
+            if self._lock is None:
+                return False  # a file system without locks
+            here, mine = (self.path / "lock").stat(), os.fstat(self._lock.fileno())
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False  # not now: a file system that does not answer may come back
+        return (here.st_dev, here.st_ino) != (mine.st_dev, mine.st_ino)
+
     def _take_lock(self, report: Callable[[str], None]) -> None:
         """Hold the lock until the process ends, however it ends.
 

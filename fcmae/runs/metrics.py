@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.runs.durable import sync
+from fcmae.runs.events import ScalarEvents
 
 WALL_CLOCK = frozenset({"seconds", "images_per_second"})  # the only values that a rerun changes
 
@@ -50,9 +51,9 @@ class MetricsLog:
         self._size = len(kept)
         self._waiting = _not_at_the_end_of(kept, unwritten)
         self._flush()
-        self._writer: Any = None
+        self._events: ScalarEvents | None = None
         if tensorboard:
-            self._writer = self._open_tensorboard(folder / "tensorboard", resumed_step + 1)
+            self._events = self._open_tensorboard(folder / "tensorboard", resumed_step + 1)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Write one line {"step": step, **values}; numbers go to TensorBoard, too.
@@ -65,14 +66,13 @@ class MetricsLog:
         }
         self._waiting.append(json.dumps({"step": step, **finite}) + "\n")
         self._flush()
-        if self._writer is not None:
+        if self._events is not None:
+            numbers = {n: float(v) for n, v in finite.items() if isinstance(v, (int, float))}
             try:
-                for name, value in finite.items():
-                    if isinstance(value, (int, float)):
-                        self._writer.add_scalar(name, value, step)
+                self._events.add(step, numbers)
             except OSError as error:
                 self._report(f"TensorBoard events cannot be written ({error}); they stop here.")
-                self._writer = None
+                self._events = None
 
     def force(self) -> list[str]:
         """Force the lines to disk; return those that the disk does not take, for the checkpoint.
@@ -89,18 +89,16 @@ class MetricsLog:
     def close(self) -> None:
         """Write what waits and close the files."""
         self._flush()
-        if self._writer is not None:
+        if self._events is not None:
             try:
-                self._writer.close()
+                self._events.close()
             except OSError as error:
                 self._report(f"the last TensorBoard events are lost ({error}).")
-            self._writer = None
+            self._events = None
 
-    def _open_tensorboard(self, folder: Path, purge_step: int) -> Any:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def _open_tensorboard(self, folder: Path, purge_step: int) -> ScalarEvents | None:
         try:
-            return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=30)
+            return ScalarEvents(folder, purge_step)
         except OSError as error:
             self._report(f"{folder}: cannot be written ({error}); there are no TensorBoard events.")
             return None

@@ -76,8 +76,10 @@ class RunSaving:
         end as if all were well. `state` is called in the main process only.
 
         Raises:
-            DiskError: it is needed or too many failed, in every process.
+            DiskError: it is needed or too many failed, or the run folder was removed; in every
+                process.
         """
+        self._processes.from_main(lambda: self._check_folder(step))
         if self._processes.from_main(
             lambda: self.attempt(lambda: self._store.save(step, state()), self._folder.checkpoints)
         ):
@@ -89,6 +91,14 @@ class RunSaving:
                 f"{self._folder.checkpoints}: {self._failures_in_a_row} checkpoints in a row could "
                 f"not be written; stopped at step {step}. Make room or mend permissions and start "
                 "the same command again: it goes on from the last good checkpoint."
+            )
+
+    def _check_folder(self, step: int) -> None:
+        if self._folder.is_lost():
+            raise DiskError(
+                f"run.dir: {self._folder.path} was removed or replaced while this run was writing "
+                f"there; stopped at step {step}. Put the folder back and start the same command "
+                "again to go on from its last checkpoint."
             )
 
     def is_finished(self, step: int, total_steps: int) -> bool:
@@ -120,6 +130,7 @@ class RunSaving:
         self._processes.from_main(lambda: self._note_finished(step, failure))
 
     def _note_finished(self, step: int, failure: OSError | None) -> None:
+        self._check_folder(step)
         try:
             if failure is not None:
                 raise failure

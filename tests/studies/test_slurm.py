@@ -184,7 +184,7 @@ def test_a_job_whose_requeues_are_used_up_says_so_in_one_sentence(
         ("--slurm.memory_gib=900000", "Memory specification can not be satisfied"),
         ("--slurm.constraint=nosuch", "Invalid feature specification"),
         ("--slurm.gpus=1", "Invalid generic resource (gres) specification"),
-        ("--slurm.extra={qos: nosuch, nodes: many}", "Invalid"),
+        ("--slurm.extra={qos: nosuch, nodes: many}", '"many" is not a valid node count'),
     ],
 )
 def test_what_slurm_refuses_is_one_sentence_and_leaves_nothing(
@@ -206,8 +206,9 @@ def test_an_ablation_without_accounting_tells_of_a_failed_cell_and_ends(
     run = words_of_a_run(data, tmp_path / "cell", optim__base_lr=1e30, train__batch_size=4)
     settings = [word.replace("--", "--base.", 1) for word in run[1:] if "run.dir" not in word]
     job = ["--run.cluster=true", "--run.jobs=2", "--slurm.gpus=0", "--slurm.cpus_per_process=1"]
-    where = [f"--run.dir={tmp_path / 'run'}", "--grid={mask.ratio: [0.25, 0.5]}", "--slurm.hours=1"]
-    done = fcmae(slurm, "ablate", *where, *job, *settings)
+    where = [f"--run.dir={tmp_path / 'run'}", "--slurm.hours=1"]
+    where += ["--grid={mask.ratio: [0.25, 0.5], train.seed: [0]}"]
+    done = fcmae(slurm, "ablate", *where, *job, *settings, "--evaluate.scratch=false")
     assert done.returncode == FAILED, done.stdout + done.stderr
     assert done.stdout.count("the loss is") == 2, done.stdout
     assert "sacct" not in done.stdout + done.stderr

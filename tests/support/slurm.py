@@ -40,16 +40,17 @@ MpiDefault=none
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 {controller}
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=100
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait={kill_seconds}
 ReturnToService=2
-NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
-NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
-PartitionName=low Nodes=one,two Default=YES PriorityTier=1
-PartitionName=grace Nodes=one,two PriorityTier=1 GraceTime={grace_seconds}
-PartitionName=high Nodes=one,two PriorityTier=10 PreemptMode=OFF
+NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=1000
+NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=1000
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1
+PartitionName=grace Nodes=ALL PriorityTier=1 GraceTime={grace_seconds}
+PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -92,7 +93,7 @@ class Slurm:
         )
         _wait(lambda: (munge / "socket").exists(), "munged")
         self._start(["slurmctld", "-D", "-c"])
-        for name in ("one", "two"):
+        for name in (socket.gethostname(), "localhost"):  # names that processes can look up
             self._start(["slurmd", "-D", "-N", name])
         _wait(lambda: self.ask("sinfo", "-h", "-o", "%T %D").strip() == "idle 2", "the nodes")
 

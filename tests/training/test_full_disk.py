@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,8 +22,10 @@ from real_runs import (
     run,
     without_pictures,
 )
+from tiny_run import make_config
 
 from fcmae.errors import DONE, FAILED
+from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 
 STEPS = 12
@@ -190,3 +193,47 @@ def test_results_that_cannot_be_written_are_no_success_and_made_later(
     assert run(arguments, log, before=without_pictures) == DONE
     assert (tmp_path / "run" / "export" / "encoder.safetensors").exists()
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3
+
+
+def remove_in(method: str, at_call: int, run_dir: Path) -> None:
+    """Remove the run folder in a call of a loop's method."""
+    from fcmae.training.loop import TrainingLoop
+
+    without_pictures()
+    original, calls = getattr(TrainingLoop, method), 0
+
+    def removing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at_call:
+            shutil.rmtree(run_dir)
+        return original(self, *args, **kwargs)
+
+    setattr(TrainingLoop, method, removing)
+
+
+@pytest.mark.parametrize("at_call", [1, 5])
+def test_a_run_folder_that_is_removed_stops_the_run_and_is_not_made_again(
+    at_call: int, data: Path, tmp_path: Path
+) -> None:
+    log, run_dir = tmp_path / "log", tmp_path / "run"
+    arguments = pretrain_arguments(data, run_dir, STEPS, log__tensorboard="true")
+    removing = partial(remove_in, "_compute_loss", at_call, run_dir)
+    assert run(arguments, log, before=removing) == FAILED, log.read_text()
+    assert f"run.dir: {run_dir} was removed or replaced while this run was" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert not run_dir.exists()
+
+
+def test_a_run_folder_that_another_run_took_over_is_left_alone(data: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.open(make_config(tmp_path))
+    assert not folder.is_lost()
+    shutil.rmtree(tmp_path / "run")
+    assert folder.is_lost()
+    other = RunFolder(tmp_path / "run")
+    other.open(make_config(tmp_path))
+    assert folder.is_lost()
+    assert not other.is_lost()
+    folder.close()
+    other.close()

@@ -95,31 +95,32 @@ def test_a_later_signal_leaves_at_once_and_harms_nothing(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     arguments, log = pretrain_arguments(data, tmp_path / "run", STEPS), tmp_path / "log"
-
-    def before() -> None:
-        signals.REPEAT_SECONDS = 0.0
-        signal_in("_compute_loss", 5, signal.SIGTERM, signal.SIGINT)()
-
-    assert run(arguments, log, before=before) == 128 + signal.SIGINT
+    before = signal_in("_compute_loss", 5, signal.SIGTERM, signal.SIGINT)
+    assert run(arguments, log, before=[take_no_time, before]) == 128 + signal.SIGINT
     assert "SIGINT: leaving at once." in log.read_text()
     assert final_state(tmp_path / "run")["progress"]["step"] == 3  # the one before
     assert run(arguments, log, before=without_pictures) == DONE
     assert_same_run(tmp_path / "run", undisturbed)
 
 
+def take_no_time() -> None:
+    signals.REPEAT_SECONDS = 0.0
+
+
+def be_a_job() -> None:
+    StopRequest.never_at_once = True
+
+
 def test_a_job_of_a_scheduler_is_hurried_by_ctrl_c_alone(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     arguments, log = pretrain_arguments(data, tmp_path / "run", STEPS), tmp_path / "log"
-
-    def before(*numbers: signal.Signals) -> None:
-        signals.REPEAT_SECONDS = 0.0
-        signals.StopRequest.never_at_once = True
-        signal_in("_compute_loss", 5, *numbers)()
-
-    assert run(arguments, log, before=lambda: before(signal.SIGUSR2, signal.SIGTERM)) == INTERRUPTED
+    before = signal_in("_compute_loss", 5, signal.SIGUSR2, signal.SIGTERM)
+    patient = [take_no_time, be_a_job]
+    assert run(arguments, log, before=[*patient, before]) == INTERRUPTED
     assert final_state(tmp_path / "run")["progress"]["step"] == 5
-    hurried = run(arguments, log, before=lambda: before(signal.SIGUSR2, signal.SIGINT))
+    before = signal_in("_compute_loss", 5, signal.SIGUSR2, signal.SIGINT)
+    hurried = run(arguments, log, before=[*patient, before])
     assert hurried == 128 + signal.SIGINT
     assert run(arguments, log, before=without_pictures) == DONE
     assert_same_run(tmp_path / "run", undisturbed)
