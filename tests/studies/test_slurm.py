@@ -208,7 +208,7 @@ def test_an_ablation_without_accounting_tells_of_a_failed_cell_and_ends(
     job = ["--run.cluster=true", "--run.jobs=2", "--slurm.gpus=0", "--slurm.cpus_per_process=1"]
     where = [f"--run.dir={tmp_path / 'run'}", "--slurm.hours=1"]
     where += ["--grid={mask.ratio: [0.25, 0.5], train.seed: [0]}"]
-    done = fcmae(slurm, "ablate", *where, *job, *settings, "--evaluate.scratch=false")
+    done = fcmae(slurm, "ablate", *where, *job, *settings, "--evaluate.methods=[]")
     assert done.returncode == FAILED, done.stdout + done.stderr
     assert done.stdout.count("the loss is") == 2, done.stdout
     assert "sacct" not in done.stdout + done.stderr
