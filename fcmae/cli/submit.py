@@ -57,7 +57,7 @@ def _command(
     """Return what a command runs, the class of its settings, and what checks them on their own."""
     if name == "pretrain":
         from fcmae.cli import pretrain
-        from fcmae.pretraining import setup as pretraining
+        from fcmae.pretraining import task as pretraining
         from fcmae.settings.pretrain import PretrainConfig
 
         return pretrain.run, PretrainConfig, pretraining.check

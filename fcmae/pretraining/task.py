@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fcmae.data import (
@@ -51,6 +53,17 @@ def pretrain(config: PretrainConfig, around: Around = nothing) -> str | None:
         return TrainingLoop(Pretraining(config, images), processes, around).run()
     finally:
         processes.close()
+
+
+def check(config: PretrainConfig) -> None:
+    """Raise ConfigError or DataError for a model or images that cannot be; nothing is computed.
+
+    Another machine may train: neither its GPUs nor its MinkowskiEngine are asked for.
+    """
+    open_images(config.data.path, config.data.label, exclude=config.data.exclude)
+    native = dataclasses.replace(config.model, backend="native")
+    with torch.device("meta"):
+        create_model(dataclasses.replace(config, model=native))
 
 
 class Pretraining(Task):
