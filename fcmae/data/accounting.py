@@ -21,6 +21,7 @@ class Accounting:
         no_images: {kind: count} of other files, by suffix.
         repeated: files that were named twice and count once as images.
         excluded: images left out on request.
+        notes: sentences about the way in which files were found.
     """
 
     num_images: int = 0
@@ -29,6 +30,7 @@ class Accounting:
     no_images: collections.Counter[str] = field(default_factory=collections.Counter)
     repeated: int = 0
     excluded: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_files(self) -> int:

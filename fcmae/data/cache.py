@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from fcmae.data.augmentation import resize_image
 from fcmae.data.decoding import UndecodableImageError, decode_all
 from fcmae.data.parts import Choose, Part
+from fcmae.data.readers import split_item
 from fcmae.data.reading import BLACK, Reading
 from fcmae.errors import ConfigError
 from fcmae.runs.durable import write_atomically
@@ -261,7 +262,7 @@ def _name(path: str) -> bytes:
 def _state(path: str) -> tuple[int, int] | None:
     """Return what tells whether a file changed: its size and time; None when it is gone."""
     try:
-        status = os.stat(path)
+        status = os.stat(split_item(path)[0])
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns

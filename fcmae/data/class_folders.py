@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,15 +46,20 @@ class Tree:
 
 
 def read_tree(root: str, paths: PathList) -> Tree:
-    """Return classes and parts of the images below `root`, by the names of its folders.
+    """Return classes and parts of the images below `root`; see `read_names`."""
+    skip = len(os.path.join(os.fsencode(root), b""))
+    return read_names((path[skip:] for path in paths.raw()), len(paths))
+
+
+def read_names(names: Iterable[bytes], count: int) -> Tree:
+    """Return classes and parts of images by their paths below one root: the names of its folders.
 
     A folder is cut in parts when two folders directly below it, or one that holds class folders,
     have names of parts (train, val, test, ... in any case); classes are the folders below those,
     and other folders beside them (docs, ...) are none. Otherwise every folder directly below
     `root` is a class, when there are two or more and no image lies beside them.
     """
-    prefix = os.path.join(os.fsencode(root), b"")
-    below = _Below(prefix, paths)
+    below = _Below(names, count)
     parts = _parts(below)
     if parts is None:
         named = ", ".join(_shown(sorted(below.firsts, key=str.lower)))
@@ -70,13 +75,12 @@ class _Below:
         firsts, seconds: their names.
     """
 
-    def __init__(self, prefix: bytes, paths: PathList) -> None:
-        skip = len(prefix)
+    def __init__(self, paths: Iterable[bytes], count: int) -> None:
         numbers: tuple[dict[bytes, int], dict[bytes, int]] = ({}, {})
-        columns = tuple(np.full(len(paths), -1, np.int32) for _ in numbers)
+        columns = tuple(np.full(count, -1, np.int32) for _ in numbers)
         self.stray: list[bytes] = []
-        for index, path in enumerate(paths.raw()):
-            names = path[skip:].split(b"/", 2)
+        for index, path in enumerate(paths):
+            names = path.split(b"/", 2)
             if len(names) == 1 and len(self.stray) < MOST_NAMES:
                 self.stray.append(path)
             for column, known, name in zip(columns, numbers, names[:-1], strict=False):

@@ -19,6 +19,7 @@ from fcmae.data.channels import pick, to_channels
 from fcmae.data.parts import Choose, Part
 from fcmae.data.readers import UnreadableError, read
 from fcmae.data.reading import Reading
+from fcmae.data.shard_scan import DamagedShardError
 from fcmae.errors import ConfigError, DataError
 
 
@@ -168,7 +169,7 @@ def to_float(image: Tensor) -> Tensor:
 
 def _reason(error: Exception) -> str:
     """Put what went wrong into one short line without the path."""
-    if isinstance(error, UnreadableError):
+    if isinstance(error, UnreadableError | DamagedShardError):
         return str(error)
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"more pixels than the limit of {Image.MAX_IMAGE_PIXELS}; cut it into tiles"

@@ -11,10 +11,13 @@ import numpy as np
 from fcmae.data.accounting import Accounting, Problem, kinds_sentence
 from fcmae.data.class_folders import Tree, read_tree
 from fcmae.data.image_list import ImageList
-from fcmae.data.kinds import PICTURE_EXTENSIONS, extension_of, is_picture
+from fcmae.data.kinds import PICTURE_EXTENSIONS, SHARD_EXTENSIONS, extension_of, is_picture
 from fcmae.data.label_table import TABLE_EXTENSION, read_label_table
 from fcmae.data.listing import LIST_EXTENSION, kept_indices, read_lines
 from fcmae.data.path_list import PathList
+from fcmae.data.patterns import expand
+from fcmae.data.shard_sets import images_of_shards, member_paths, open_shards
+from fcmae.data.shards import is_shard
 from fcmae.data.walking import Visited, walk, why_no_file
 from fcmae.errors import ConfigError
 
@@ -33,12 +36,14 @@ def find_images(
     A text file (.txt) names one image or folder per line, relative to its own folder; empty lines
     and lines that begin with '#' are skipped. A table (.csv) has the columns path and label.
     Images of a folder are sorted by the bytes of their path; paths and lines keep their order; an
-    image found twice counts once. Names that begin with a dot are skipped. Links are followed,
-    each folder is entered once, so loops end. A file is an image by its suffix, or, where the
-    suffix is missing or says nothing, by its first bytes. `accounting` has every other file.
+    image found twice counts once. Patterns ({000..099}, {a,b}, *) stand for several paths. Images
+    of shards (.tar, .zip) are named SHARD::MEMBER, and those of several shards are sorted by
+    MEMBER. Names that begin with a dot are skipped. Links are followed, each folder is entered
+    once, so loops end. A file is an image by its suffix, or, where the suffix is missing or says
+    nothing, by its first bytes. `accounting` has every other file.
 
     Images have labels when `paths` is one folder with one folder per class, as `read_tree` says,
-    or one table.
+    one table, or shards with labels or such folders in them.
 
     Args:
         paths: what the user wrote.
@@ -48,10 +53,15 @@ def find_images(
     Raises:
         ConfigError: a path does not exist or is of no known kind, or no image was found.
     """
-    given = [os.path.expanduser(path) for path in ([paths] if isinstance(paths, str) else paths)]
+    written = [paths] if isinstance(paths, str) else paths
+    given = [path for pattern in written for path in expand(pattern, where)]
     if not given:
         raise ConfigError(f"{where}: no path was given; name a folder with images.")
     accounting = Accounting()
+    if all(is_shard(path) and os.path.isfile(path) for path in given):
+        indices = open_shards(given, where, accounting)
+        images = images_of_shards(indices, accounting)
+        return _without(images, given, where, exclude)
     if len(given) == 1 and extension_of(given[0]) == TABLE_EXTENSION and os.path.isfile(given[0]):
         return _of_table(given[0], where, exclude, accounting)
     visited: Visited = set()
@@ -86,8 +96,10 @@ def _images_at(path: str, where: str, visited: Visited, accounting: Accounting) 
     elif not os.path.lexists(path):
         raise ConfigError(
             f"{where}: {path!r} does not exist (looked for it from {os.getcwd()}); "
-            "name a folder with images, an image, or a text file of paths."
+            "name a folder with images, an image, a text file of paths, or shards."
         )
+    elif is_shard(path):
+        yield from member_paths(open_shards([path], where, accounting))
     elif extension_of(path) == LIST_EXTENSION:
         yield from _listed(path, where, visited, accounting)
     elif os.path.isfile(path) and _is_picture(path):
@@ -118,6 +130,8 @@ def _listed(
         path = os.path.join(folder, name)
         if os.path.isdir(path):
             yield from walk(path, visited, accounting)
+        elif is_shard(path) and os.path.isfile(path):
+            yield from member_paths(open_shards([path], where, accounting))
         elif os.path.isfile(path):  # whatever its extension: its name was written on purpose
             yield os.fsencode(path)
         else:
@@ -162,10 +176,6 @@ def _of_table(
 ) -> ImageList:
     """Return the images of a table of paths and labels."""
     table = read_label_table(path, where, accounting)
-    kept = kept_indices(table.paths, exclude)
-    if not len(table.paths) or (kept is not None and not len(kept)):
-        raise ConfigError(_nothing_found([path], where, accounting))
-    accounting.num_images = len(table.paths) if kept is None else len(kept)
     images = ImageList(
         table.paths,
         table.labels,
@@ -175,10 +185,24 @@ def _of_table(
         accounting,
         why_unlabelled=table.why_unlabelled,
     )
-    if kept is None:
-        return images
-    accounting.excluded += len(images) - len(kept)
-    return images.select(kept)
+    return _without(images, [path], where, exclude)
+
+
+def _without(
+    images: ImageList, given: list[str], where: str, exclude: str | Sequence[str] | None
+) -> ImageList:
+    """Return the images without those that are left out, counted; raise if none is left."""
+    assert isinstance(images.paths, PathList)
+    accounting = images.accounting
+    assert accounting is not None
+    kept = kept_indices(images.paths, exclude) if len(images) else None
+    if kept is not None:
+        accounting.excluded += len(images) - len(kept)
+        images = images.select(kept)
+    if not len(images):
+        raise ConfigError(_nothing_found(given, where, accounting))
+    accounting.num_images = len(images)
+    return images
 
 
 def _nothing_found(given: list[str], where: str, accounting: Accounting) -> str:
@@ -191,6 +215,10 @@ def _nothing_found(given: list[str], where: str, accounting: Accounting) -> str:
         message += f" {len(problems)} could not be read, the first is {path!r}: {reason}."
     if accounting.no_images:
         message += f" Files found there: {kinds_sentence(accounting.no_images)}."
+    if any(accounting.no_images[extension] for extension in SHARD_EXTENSIONS):
+        message += (
+            " Shards are named themselves, such as 'FOLDER/{000..099}.tar' or 'FOLDER/*.zip'."
+        )
     if accounting.excluded:
         message += f" data.exclude left {accounting.excluded} out."
     return message

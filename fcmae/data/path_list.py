@@ -45,6 +45,14 @@ class PathList(Sequence[str]):
         """Memory that the list takes."""
         return self._blob.nbytes + self._starts.nbytes
 
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `of_bytes` takes: the bytes [B] uint8 and the starts [N + 1] int64."""
+        return self._blob, self._starts
+
+    def raw_at(self, index: int) -> bytes:
+        """Return the bytes of path `index`, 0 or more."""
+        return self._blob[self._starts[index] : self._starts[index + 1]].tobytes()
+
     def __len__(self) -> int:
         return len(self._starts) - 1
 
@@ -58,8 +66,7 @@ class PathList(Sequence[str]):
         if isinstance(index, slice):
             return self.select(range(len(self))[index])
         place = range(len(self))[index]  # counts negative ones from the end, refuses others
-        start, end = self._starts[place], self._starts[place + 1]
-        return self._blob[start:end].tobytes().decode("utf-8", "surrogateescape")
+        return self.raw_at(place).decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         for content in self.raw():

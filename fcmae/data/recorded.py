@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fcmae.data.image_list import ImageList
 from fcmae.data.path_list import PathList
+from fcmae.data.readers import split_item
 from fcmae.errors import CheckpointError
 from fcmae.runs.durable import write_atomically
 
@@ -37,7 +38,9 @@ def fix_images(
         report("the images have moved; the run goes on with them where they are now.")
         return images
     known = dict(zip(images.paths, images.labels or (), strict=False))
-    gone = sum(not os.path.lexists(path) for path in set(recorded) - set(images.paths))
+    gone = sum(
+        not os.path.lexists(split_item(path)[0]) for path in set(recorded) - set(images.paths)
+    )
     report(
         f"the images are not those that the run began with ({gone} of its {len(recorded)} are "
         f"gone); it goes on with its own list, {file}."

@@ -47,7 +47,7 @@ class ImagesConfig:
     """Which images, and how they are read."""
 
     path: str | list[str] = field(metadata=MAY_CHANGE)
-    """Folder, list of folders, text file of paths, or `elpv` for the quickstart's pictures."""
+    """Folder, shards ('{000..099}.tar'), .txt of paths, .csv of labels, several, or `elpv`."""
     exclude: str | list[str] | None = field(default=None, metadata=MAY_CHANGE)
     """Images to leave out: patterns of paths ('*/docs/*') or text files that list them."""
     group: str | None = None

@@ -123,6 +123,8 @@ def say_files(loop: TrainingLoop, held_out: ImageList) -> None:
         return
     is_same = held_out.accounting is images.accounting
     num_held_out = len(held_out) if is_same else 0
+    for note in images.accounting.notes:
+        loop.say(note)
     loop.say(account_sentence(images.accounting, used=len(images), held_out=num_held_out))
     if not is_same and held_out.accounting is not None:
         sentence = account_sentence(held_out.accounting, used=0, held_out=len(held_out))

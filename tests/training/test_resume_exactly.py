@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from pictures_on_disk import write_pictures
 from real_runs import (
     assert_same_run,
+    assert_same_state,
     final_state,
     options,
     pretrain_arguments,
@@ -225,3 +227,19 @@ def test_a_checkpoint_of_something_else_is_one_sentence(data: Path, tmp_path: Pa
         store.save(39, {**good, **wrong})
         assert run(arguments, log) == MISTAKE
         assert "checkpoints: does not fit the model: " in log.read_text().splitlines()[-1]
+
+
+def test_a_run_over_shards_goes_on_as_the_run_over_the_folder(data: Path, tmp_path: Path) -> None:
+    files = sorted(path for path in data.rglob("*.png"))
+    for number in range(3):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
+            for file in files[number::3]:
+                archive.add(file, str(file.relative_to(data)))
+    common = {"checkpoint__every_steps": 3, "evaluate__labels": 4}
+    arguments = pretrain_arguments(data, tmp_path / "folder", STEPS, **common)
+    assert run(arguments, tmp_path / "folder.log", before=without_pictures) == DONE
+    shards = tmp_path / "{0..2}.tar"
+    arguments = pretrain_arguments(shards, tmp_path / "shards", STEPS, data__workers=1, **common)
+    stop_after(arguments, tmp_path / "shards", tmp_path / "shards.log", 6)
+    assert run(arguments, tmp_path / "shards.log", before=without_pictures) == DONE
+    assert_same_state(final_state(tmp_path / "shards"), final_state(tmp_path / "folder"))

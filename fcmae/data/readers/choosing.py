@@ -20,6 +20,7 @@ from fcmae.data.readers.numpy_files import NpyReader, NpzReader
 from fcmae.data.readers.own import read_own
 from fcmae.data.readers.pictures import PictureReader
 from fcmae.data.readers.tiff import TiffReader
+from fcmae.data.shards import open_member, split_member
 
 READERS: tuple[Reader, ...] = (PictureReader(), TiffReader(), NpyReader(), NpzReader())
 SEPARATOR = "::"  # between a file and what is named in it
@@ -44,12 +45,18 @@ def split_item(path: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Source]:
-    """Open what a path names.
+    """Open what a path names: a file, FILE::ITEM of an array file, or SHARD::MEMBER.
 
     Raises:
         UnreadableError: it is no file (nor a Zarr store), or empty.
         OSError: it cannot be opened.
     """
+    if (member := split_member(path)) is not None:
+        with open_member(*member) as content:
+            head = content.read(HEAD_BYTES)
+            content.seek(0)
+            yield Source(member[1], "", head, content, len(content.getbuffer()))
+        return
     name, item = split_item(path)
     status = os.stat(name)
     if stat.S_ISDIR(status.st_mode) and is_store(name):
