@@ -101,7 +101,7 @@ def _scale(
     counted = values if valid is None else values[valid]
     if is_float and not np.isfinite(counted).all():
         raise UnreadableError("holds NaN or infinite values")
-    if value_range is None and counted.size:
+    if value_range is None and not about.clips and counted.size:
         low, high = min(black, white), max(black, white)
         rounding = ROUNDING if is_float else 0
         lowest, highest = counted.min(), counted.max()
@@ -145,5 +145,9 @@ def _with_channels(image: Tensor, in_chans: int) -> Tensor:
         return image
     if channels == 1:
         return image.repeat(3, 1, 1)
-    luma = torch.tensordot(torch.tensor(LUMA), image.float(), dims=1)[None]
-    return luma if image.is_floating_point() else luma.round().to(image.dtype)
+    if not image.is_floating_point():
+        luma = torch.tensordot(torch.tensor(LUMA), image.float(), dims=1)[None]
+        return luma.round().to(image.dtype)
+    # Sums of products of matrices round by where a pixel lies; a part must be that of the whole.
+    red, green, blue = (weight * band for weight, band in zip(LUMA, image, strict=True))
+    return (red + green + blue)[None]

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 
+from fcmae.data.readers.array_stores import Hdf5Reader, ZarrReader, is_store
 from fcmae.data.readers.contract import (
     HEAD_BYTES,
     Description,
@@ -16,13 +17,23 @@ from fcmae.data.readers.contract import (
     UnreadableError,
     Wanted,
 )
+from fcmae.data.readers.dicom import DicomReader
 from fcmae.data.readers.numpy_files import NpyReader, NpzReader
 from fcmae.data.readers.own import read_own
 from fcmae.data.readers.pictures import PictureReader
 from fcmae.data.readers.tiff import TiffReader
 from fcmae.data.shards import open_member, split_member
 
-READERS: tuple[Reader, ...] = (PictureReader(), TiffReader(), NpyReader(), NpzReader())
+# DICOM before TIFF: some files are both, and the TIFF in them is often empty.
+READERS: tuple[Reader, ...] = (
+    PictureReader(),
+    DicomReader(),
+    TiffReader(),
+    NpyReader(),
+    NpzReader(),
+    Hdf5Reader(),
+    ZarrReader(),
+)
 SEPARATOR = "::"  # between a file and what is named in it
 
 EVERYTHING = Wanted()
@@ -70,13 +81,6 @@ def opened(path: str) -> Iterator[Source]:
         head = file.read(HEAD_BYTES)
         file.seek(0)
         yield Source(name, item, head, file, status.st_size)
-
-
-def is_store(folder: str) -> bool:
-    """Whether a folder is one array file in fact: a Zarr store."""
-    return any(
-        os.path.isfile(os.path.join(folder, name)) for name in ("zarr.json", ".zarray", ".zgroup")
-    )
 
 
 def reader_of(source: Source) -> tuple[Reader, str]:

@@ -41,6 +41,7 @@ class Description:
             A TIFF's is never certain.
         black, white: the values that mean them, where the file's type or header says so; black
             is above white where 0 is white. None: the file does not say, as for wide integers.
+        clips: values beyond black and white are meant to be cut off (a DICOM's window).
         nodata: the value of pixels without content (GeoTIFF), or None.
         has_mask: whether `Pixels.valid` may say no: nodata, a mask, transparency, NaN.
         images: in the file; above 1 each is named `FILE::NUMBER`, see `items.py`.
@@ -58,6 +59,7 @@ class Description:
     alpha: int | None = None
     black: float | None = None
     white: float | None = None
+    clips: bool = False
     nodata: float | None = None
     has_mask: bool = False
     images: int = 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import zipfile
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from fcmae.data.readers import layout as layouts
 from fcmae.data.readers.contract import Description, Pixels, Source, UnreadableError, Wanted
+from fcmae.data.readers.named_arrays import NamedArrays, cut_out
 
 NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK\x03\x04"
@@ -56,56 +57,16 @@ class NpzReader:
         return "NPZ" if names and all(name.endswith(".npy") for name in names) else None
 
     def items(self, source: Source, wanted: Wanted) -> list[str]:
-        """Return ARRAY or ARRAY::NUMBER of every image; ARRAY is left out where there is one."""
-        names = _arrays_of(source)
-        found = []
-        for name in names:
-            array = _member(source, name)
-            layouts.check_type(array.dtype)
-            images = layouts.layout_of(array.shape, wanted).images
-            prefix = [] if len(names) == 1 else [name]
-            numbers = [[]] if images == 1 else [[str(number)] for number in range(images)]
-            found += ["::".join(prefix + number) for number in numbers]
-        return found
+        """Return ARRAY, NUMBER or ARRAY::NUMBER of every image."""
+        return _arrays_of(source).items(wanted)
 
     def describe(self, source: Source, wanted: Wanted) -> Description:
         """Return what shape and type of the array say that is named, or of the first."""
-        array, _, others = self._named(source)
-        note = f"one of {others} arrays" if others > 1 else ""
-        return layouts.describe("NPZ", layouts.layout_of(array.shape, wanted), array.dtype, note)
+        return _arrays_of(source).describe(source.item, wanted)
 
     def read(self, source: Source, wanted: Wanted) -> Pixels:
         """Return the part of one image that is wanted."""
-        array, item, others = self._named(source)
-        if others > 1 and not source.item:
-            names = ", ".join(_arrays_of(source)[:5])
-            raise UnreadableError(f"holds several arrays; name one by FILE::NAME: {names}")
-        return cut_out("NPZ", array, item, wanted)
-
-    def _named(self, source: Source) -> tuple[np.ndarray, str, int]:
-        """Return the array that the item names, the rest of the item, and how many there are."""
-        names = _arrays_of(source)
-        name, _, rest = source.item.partition("::")
-        if name in names:
-            return _member(source, name), rest, len(names)
-        if len(names) > 1 and name:
-            raise UnreadableError(f"holds no array {name!r}, only {', '.join(names[:5])}")
-        return _member(source, names[0]), source.item, len(names)
-
-
-def cut_out(kind: str, array: Any, item: str, wanted: Wanted) -> Pixels:
-    """Return the part that is wanted of one image of an array, of any library."""
-    layouts.check_type(array.dtype)
-    layout = layouts.layout_of(tuple(array.shape), wanted)
-    layouts.check_size(layout.height, layout.width)
-    number = layouts.number_of(item, layout.images)
-    rows, columns = slice(0, layout.height), slice(0, layout.width)
-    if wanted.choose is not None:
-        top, left, height, width, _ = wanted.choose(layout.height, layout.width)
-        rows, columns = slice(top, top + height), slice(left, left + width)
-    values = layout.image_of(array, number, (rows, columns))
-    values = np.asarray(values, values.dtype.newbyteorder("="))
-    return Pixels(values, layouts.validity(values), layouts.describe(kind, layout, values.dtype))
+        return _arrays_of(source).read(source.item, wanted)
 
 
 def _mapped(file: BinaryIO, size_bytes: int, start: int = 0) -> np.ndarray:
@@ -125,9 +86,12 @@ def _mapped(file: BinaryIO, size_bytes: int, start: int = 0) -> np.ndarray:
     return np.memmap(file, dtype, "r", file.tell(), shape, order)  # type: ignore[call-overload]
 
 
-def _arrays_of(source: Source) -> list[str]:
+def _arrays_of(source: Source) -> NamedArrays:
     with zipfile.ZipFile(source.opened()) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    arrays = {name: _member(source, name) for name in names}
+    images = [name for name in names if arrays[name].ndim in (2, 3, 4)]
+    return NamedArrays("NPZ", images, arrays.__getitem__)
 
 
 def _member(source: Source, name: str) -> np.ndarray:
