@@ -237,3 +237,62 @@ def test_the_checks_see_what_they_should() -> None:
     )
     assert undocumented(source, documented_methods([source])) == ["A.c", "B.c"]
     assert undocumented("def f(): ...", {}) == ["the module", "f"]
+
+
+# Who writes without durable, and why that is right.
+OWN_WRITERS = {
+    "fcmae/data/cache.py": "appends pixels, and an index that counts them afterwards",
+    "fcmae/machine/memory.py": "asks the kernel, by a file of /proc",
+    "fcmae/runs/checkpoints.py": "a folder of two files, with a checksum",
+    "fcmae/runs/durable.py": "what the others go through",
+    "fcmae/runs/events.py": "appends TensorBoard's events",
+    "fcmae/runs/metrics.py": "appends lines, and repairs what a full disk cut",
+    "fcmae/runs/folder.py": "the lock",
+    "fcmae/studies/ablation/runner.py": "what a cell's process prints",
+}
+WRITERS = {"write_text", "write_bytes", "save_file", "savefig", "save", "savez", "savez_compressed"}
+GIVEN = {"partial", "stream", "file"}  # by durable, in memory, or an open `partial`
+
+
+def opens_for_writing(source: str) -> list[int]:
+    """Return the lines that write to another place than the one that durable gave."""
+
+    def root(node: ast.expr) -> str:
+        while isinstance(node, (ast.Attribute, ast.Call, ast.BinOp)):
+            node = node.left if isinstance(node, ast.BinOp) else node
+            node = node.func if isinstance(node, ast.Call) else node
+            node = node.value if isinstance(node, ast.Attribute) else node
+        return node.id if isinstance(node, ast.Name) else ""
+
+    lines: list[int] = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else root(node.func)
+        if name in WRITERS and root(node.func) != "self":  # checkpoints and logs, by their owners
+            names = {root(argument) for argument in node.args}
+            if isinstance(node.func, ast.Attribute):
+                names.add(root(node.func))
+            # write_text of durable is a plain function whose first argument is the place itself.
+            is_durable = isinstance(node.func, ast.Name) and name in ("write_text", "write_bytes")
+            if not is_durable and not names & GIVEN:
+                lines.append(node.lineno)
+        elif name == "open":
+            words = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            writes = any(isinstance(w, str) and set(w) & set("wax+") and len(w) < 4 for w in words)
+            if writes and root(node.func) not in GIVEN:
+                lines.append(node.lineno)
+    return lines
+
+
+def test_files_leave_a_run_through_durable() -> None:
+    found = {
+        name: lines
+        for name, source in SOURCES.items()
+        if name.startswith("fcmae/") and not name.startswith("fcmae/minkowski_install/")
+        if (lines := opens_for_writing(source)) and name not in OWN_WRITERS
+    }
+    assert found == {}
+    assert opens_for_writing("with path.open('wb') as f: torch.save(state, path)") == [1, 1]
+    assert opens_for_writing("path.write_text('a'); save_file(a, b)") == [1, 1]
+    assert opens_for_writing("with partial.open('wb') as file: np.savez(file)") == []

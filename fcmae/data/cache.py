@@ -28,7 +28,7 @@ from fcmae.data.parts import Choose, Part
 from fcmae.data.readers import split_item
 from fcmae.data.reading import BLACK, Reading
 from fcmae.errors import ConfigError
-from fcmae.runs.durable import write_atomically
+from fcmae.runs.durable import write_bytes
 from fcmae.runs.locks import take_lock
 from fcmae.runs.terminal import progress_bar
 
@@ -148,7 +148,7 @@ class PixelCache:
         states = [_state(self.paths[index]) for index in missing]
         images = make_loader(_Reduced(self), [[index] for index in missing], workers)
         # Records whose pixels are gone would come to point into those that are added.
-        write_atomically(self._index_file, lambda file: file.write_bytes(self._records.tobytes()))
+        write_bytes(self._index_file, self._records.tobytes())
         records: list[tuple[Any, ...]] = []
         start = end = self._end
         with self._pixel_file.open("ab") as pixel_file, self._index_file.open("ab") as index_file:

@@ -49,8 +49,8 @@ def fix_images(
     return dataclasses.replace(images, paths=recorded, labels=labels, parts={}, part_of=None)
 
 
-def _write(file: Path, paths: Sequence[str]) -> None:
-    with file.open("w", encoding="ascii") as lines:
+def _write(partial: Path, paths: Sequence[str]) -> None:
+    with partial.open("w", encoding="ascii") as lines:
         lines.writelines(json.dumps(path) + "\n" for path in paths)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from fcmae.data.augmentation import mean_and_std
 from fcmae.evaluation.classification import ClassificationScores
@@ -17,15 +19,23 @@ from fcmae.settings.sections import image_height_width
 from fcmae.weights.info import EncoderInfo
 
 
+def float32_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a model's weights on the CPU, as they are exported."""
+    return {
+        name: value.detach().to("cpu", torch.float32, copy=True).contiguous()
+        for name, value in model.state_dict().items()
+    }
+
+
 def export_classifier(
-    model: nn.Module,
+    weights: Mapping[str, Tensor],
     path: Path,
     config: FinetuneConfig,
     classes: tuple[str, ...],
     step: int,
     scores: ClassificationScores,
 ) -> None:
-    """Write float32 weights under timm's names, with metadata; the file is replaced as a whole.
+    """Write `weights`, of `float32_weights`, with metadata; the file is replaced as a whole.
 
     The metadata are those of an exported encoder, and: classes, in the order of the outputs,
     crop_pct, val_accuracy and val_balanced_accuracy.
@@ -54,9 +64,6 @@ def export_classifier(
         "val_accuracy": json.dumps(scores.accuracy),
         "val_balanced_accuracy": json.dumps(scores.balanced_accuracy),
     }
-    weights = {
-        name: value.detach().cpu().float().contiguous()
-        for name, value in model.state_dict().items()
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda partial: save_file(weights, partial, metadata=metadata))
+    plain = dict(weights)
+    write_atomically(path, lambda partial: save_file(plain, partial, metadata=metadata))

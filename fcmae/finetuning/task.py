@@ -13,7 +13,7 @@ from fcmae.data import ImageList
 from fcmae.data.augmentation import mean_and_std
 from fcmae.data.splits import open_labelled
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
-from fcmae.finetuning.classifier_export import export_classifier
+from fcmae.finetuning.classifier_export import export_classifier, float32_weights
 from fcmae.finetuning.data import FinetuneDataset
 from fcmae.finetuning.scoring import evaluate_classifier
 from fcmae.finetuning.setup import (
@@ -32,6 +32,8 @@ from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult
 from fcmae.training.processes import Processes
 from fcmae.training.task import Task
+
+BEST_FILE, LAST_FILE = "classifier.safetensors", "classifier_last.safetensors"
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Finetuning(Task):
         self.best: ClassificationScores | None = None
         self.best_step = 0
         self.last: ClassificationScores | None = None
+        self._unwritten_best: dict[str, Tensor] | None = None  # in the main process
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return a group per layer and decay."""
@@ -182,7 +185,9 @@ class Finetuning(Task):
             self.last = scores
         if self.best is None or scores.balanced_accuracy > self.best.balanced_accuracy:
             self.best, self.best_step = scores, step
-            self._export(run, "classifier.safetensors", scores)
+            if run.processes.is_main:
+                self._unwritten_best = float32_weights(self.evaluated)
+        self._write_best(run)
         if run.log is not None:
             values: dict[str, float | None] = {
                 "val_loss": scores.loss,
@@ -198,19 +203,32 @@ class Finetuning(Task):
             f"{100 * scores.balanced_accuracy:.2f} %, loss {scores.loss:.4f}."
         )
 
-    def _export(self, run: TrainingLoop, name: str, scores: ClassificationScores) -> None:
-        if run.processes.is_main:
-            path, step = run.folder.export / name, run.progress.step
-            run.attempt(
-                lambda: export_classifier(
-                    self.evaluated, path, self.config, self.classes, step, scores
-                ),
-                path,
-            )
+    def _write_best(self, run: TrainingLoop) -> None:
+        """Write the best weights unless the disk has them; what fails is tried again."""
+        weights = self._unwritten_best
+        if weights is None or not run.processes.is_main:
+            return
+        assert self.best is not None
+        if self._write(run, BEST_FILE, weights, self.best_step, self.best):
+            self._unwritten_best = None
+
+    def _write(
+        self,
+        run: TrainingLoop,
+        name: str,
+        weights: dict[str, Tensor],
+        step: int,
+        scores: ClassificationScores,
+    ) -> bool:
+        path = run.folder.export / name
+        return run.attempt(
+            lambda: export_classifier(weights, path, self.config, self.classes, step, scores), path
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the average and the scores so far."""
+        """Return the average, the scores so far, and the best weights that have no file yet."""
         return {
+            "unwritten_best": self._unwritten_best,
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "best": _to_plain(self.best),
             "best_step": self.best_step,
@@ -224,23 +242,29 @@ class Finetuning(Task):
         self.best = _from_plain(state["best"])
         self.best_step = state["best_step"]
         self.last = _from_plain(state["last"])
+        self._unwritten_best = state.get("unwritten_best")  # version 0.1.0 had none
 
     def finish(self, run: TrainingLoop) -> None:
         """Export the last weights, draw the confusion matrix, print the best scores."""
         assert self.best is not None
         assert self.last is not None
-        self._export(run, "classifier_last.safetensors", self.last)
         if not run.processes.is_main:
             return
+        self._write_best(run)
+        last = float32_weights(self.evaluated)
+        self._write(run, LAST_FILE, last, run.progress.step, self.last)
         write_files(run, self._validation)
         best, path = self.best, run.folder.path / "confusion_matrix.png"
-        run.attempt(lambda: draw_confusion_matrix(best, self.classes, path), path)
+        is_drawn = run.attempt(lambda: draw_confusion_matrix(best, self.classes, path), path)
         run.say(
             f"best of the evaluations, after step {self.best_step}, chosen on these same "
             f"validation images (after the last step: accuracy {100 * self.last.accuracy:.1f} %, "
             f"balanced {100 * self.last.balanced_accuracy:.1f} %):\n" + best.table(self.classes)
         )
-        run.say(f"{run.folder.export / 'classifier.safetensors'} and {path} written.")
+        written = [run.folder.export / BEST_FILE] if self._unwritten_best is None else []
+        written += [path] if is_drawn else []
+        if written:
+            run.say(f"{' and '.join(map(str, written))} written.")
 
 
 def _to_plain(scores: ClassificationScores | None) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from fcmae.reports.html import to_html
 from fcmae.reports.markdown import PICTURE_FOLDER, pictures_of, to_markdown
 from fcmae.reports.records import read_ablation_record
 from fcmae.reports.run import run_csv, run_document
-from fcmae.runs.durable import write_atomically, write_text
+from fcmae.runs.durable import write_bytes, write_text
 from fcmae.runs.folder import RunFolder
 
 
@@ -62,10 +62,7 @@ def write_document(document: Document, table: str, folder: Path) -> list[Path]:
     try:
         pictures.mkdir(parents=True, exist_ok=True)
         for picture in pictures_of(document):
-            write_atomically(
-                pictures / picture.name,
-                lambda partial, data=picture.data: partial.write_bytes(data),  # type: ignore[misc]
-            )
+            write_bytes(pictures / picture.name, picture.data)
         for path, text in zip(
             paths, (to_html(document), to_markdown(document), table), strict=True
         ):

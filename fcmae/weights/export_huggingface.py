@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fcmae.errors import BackendUnavailableError, CheckpointError
-from fcmae.runs.durable import sync
+from fcmae.runs.durable import write_files
 from fcmae.weights.conversion import Weights, write_weights
 from fcmae.weights.structure import Structure
 
@@ -84,9 +82,8 @@ def write_huggingface(
     """
     model = build_model(weights.structure, classes)
     state = write_weights(weights, "huggingface")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
-        partial = Path(name)
+
+    def write(partial: Path) -> str:
         model.config.save_pretrained(partial)
         save_file(state, partial / "model.safetensors", metadata={**metadata, "format": "pt"})
         loaded: dict[str, Tensor] = load_folder(partial).state_dict()
@@ -95,12 +92,9 @@ def write_huggingface(
                 "huggingface: transformers loads other entries than were written: "
                 f"{', '.join(sorted(loaded.keys() ^ state.keys()))}; nothing was written."
             )
-        proof = prove(loaded)
-        for file in sorted(partial.iterdir()):
-            sync(file)
-            os.replace(file, folder / file.name)
-        sync(folder)
-    return proof
+        return prove(loaded)
+
+    return write_files(folder, write)
 
 
 def load_folder(folder: Path) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
 from fcmae.errors import BackendUnavailableError, CheckpointError
-from fcmae.runs.durable import sync
+from fcmae.runs.durable import write_files
 from fcmae.weights.info import EncoderInfo
 
 TOLERANCE = 1e-5  # share of the largest output; other kernels, other order of sums, float32
@@ -58,9 +56,9 @@ def export_onnx(model: nn.Module, path: Path, info: EncoderInfo) -> str:
     assert isinstance(model, ConvNeXt)
     outputs = _Outputs(copy.deepcopy(model).cpu().float()).eval()
     num_bytes = sum(4 * weight.numel() for weight in outputs.parameters())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as name:
-        partial = Path(name) / path.name  # the same name: the file of weights is known by it
+
+    def write(folder: Path) -> float:
+        partial = folder / path.name  # the same name: the file of weights is known by it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's advice to its own developers
             torch.onnx.export(
@@ -79,11 +77,9 @@ def export_onnx(model: nn.Module, path: Path, info: EncoderInfo) -> str:
         onnx.helper.set_model_props(graph, info.to_metadata())
         onnx.save(graph, partial)
         onnx.checker.check_model(str(partial))
-        largest = _largest_difference(outputs, partial, info)
-        for file in sorted(Path(name).iterdir()):
-            sync(file)
-            os.replace(file, path.parent / file.name)
-        sync(path.parent)
+        return _largest_difference(outputs, partial, info)
+
+    largest = write_files(path.parent, write)
     return (
         f"{path}: written as ONNX (opset {OPSET}, input images [batch, {info.in_chans}, "
         f"{info.image_size[0]}, {info.image_size[1]}], output {' and '.join(outputs.names)}); in "

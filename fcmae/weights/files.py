@@ -194,13 +194,13 @@ def _check_target(target: Path, to: str) -> None:
         )
 
 
-def _save(state: State, path: Path, to: str, metadata: Mapping[str, str]) -> None:
-    if path.suffix == ".safetensors":
-        save_file(state, path, metadata={"format": "pt", **metadata})
+def _save(state: State, partial: Path, to: str, metadata: Mapping[str, str]) -> None:
+    if partial.suffix == ".safetensors":
+        save_file(state, partial, metadata={"format": "pt", **metadata})
     elif to == "huggingface":  # transformers takes the names as they are
-        torch.save(state, path)
+        torch.save(state, partial)
     else:  # "model" is where the authors' loaders, timm's and ours look
-        torch.save({"model": state, "metadata": dict(metadata)}, path)
+        torch.save({"model": state, "metadata": dict(metadata)}, partial)
 
 
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:

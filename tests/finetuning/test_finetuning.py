@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -17,7 +19,7 @@ from real_runs import run_together, tell_threads_after_closing
 from safetensors.torch import load_file
 
 from fcmae.__main__ import main
-from fcmae.errors import DONE, INTERRUPTED
+from fcmae.errors import DONE, FAILED, INTERRUPTED
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 from fcmae.training.signals import StopRequest
@@ -281,3 +283,52 @@ def test_metrics_are_strict_json(finished: Path) -> None:
 
     for line in (finished / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=refuse)
+
+
+def test_best_weights_that_the_disk_refuses_are_written_when_it_takes_them(
+    finished: Path,
+    labelled: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fcmae.finetuning import classifier_export
+
+    write, refused = classifier_export.write_atomically, [0]
+
+    def refuse(path: Path, fill: Any) -> None:
+        if path.name == "classifier.safetensors" and refused[0] < 2:
+            refused[0] += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, fill)
+
+    monkeypatch.setattr(classifier_export, "write_atomically", refuse)
+    assert finetune(tmp_path / "run", labelled, *RANDOM) == DONE
+    assert refused == [2]
+    assert "No space left on device" in capsys.readouterr().err
+    name = "export/classifier.safetensors"
+    assert_same(load_file(tmp_path / "run" / name), load_file(finished / name))
+
+
+def test_best_weights_that_were_never_written_are_no_success_and_come_with_the_next_start(
+    finished: Path,
+    labelled: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fcmae.finetuning import classifier_export
+
+    def refuse(path: Path, fill: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier_export, "write_atomically", refuse)
+        assert finetune(tmp_path / "run", labelled, *RANDOM) == FAILED
+    told = capsys.readouterr().err
+    assert "classifier.safetensors and" not in told
+    assert "All steps are taken and saved." in told
+    assert not (tmp_path / "run" / "finished.txt").exists()
+    assert finetune(tmp_path / "run", labelled, *RANDOM) == DONE
+    name = "export/classifier.safetensors"
+    assert_same(load_file(tmp_path / "run" / name), load_file(finished / name))

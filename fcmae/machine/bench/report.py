@@ -11,6 +11,7 @@ from typing import Any
 
 from fcmae.machine.bench.measuring import Measurement
 from fcmae.machine.bench.subjects import Subject
+from fcmae.runs.durable import write_atomically, write_text
 from fcmae.settings.bench import BenchSettings
 
 MIB = 2**20
@@ -95,7 +96,7 @@ def write_json(
         "matmul_flops_per_second": rates,
         "results": [dataclasses.asdict(result) for result in results],
     }
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def draw(path: Path, results: Sequence[Measurement], part: str) -> None:
@@ -125,7 +126,7 @@ def draw(path: Path, results: Sequence[Measurement], part: str) -> None:
             axis.set(title=f"{model}, {precision}, {part}", xlabel="masking ratio", ylabel=label)
             axis.set_ylim(bottom=0)
         time_axis.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    write_atomically(path, lambda partial: figure.savefig(partial, dpi=120))
 
 
 def _draw_lines(axis: Any, group: list[Measurement], values: list[float]) -> None:
