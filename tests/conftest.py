@@ -1,7 +1,9 @@
 """One torch thread per process: two spinning OpenMP teams slow each other by an order."""
 
+import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -13,12 +15,28 @@ from fork_server import SERVER
 
 torch.set_num_threads(1)
 
+MAX_BYTES = 1.5e9  # resident
+
 
 @pytest.fixture(autouse=True)
 def no_process_outlives_its_test() -> Iterator[None]:
     """A test that fails between starting a process and waiting for it leaves none behind."""
     yield
     SERVER.end_all()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_of_a_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No file of tests needs more than MAX_BYTES, with what those before it left behind."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    yield
+    gc.collect()
+    status = Path("/proc/self/status").read_text()
+    peak, now = (1024 * int(status.split(f"{name}:")[1].split()[0]) for name in ("VmHWM", "VmRSS"))
+    if table := os.environ.get("FCMAE_MEMORY_TABLE"):
+        with open(table, "a") as file:
+            file.write(f"{peak / 1e9:.2f} {now / 1e9:.2f} {request.node.nodeid}\n")
+    assert peak < MAX_BYTES, f"{peak / 1e9:.2f} GB: free what the tests of this file no longer need"
 
 
 def pytest_unconfigure() -> None:
