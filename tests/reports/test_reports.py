@@ -310,7 +310,7 @@ def test_in_a_browser_nothing_overflows_and_every_picture_loads(
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     found = re.search(r"<title>FOUND (\d+) (\d+) (\d+) (\d+)</title>", done.stdout)
     assert found, done.stdout[-500:] + done.stderr[-500:]

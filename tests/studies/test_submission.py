@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fork_server import PATIENCE_SECONDS
 from pictures_on_disk import write_pictures
 from real_runs import assert_same_run, pretrain_arguments, run_together, without_pictures
 
@@ -146,7 +147,7 @@ def test_a_local_job_is_submitted_preempted_requeued_and_finished_exactly(tmp_pa
 
 
 def wait_for(path: Path, job: Any) -> None:
-    end = time.monotonic() + 240
+    end = time.monotonic() + PATIENCE_SECONDS
     while not path.exists():
         assert time.monotonic() < end
         assert not job.done(), job.paths.stderr.read_text()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from fork_server import PATIENCE_SECONDS
 from pictures_on_disk import write_pictures
 from real_runs import (
     assert_same_run,
@@ -227,7 +228,7 @@ def test_processes_started_again_meet_in_the_store_of_those_before() -> None:
             for rank in order:
                 meeting.append(pool.submit(_agree_on_a_name, store, rank, 3))
                 time.sleep(0.1)
-            met = [name.result(timeout=30) for name in meeting]
+            met = [name.result(timeout=PATIENCE_SECONDS) for name in meeting]
         assert len(set(met)) == 1
         names.update(met)
     assert len(names) == 4
