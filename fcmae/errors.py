@@ -4,6 +4,7 @@ A message says where, what was given, what is expected and what to do; the conso
 sentence.
 """
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -25,6 +26,7 @@ __all__ = [
     "UnsupportedModelError",
     "complain",
     "is_out_of_memory",
+    "remark",
     "status_of",
 ]
 
@@ -99,6 +101,12 @@ def status_of(work: Callable[[], int | None]) -> int:
             FAILED,
         )
     return DONE if status is None else status
+
+
+def remark(sentence: str) -> None:
+    """Print one sentence on stderr that is no error; of processes together, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"fcmae: {sentence}", file=sys.stderr, flush=True)
 
 
 def complain(message: str, status: int = MISTAKE) -> int:

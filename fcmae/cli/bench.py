@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fcmae.settings.arguments import new_parser, parse_arguments
-
 SUMMARY = "time and memory of every backend on your machine"
 
 
 def run(arguments: list[str]) -> None:
     """Measure, print a table, and write results.json and a PNG per part; or measure reading."""
-    import dataclasses
+    from fcmae.settings.bench import BenchSettings
+    from fcmae.settings.reading import parse
+
+    settings = parse(BenchSettings, arguments, prog="fcmae bench")
 
     import torch
 
     from fcmae.errors import ConfigError
-    from fcmae.machine.bench import BenchSettings, measure, report
+    from fcmae.machine.bench import measure, report
     from fcmae.machine.hardware import computing
     from fcmae.model.backbones import check_backbone_name
     from fcmae.training.processes import choose_device
 
-    parser = new_parser("bench", SUMMARY)
-    parser.add_argument("--config", action="config", help="YAML file of settings.")
-    parser.add_class_arguments(BenchSettings)
-    parsed = parse_arguments(parser, arguments)
-    names = [field.name for field in dataclasses.fields(BenchSettings)]
-    settings = BenchSettings(**{name: parsed[name] for name in names})
     for name in settings.models:
         check_backbone_name(name)
     device = choose_device(settings.device)

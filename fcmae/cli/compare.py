@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 SUMMARY = "fine-tune from pretrained weights and from scratch on shares of the labels"
-OPTIONS = ("shares", "against")
 DEFAULT_SHARES = "[1, 5, 10, 100]"
 
 
 def run(arguments: list[str]) -> int:
     """Fine-tune both starts on every share and seed, write the report, print the sentence."""
-    import yaml
-
     from fcmae.errors import DONE, INTERRUPTED, ConfigError
+    from fcmae.settings.files import read_value
     from fcmae.settings.finetune import FinetuneConfig
-    from fcmae.settings.reading import parse
+    from fcmae.settings.reading import asks_for_help, parse, take_options
 
-    own, recipe = _split(arguments)
-    if "--help" in recipe:
+    if asks_for_help(arguments):
         print(
             f"fcmae compare: {SUMMARY}.\n\n"
             f"  --shares LIST    per cents of the labels, default {DEFAULT_SHARES}\n"
             "  --against FILE   weights to compare with, instead of training from scratch\n\n"
             "All other settings are those of fcmae finetune: the recipe of both.\n"
         )
+    options, recipe = take_options(arguments, ("shares", "against"))
+    own = dict(options)
     config = parse(FinetuneConfig, recipe, prog="fcmae compare")
-    shares = yaml.safe_load(own.get("shares", DEFAULT_SHARES))
+    shares = read_value(own.get("shares", DEFAULT_SHARES), "--shares")
     shares = shares if isinstance(shares, list) else [shares]
     if any(isinstance(share, bool) or not isinstance(share, (int, float)) for share in shares):
         raise ConfigError(f"--shares: got {own['shares']!r}, expected numbers: {DEFAULT_SHARES}.")
@@ -46,22 +45,3 @@ def run(arguments: list[str]) -> int:
     finally:
         processes.close()
     return DONE
-
-
-def _split(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Take this command's own options out of the arguments."""
-    from fcmae.errors import ConfigError
-
-    own: dict[str, str] = {}
-    rest: list[str] = []
-    waiting = list(arguments)
-    while waiting:
-        word = waiting.pop(0)
-        name, has_value, text = word[2:].partition("=")
-        if not word.startswith("--") or name not in OPTIONS:
-            rest.append(word)
-            continue
-        if not has_value and not waiting:
-            raise ConfigError(f"command line: --{name} has no value.")
-        own[name] = text if has_value else waiting.pop(0)
-    return own, rest

@@ -9,7 +9,6 @@ SUMMARY = "turn weights into another layout: timm, the authors' three, Hugging F
 
 def run(arguments: list[str]) -> None:
     """Convert one file and print how equal the result is."""
-    from fcmae.weights.files import convert_file
     from fcmae.weights.formats import FORMAT_NAMES
 
     formats = ", ".join(FORMAT_NAMES)
@@ -28,6 +27,9 @@ def run(arguments: list[str]) -> None:
         "note is then added; kept in the metadata.",
     )
     parsed = parse_arguments(parser, arguments)
+
+    from fcmae.weights.files import convert_file
+
     told = convert_file(
         parsed.input,
         parsed.output,

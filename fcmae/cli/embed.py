@@ -15,13 +15,6 @@ SUMMARY = "write the features of images to an .npz file with their file names"
 
 def run(arguments: list[str]) -> None:
     """Write `features` [N, D] float32, `files` [N], `skipped_files`, and `labels`, `classes`."""
-    from fcmae.data import open_images
-    from fcmae.data.accounting import account_sentence
-    from fcmae.errors import ConfigError
-    from fcmae.evaluation import evaluation_loader, extract_features
-    from fcmae.training.processes import choose_device
-    from fcmae.weights.trained import load_described_encoder
-
     parser = new_parser("embed", SUMMARY)
     parser.add_argument("source", help="Folder of a pretraining run, or a file of weights.")
     parser.add_argument("images", nargs="+", help="Images, folders, lists of paths, or elpv.")
@@ -37,6 +30,14 @@ def run(arguments: list[str]) -> None:
         parser.add_argument(f"--{name}", type=kind, help=about)
     add_reading_options(parser)
     parsed = parse_arguments(parser, arguments)
+
+    from fcmae.data import open_images
+    from fcmae.data.accounting import account_sentence
+    from fcmae.errors import ConfigError
+    from fcmae.evaluation import evaluation_loader, extract_features
+    from fcmae.training.processes import choose_device
+    from fcmae.weights.trained import load_described_encoder
+
     images = open_images(parsed.images, parsed.label, where="IMAGES")
     if images.accounting is not None:
         print(account_sentence(images.accounting, used=len(images)))

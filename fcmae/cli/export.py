@@ -11,14 +11,14 @@ SUMMARY = "write the encoder or classifier of a run for timm, Hugging Face, ONNX
 
 def run(arguments: list[str]) -> None:
     """Export and print what was written, how equal it is, and the line that loads it."""
-    from fcmae.errors import ConfigError
-    from fcmae.runs.folder import RunFolder
-    from fcmae.weights.export import FORMATS, export, find_format
-    from fcmae.weights.trained import load_trained
-
     parser = new_parser("export", SUMMARY)
     parser.add_argument("run", help="Folder of a run, of pretraining or fine-tuning.")
-    parser.add_argument("--to", type=str, default="timm", help=f"One of {', '.join(FORMATS)}.")
+    parser.add_argument(
+        "--to",
+        type=str,
+        default="timm",
+        help="One of timm, huggingface, onnx, authors-dense, authors-sparse, authors-fcmae.",
+    )
     parser.add_argument(
         "--output", type=str, help="File or folder; default RUN/export/encoder..., or classifier..."
     )
@@ -29,6 +29,12 @@ def run(arguments: list[str]) -> None:
         help="Licence or origin of the images, kept in the file's metadata.",
     )
     parsed = parse_arguments(parser, arguments)
+
+    from fcmae.errors import ConfigError
+    from fcmae.runs.folder import RunFolder
+    from fcmae.weights.export import export, find_format
+    from fcmae.weights.trained import load_trained
+
     chosen = find_format(parsed.to)
     model, fcmae, info = load_trained(parsed.run, parsed.origin)
     if chosen.takes_decoder and fcmae is None:

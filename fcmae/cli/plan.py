@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 SUMMARY = "measure the time and memory that a pretraining will take, and advise"
 
 
 def run(arguments: list[str]) -> None:
     """Take the settings of `fcmae pretrain`, measure some steps, and print the plan."""
+    from fcmae.errors import remark
     from fcmae.settings.pretrain import PretrainConfig
     from fcmae.settings.reading import parse
 
@@ -16,8 +15,4 @@ def run(arguments: list[str]) -> None:
 
     from fcmae.machine.plan import make_plan, report
 
-    print(report(make_plan(config, say=_say)))
-
-
-def _say(sentence: str) -> None:
-    print(f"fcmae: {sentence}", file=sys.stderr, flush=True)
+    print(report(make_plan(config, say=remark)))

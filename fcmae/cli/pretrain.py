@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,14 @@ SUMMARY = "pretrain an encoder on your images, or continue a run"
 def run(arguments: list[str]) -> int:
     """Parse the settings, pretrain, and print the command that comes next."""
     from fcmae.errors import DONE, INTERRUPTED
-    from fcmae.pretraining.task import pretrain
     from fcmae.settings.pretrain import PretrainConfig
     from fcmae.settings.reading import parse
-    from fcmae.training.processes import is_main_process, processes_of_node
 
     config = parse(PretrainConfig, arguments, prog="fcmae pretrain")
+
+    from fcmae.pretraining.task import pretrain
+    from fcmae.training.processes import is_main_process, processes_of_node
+
     _tell_of_readers(config.data.workers * processes_of_node())
     signal = pretrain(config)
     if is_main_process():
@@ -37,14 +38,13 @@ def run(arguments: list[str]) -> int:
 
 def _tell_of_readers(readers: int) -> None:
     """Say when this machine's readers of images are more than its cores."""
+    from fcmae.errors import remark
     from fcmae.machine.hardware import num_cores
-    from fcmae.training.processes import is_main_process
 
-    if readers > num_cores() and is_main_process():
-        print(
-            f"fcmae: data.workers: {readers} readers of this machine share {num_cores()} cores; "
-            "fcmae plan tells how many pay.",
-            file=sys.stderr,
+    if readers > num_cores():
+        remark(
+            f"data.workers: {readers} readers of this machine share {num_cores()} cores; "
+            "fcmae plan tells how many pay."
         )
 
 
@@ -81,8 +81,8 @@ def next_command(config: PretrainConfig, arguments: list[str]) -> str:
 
 
 def _names(config_file: str, weights: str) -> bool:
-    import yaml
+    from fcmae.settings.files import read_yaml
 
-    settings = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
+    settings = read_yaml(config_file, "--config")
     named = settings.get("model", {}).get("weights")
     return named is not None and Path(named) in (Path(weights), Path(weights).parent.parent)

@@ -9,6 +9,16 @@ SUMMARY = "kNN and linear probe: pretrained, untrained and raw pixels side by si
 
 def run(arguments: list[str]) -> None:
     """Print balanced accuracies over several label draws and what they allow to say."""
+    parser = new_parser("probe", SUMMARY)
+    parser.add_argument("run", help="Folder of a pretraining run.")
+    parser.add_argument("data", help="Folder of class folders, or elpv.")
+    parser.add_argument("--label", type=str, help="Label of elpv: type or defect.")
+    parser.add_argument("--labels", type=int, default=200, help="Labelled images per draw.")
+    parser.add_argument("--draws", type=int, default=5, help="Draws of labelled images, 3 or more.")
+    parser.add_argument("--seed", type=int, default=0, help="Which images are drawn.")
+    add_reading_options(parser)
+    parsed = parse_arguments(parser, arguments)
+
     from fcmae.data import open_images
     from fcmae.data.splits import with_labels
     from fcmae.evaluation import (
@@ -24,15 +34,6 @@ def run(arguments: list[str]) -> None:
     from fcmae.training.processes import choose_device
     from fcmae.weights.info import EncoderInfo
 
-    parser = new_parser("probe", SUMMARY)
-    parser.add_argument("run", help="Folder of a pretraining run.")
-    parser.add_argument("data", help="Folder of class folders, or elpv.")
-    parser.add_argument("--label", type=str, help="Label of elpv: type or defect.")
-    parser.add_argument("--labels", type=int, default=200, help="Labelled images per draw.")
-    parser.add_argument("--draws", type=int, default=5, help="Draws of labelled images, 3 or more.")
-    parser.add_argument("--seed", type=int, default=0, help="Which images are drawn.")
-    add_reading_options(parser)
-    parsed = parse_arguments(parser, arguments)
     check_draws(parsed.labels, parsed.draws)
     images = open_images(parsed.data, parsed.label, where="DATA")
     images = with_labels(images, "DATA", parsed.data)

@@ -12,6 +12,17 @@ ROWS = 6  # images in one PNG
 
 def run(arguments: list[str]) -> None:
     """Draw PNG grids and print where they are."""
+    parser = new_parser("reconstruct", SUMMARY)
+    parser.add_argument("run", help="Folder of a pretraining run.")
+    parser.add_argument("images", nargs="+", help="Images, folders, or elpv.")
+    parser.add_argument("--output", type=str, help="Folder; default RUN/reconstructions.")
+    parser.add_argument("--mask.ratio", type=float, help="Share to hide; default as in the run.")
+    parser.add_argument("--seed", type=int, default=0, help="Which patches are hidden.")
+    parser.add_argument("--limit", type=int, default=48, help="Largest number of images drawn.")
+    add_reading_options(parser)
+    parser.set_defaults({"batch_size": ROWS})
+    parsed = parse_arguments(parser, arguments)
+
     import torch
 
     from fcmae.data import open_images, sample_seed
@@ -24,16 +35,6 @@ def run(arguments: list[str]) -> None:
     from fcmae.training.processes import choose_device
     from fcmae.weights.info import EncoderInfo
 
-    parser = new_parser("reconstruct", SUMMARY)
-    parser.add_argument("run", help="Folder of a pretraining run.")
-    parser.add_argument("images", nargs="+", help="Images, folders, or elpv.")
-    parser.add_argument("--output", type=str, help="Folder; default RUN/reconstructions.")
-    parser.add_argument("--mask.ratio", type=float, help="Share to hide; default as in the run.")
-    parser.add_argument("--seed", type=int, default=0, help="Which patches are hidden.")
-    parser.add_argument("--limit", type=int, default=48, help="Largest number of images drawn.")
-    add_reading_options(parser)
-    parser.set_defaults({"batch_size": ROWS})
-    parsed = parse_arguments(parser, arguments)
     if parsed.limit < 1:
         raise ConfigError(f"--limit: got {parsed.limit}, expected 1 or more.")
     images = open_images(parsed.images, where="IMAGES")

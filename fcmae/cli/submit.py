@@ -17,18 +17,22 @@ USAGE = (
 
 def run(arguments: list[str]) -> int:
     """Check the settings of job and command, and queue the job."""
-    from fcmae.settings.reading import parse
+    from fcmae.settings.reading import asks_for_help, parse, take_options
     from fcmae.settings.submit import SubmitConfig
-    from fcmae.studies.submission import Job, submit
 
     command, arguments = (arguments or ["--help"])[0], arguments[1:]
-    if command in ("-h", "--help"):
+    if asks_for_help([command]):
         print(USAGE)
         parse(SubmitConfig, ["--help"], prog="fcmae submit COMMAND")
-    mine, others = split(arguments)
+    config_class = _config_class(command)
+    options, others = take_options(arguments, ("executor", "slurm."))
+    mine = [f"--slurm.{name.removeprefix('slurm.')}={text}" for name, text in options]
     slurm = parse(SubmitConfig, mine, prog="fcmae submit").slurm
-    work, config_class, check = _command(command)
     config = parse(config_class, others, prog=f"fcmae {command}")
+
+    from fcmae.studies.submission import Job, submit
+
+    work, check = _work_and_check(command)
     check(config)
     job = submit(Job(work, others), slurm, config.run.dir)
     print(f"job {job.job_id} is queued; it trains in {config.run.dir} and writes to:")
@@ -38,33 +42,24 @@ def run(arguments: list[str]) -> int:
     return DONE
 
 
-def split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return the words of the job (--slurm.X, --executor) and those of the command."""
-    mine: list[str] = []
-    others: list[str] = []
-    chosen = others
-    for word in arguments:
-        name, equals, value = word.partition("=")
-        if word.startswith("--"):
-            chosen = mine if name.startswith("--slurm.") or name == "--executor" else others
-        chosen.append(f"--slurm.executor{equals}{value}" if name == "--executor" else word)
-    return mine, others
+def _config_class(command: str) -> type[Any]:
+    from fcmae.settings.finetune import FinetuneConfig
+    from fcmae.settings.pretrain import PretrainConfig
+
+    classes: dict[str, type[Any]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+    if command not in classes:
+        raise ConfigError(f"fcmae submit: got {command!r}, expected pretrain or finetune.")
+    return classes[command]
 
 
-def _command(
-    name: str,
-) -> tuple[Callable[[list[str]], int], type[Any], Callable[[Any], None]]:
-    """Return what a command runs, the class of its settings, and what checks them on their own."""
-    if name == "pretrain":
+def _work_and_check(command: str) -> tuple[Callable[[list[str]], int], Callable[[Any], None]]:
+    """Return what a command runs, and what checks its settings on their own."""
+    if command == "pretrain":
         from fcmae.cli import pretrain
         from fcmae.pretraining import task as pretraining
-        from fcmae.settings.pretrain import PretrainConfig
 
-        return pretrain.run, PretrainConfig, pretraining.check
-    if name == "finetune":
-        from fcmae.cli import finetune
-        from fcmae.finetuning import setup as finetuning
-        from fcmae.settings.finetune import FinetuneConfig
+        return pretrain.run, pretraining.check
+    from fcmae.cli import finetune
+    from fcmae.finetuning import setup as finetuning
 
-        return finetune.run, FinetuneConfig, finetuning.check
-    raise ConfigError(f"fcmae submit: got {name!r}, expected pretrain or finetune.")
+    return finetune.run, finetuning.check

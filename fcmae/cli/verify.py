@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from sparse.encoder import GrnScope
@@ -25,53 +25,36 @@ RUN                the folder of a pretraining: its weights, with GRN's redrawn 
 
 def run(arguments: list[str]) -> int:
     """Verify, print the table, and return 1 if a claim fails."""
-    if "-h" in arguments or "--help" in arguments:
-        print(_HELP)
-        return 0
-
     from fcmae.errors import DONE, FAILED, ConfigError
     from fcmae.settings.pretrain import PretrainConfig
-    from fcmae.settings.reading import parse
-    from fcmae.verification.subjects import verify_config, verify_run
+    from fcmae.settings.ranges import require
+    from fcmae.settings.reading import asks_for_help, parse, take_options
 
-    run_dir, scope, as_json, settings = _split(arguments)
-    if run_dir is not None:
-        if settings:
-            raise ConfigError(
-                f"fcmae verify: got {settings[0]!r} beside the run {run_dir!r}, which says itself "
-                "what its model is; leave one of them out."
-            )
-        certificate = verify_run(run_dir, scope)
-    else:
-        has_config = any(s == "--config" or s.startswith("--config=") for s in settings)
+    if asks_for_help(arguments):
+        print(_HELP)
+        return DONE
+    options, settings = take_options(arguments, ("grn-scope", "json"), flags=("json",))
+    own = dict(options)
+    scope, as_json = own.get("grn-scope"), "json" in own
+    require(scope in (None, "image", "batch"), "--grn-scope", repr(scope), "image or batch")
+    run_dir = settings.pop(0) if settings and not settings[0].startswith("-") else None
+    if run_dir is not None and settings:
+        raise ConfigError(
+            f"fcmae verify: got {settings[0]!r} beside the run {run_dir!r}, which says itself "
+            "what its model is; leave one of them out."
+        )
+    if run_dir is None:
+        has_config = any(word.partition("=")[0] == "--config" for word in settings)
         scope_setting = ["--model.grn_scope", scope] if scope else []
         settings = ([] if has_config else _IRRELEVANT) + settings + scope_setting
-        certificate = verify_config(parse(PretrainConfig, settings, prog="fcmae verify"))
+        config = parse(PretrainConfig, settings, prog="fcmae verify")
+
+    from fcmae.verification.subjects import verify_config, verify_run
+
+    certificate = (
+        verify_config(config)
+        if run_dir is None
+        else verify_run(run_dir, cast("GrnScope | None", scope))
+    )
     print(json.dumps(certificate.to_plain(), indent=2) if as_json else certificate.to_text())
     return DONE if certificate.holds else FAILED
-
-
-def _split(arguments: list[str]) -> tuple[str | None, GrnScope | None, bool, list[str]]:
-    """Return the run folder, the GRN scope, whether JSON is wanted, and the settings."""
-    from typing import get_args
-
-    from fcmae.errors import ConfigError
-    from sparse.encoder import GrnScope
-
-    rest = list(arguments)
-    as_json = "--json" in rest
-    rest = [argument for argument in rest if argument != "--json"]
-    run_dir = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    given = None
-    for position, argument in enumerate(rest):
-        name, _, value = argument.partition("=")
-        if name == "--grn-scope":
-            given = value or "".join(rest[position + 1 : position + 2])
-            del rest[position : position + (1 if value else 2)]
-            break
-    for scope in get_args(GrnScope):
-        if given == scope:
-            return run_dir, scope, as_json, rest
-    if given is not None:
-        raise ConfigError(f"--grn-scope: got {given!r}, expected image or batch.")
-    return run_dir, None, as_json, rest

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-
 from fcmae.errors import ConfigError
+from fcmae.settings.files import Plain, read_value, read_yaml
 from fcmae.settings.ranges import (
     InnerShare,
     NonNegativeInt,
     PositiveInt,
     at_least,
     check_ranges,
+    hints_of,
     require,
 )
-from fcmae.settings.reading import from_plain, parse
+from fcmae.settings.reading import (
+    COMMAND_LINE,
+    Layers,
+    asks_for_help,
+    from_plain,
+    parse,
+    unknown_setting,
+)
+from fcmae.settings.sections import EITHER_OR
 from fcmae.settings.submit import SlurmConfig, SubmitConfig
 
-Plain = dict[str, Any]
 FREE = ("base", "finetune", "grid")  # sections that hold settings of runs
 OWN = ("run", "evaluate", "slurm")
 EXAMPLE = "--grid '{mask.ratio: [0.4, 0.6], train.seed: [0, 1]}'"
@@ -119,53 +124,42 @@ def parse_ablation(arguments: list[str]) -> Ablation:
         ConfigError: a file that cannot be read, an unknown name (with near names), a wrong type,
             a value that cannot be, an empty grid, or one without seeds.
     """
-    if "--help" in arguments or "-h" in arguments:
+    if asks_for_help(arguments):
         parse(AblationConfig, ["--help"], prog="fcmae ablate")
-    plain: Plain = {}
-    for option, text in _options(arguments):
-        if option == "config":
-            _merge(plain, _read_file(text, "--config"))
-            continue
-        option = "run.jobs" if option == "jobs" else option
-        section, *names = option.split(".")
-        expected = 2 if section in ("base", "finetune") else 1
-        if section == "grid" and not names:
-            plain["grid"] = _value(text)
-        elif section in (*OWN, *FREE) and (len(names) == expected or option == "base.config"):
-            value: Any = _value(text)
-            for name in reversed(names):
-                value = {name: value}
-            _merge(plain, {section: value})
-        else:
-            raise _unknown("command line", option)
-    return read_ablation(plain, "command line")
+    layers = Layers(depth=2)
+    layers.add_arguments(arguments, _check_name, _check_sections, read_value, {"jobs": "run.jobs"})
+    return read_ablation(layers.plain, COMMAND_LINE)
 
 
 def read_ablation(plain: Plain, where: str) -> Ablation:
     """Return the ablation of nested dicts; raises ConfigError as `parse_ablation`."""
-    for section in plain:
-        if section not in (*OWN, *FREE):
-            raise _unknown(where, str(section))
+    _check_sections(plain, where)
     own = {section: plain[section] for section in OWN if section in plain}
     config = from_plain(AblationConfig, own, where=where)
-    base = _section(plain, "base", where)
+    layers = Layers(depth=1)
+    base = dict(plain.get("base", {}))
     if "config" in base:
-        merged = _read_file(str(base["config"]), "base.config")
-        merged.pop("run", None)
-        _merge(merged, {name: value for name, value in base.items() if name != "config"})
-        base = merged
-    if "run" in base:
+        path = str(base.pop("config"))
+        layers.add(read_yaml(path, "base.config") | {"run": {}}, f"file {path}")
+        del layers.plain["run"]
+    layers.add(base, "base run")
+    if "run" in layers.plain:
         raise ConfigError(f"{where}: base.run: each cell has a folder of its own; use --run.dir.")
     grid = _check_grid(plain.get("grid"))
-    finetune = _section(plain, "finetune", where)
-    return Ablation(config.run, config.evaluate, config.slurm, base, grid, finetune)
+    for name, values in grid.items():  # of two ways to say one thing, the grid's is the base's, too
+        section, _, leaf = name.partition(".")
+        if any(name in pair for pair in EITHER_OR) and layers.get(name) is None:
+            layers.add({section: {leaf: values[0]}}, "grid")
+    finetune = plain.get("finetune", {})
+    return Ablation(config.run, config.evaluate, config.slurm, layers.plain, grid, finetune)
 
 
-def _section(plain: Plain, name: str, where: str) -> Plain:
-    section = plain.get(name, {})
-    if not isinstance(section, dict):
-        raise ConfigError(f"{where}: {name}: got {section!r}, expected sections of settings.")
-    return section
+def _check_sections(plain: Plain, where: str) -> None:
+    for section, settings in plain.items():
+        if section not in (*OWN, *FREE):
+            raise _unknown(where, str(section))
+        if section in ("base", "finetune") and not isinstance(settings, dict):
+            raise ConfigError(f"{where}: {section}: got {settings!r}, expected settings.")
 
 
 def _check_grid(grid: Any) -> dict[str, list[Any]]:
@@ -190,72 +184,19 @@ def _check_grid(grid: Any) -> dict[str, list[Any]]:
     return {str(name): list(values) for name, values in grid.items()}
 
 
-def _options(arguments: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of `--name text` and `--name=text`."""
-    waiting = list(arguments)
-    while waiting:
-        word = waiting.pop(0)
-        if not word.startswith("--"):
-            raise ConfigError(
-                f"command line: unexpected {word!r}; expected --config FILE, --grid GRID, "
-                "--run.dir FOLDER or --base.SECTION.NAME VALUE."
-            )
-        name, has_value, text = word[2:].partition("=")
-        if not has_value:
-            if not waiting:
-                raise ConfigError(f"command line: --{name} has no value.")
-            text = waiting.pop(0)
-        yield name, text
-
-
-def _value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"command line: {text!r} is no value: {' '.join(str(error).split())}."
-        ) from error
-
-
-def _read_file(path: str, where: str) -> Plain:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{where}: {path!r} cannot be read ({error.strerror}); expected a YAML file of "
-            "settings, such as configs/ablation/mask_ratio.yaml."
-        ) from error
-    except (yaml.YAMLError, ValueError) as error:
-        first = " ".join(str(error).split())
-        raise ConfigError(f"{where}: {path!r} is not valid YAML: {first}.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where}: {path!r} holds no settings; expected sections such as base:.")
-    return content
-
-
-def _merge(onto: Plain, other: Plain) -> None:
-    """Overlay nested settings; a grid is replaced as a whole."""
-    for name, value in other.items():
-        if name != "grid" and isinstance(value, dict) and isinstance(onto.get(name), dict):
-            _merge(onto[name], value)
-        else:
-            onto[name] = value
+def _check_name(option: str) -> None:
+    """Raise ConfigError unless the command line may say `option`."""
+    section, *names = option.split(".")
+    expected = {"base": 2, "finetune": 2, "grid": 0}.get(section, 1)
+    if section not in (*OWN, *FREE) or (len(names) != expected and option != "base.config"):
+        raise _unknown(COMMAND_LINE, option)
 
 
 def _unknown(where: str, name: str) -> ConfigError:
-    fields = {"run": AblationRunConfig, "evaluate": AblationEvaluateConfig, "slurm": SlurmConfig}
-    known = [*FREE, "config", "jobs", *OWN, "base.config"]
-    known += [
-        f"{section}.{key}" for section, kind in fields.items() for key in kind.__annotations__
-    ]
-    near = difflib.get_close_matches(name, known, n=2)
+    known = [*FREE, *OWN, "base.config", "config", "jobs"]
+    for section, kind in hints_of(AblationConfig).items():
+        known += [f"{section}.{key}" for key in hints_of(kind)]
     section, dot, rest = name.partition(".")
-    if not near and dot:  # the section may be misspelt
-        sections = difflib.get_close_matches(section, (*FREE, *OWN), n=1)
-        near = [f"{found}.{rest}" for found in sections if found != section]
-    hint = (
-        f"Did you mean {' or '.join(near)}?"
-        if near
-        else ("Expected settings of base, grid, evaluate, finetune or run; --help lists them.")
-    )
-    return ConfigError(f"{where}: unknown setting {name!r}. {hint}")
+    for found in difflib.get_close_matches(section, (*FREE, *OWN), n=1) if dot else ():
+        known.append(f"{found}.{rest}")  # the section may be misspelt
+    return unknown_setting(where, name, {option for option in known if option != name})

@@ -1,4 +1,4 @@
-"""Command lines of the small subcommands: jsonargparse with errors of one sentence."""
+"""Command lines of the commands with few options: jsonargparse with errors of one sentence."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import re
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from fcmae.errors import ConfigError
-
-_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+from fcmae.settings.ranges import NonNegativeInt, PositiveInt, check_range, words_for
+from fcmae.settings.reading import key_and_value
 
 
 def new_parser(command: str, summary: str) -> ArgumentParser:
-    """Return an empty parser of `fcmae COMMAND`."""
+    """Return an empty parser of `fcmae COMMAND`, for a command with few options."""
     return ArgumentParser(
         prog=f"fcmae {command}", description=summary, exit_on_error=False, allow_abbrev=False
     )
@@ -36,26 +36,20 @@ def parse_arguments(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     try:
         parsed = parser.parse_args(arguments)
     except ArgumentError as error:
-        raise ConfigError(f"{parser.prog}: {_one_sentence(parser, str(error))}") from error
-    for name, lowest in (("workers", 0), ("batch_size", 1)):
-        value = parsed.get(name)
-        if isinstance(value, int) and value < lowest:
-            raise ConfigError(f"{parser.prog}: --{name}: got {value}, expected {lowest} or more.")
-    return parsed
-
-
-def _one_sentence(parser: ArgumentParser, message: str) -> str:
-    """Turn jsonargparse's message into: option, value given, what is expected."""
-    unknown = re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE)
-    if unknown:
+        message = str(error)
+        unknown = re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE)
         options = [name for action in parser._actions for name in action.option_strings]
-        near = difflib.get_close_matches(unknown[1].partition("=")[0], options, n=2)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "--help lists the options."
-        return f"unknown argument {unknown[1]!r}. {hint}"
-    key = re.search(r'key "([\w.]+)"', message)
-    expected = re.search(r"<class '(\w+)'>", message)
-    value = re.search(r"(?:Got value|Given value): (.*)\s*$", message)
-    if key and expected and value:
-        wanted = _TYPES.get(expected[1], expected[1])
-        return f"--{key[1]}: got {value[1]!r}, expected {wanted}."
-    return f"{' '.join(message.split())}."
+        if unknown:
+            near = difflib.get_close_matches(unknown[1].partition("=")[0], options, n=2)
+            hint = f"Did you mean {' or '.join(near)}?" if near else "--help lists the options."
+            message = f"unknown argument {unknown[1]!r}. {hint}"
+        key, value = key_and_value(message)
+        expected = re.search(r"<class '(\w+)'>", message)
+        if value is not None and expected:
+            kind = {"int": int, "float": float, "bool": bool}.get(expected[1], str)
+            message = f"--{key}: got {value!r}, expected {words_for(kind)}."
+        raise ConfigError(f"{parser.prog}: {' '.join(message.split()).rstrip('.')}.") from error
+    for name, numbers in (("workers", NonNegativeInt), ("batch_size", PositiveInt)):
+        if name in parsed:
+            check_range(f"{parser.prog}: --{name}", parsed[name], numbers)
+    return parsed

@@ -70,7 +70,7 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
 
 def check_ranges(settings: Any, prefix: str = "") -> None:
     """Raise ConfigError for the first number of a dataclass, or of its sections, out of range."""
-    for name, hint in hints_of(settings.__class__).items():
+    for name, hint in hints_of(type(settings)).items():
         value = getattr(settings, name)
         if dataclasses.is_dataclass(value):
             check_ranges(value, f"{prefix}{name}.")
@@ -90,10 +90,14 @@ def check_range(name: str, value: Any, hint: Any) -> None:
         require(fits, name, "null" if value is None else shown, words_for(hint))
 
 
+def hints_of(settings_class: Any, *, ranges: bool = True) -> dict[str, Any]:
+    """Return the annotation of each field of a dataclass, with its range or its type alone."""
+    return _hints(settings_class, ranges)
+
+
 @functools.cache
-def hints_of(settings_class: type) -> dict[str, Any]:
-    """Return the annotation of each field of a dataclass, ranges included."""
-    return typing.get_type_hints(settings_class, include_extras=True)
+def _hints(settings_class: type, ranges: bool) -> dict[str, Any]:
+    return typing.get_type_hints(settings_class, include_extras=ranges)
 
 
 def words_for(hint: Any) -> str:

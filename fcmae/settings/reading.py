@@ -1,4 +1,4 @@
-"""Reads settings: YAML files and dotted overrides into frozen dataclasses, strictly.
+"""Reads settings: words of a command line and YAML files into frozen dataclasses, strictly.
 
 Unknown names, wrong types and values out of range become one ConfigError each.
 """
@@ -10,17 +10,22 @@ import difflib
 import functools
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from fcmae.errors import ConfigError
-from fcmae.settings.ranges import words_for
+from fcmae.errors import ConfigError, remark
+from fcmae.settings.files import Plain, read_yaml
+from fcmae.settings.ranges import hints_of, words_for
+from fcmae.settings.sections import EITHER_OR
 
 Config = TypeVar("Config")
+COMMAND_LINE = "command line"
+NULL = (None, "null")
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -30,12 +35,35 @@ def parse(config_class: type[Config], arguments: list[str], *, prog: str) -> Con
 
     Later arguments win over earlier ones. `--help` and `--print_config` print and exit.
 
+    Args:
+        config_class: a dataclass of sections, or of settings without sections.
+        arguments: words of a command line.
+        prog: how the command is called.
+
     Raises:
         ConfigError: a file that cannot be read, an unknown name (with near names), a wrong type,
             a missing setting, or a value that the dataclass refuses.
     """
-    _check_arguments(config_class, arguments)
-    return _read(config_class, prog, lambda parser: parser.parse_args(arguments))
+    if asks_for_help(arguments):
+        _parser(config_class, prog).parse_args(["--help"])
+    printing = [word for word in arguments if word.partition("=")[0] == "--print_config"]
+    prefix, known = _prefix(config_class), _names(config_class)
+
+    def check_name(name: str) -> None:
+        if name not in known:
+            options = [prefix + option for option in known]
+            raise unknown_setting(COMMAND_LINE, prefix + name, options)
+
+    layers = Layers(depth=1 if _sections(config_class) else 0)
+    layers.add_arguments(
+        [word for word in arguments if word not in printing],
+        check_name,
+        lambda content, path: _check_content(config_class, content, path),
+    )
+    if printing:
+        text = yaml.safe_dump(layers.plain)
+        _parser(config_class, prog).parse_args(["--config", text, *printing])
+    return _build(config_class, layers.plain, prog)
 
 
 def load(config_class: type[Config], path: Path | str) -> Config:
@@ -49,11 +77,11 @@ def from_plain(config_class: type[Config], settings: Any, *, where: str) -> Conf
     Raises:
         ConfigError: as `parse`; an unknown name is told with `where`, the origin of the settings.
     """
-    _check_content(settings, where, _sections(config_class))
-    return _read(config_class, "fcmae", lambda parser: parser.parse_object(settings))
+    _check_content(config_class, settings, where)
+    return _build(config_class, settings, "fcmae")
 
 
-def to_plain(config: Any) -> dict[str, Any]:
+def to_plain(config: Any) -> Plain:
     """Return nested dicts and lists of plain values, as YAML and checkpoints hold them."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
@@ -71,7 +99,7 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
 
 
-def forbidden_changes(saved: dict[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
+def forbidden_changes(saved: Plain, config: Any) -> dict[str, tuple[Any, Any]]:
     """Return {"section.name": (saved, new)} of what a run in the folder of `saved` must not change.
 
     Fields marked MAY_CHANGE may differ. A setting that `saved`, of an earlier version, does not
@@ -89,97 +117,142 @@ def forbidden_changes(saved: dict[str, Any], config: Any) -> dict[str, tuple[Any
     return found
 
 
-@functools.cache  # building one costs a tenth of a second, and a grid has many cells
-def _parser(config_class: type, prog: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=prog, description=config_class.__doc__, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings.")
-    parser.add_class_arguments(config_class)
-    return parser
+def asks_for_help(arguments: list[str]) -> bool:
+    """Whether a command line has -h or --help."""
+    return not {"-h", "--help"}.isdisjoint(arguments)
 
 
-def _read(
-    config_class: type[Config], prog: str, parse_with: Callable[[ArgumentParser], Any]
-) -> Config:
-    """Let `parse_with` use the parser of a config class, and build the dataclasses."""
-    parser = _parser(config_class, prog)  # type: ignore[arg-type]  # a class can be hashed
-    # Named instantiate_classes before jsonargparse 4.49, and deprecated under that name since.
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    try:
-        settings = parse_with(parser)
-        _check_nulls(config_class, settings)
-        parsed = instantiate(settings)
-    except ArgumentError as error:
-        raise ConfigError(_one_sentence(config_class, str(error))) from error
-    return config_class(**{name: parsed[name] for name in _sections(config_class)})
+def take_options(
+    arguments: Sequence[str],
+    names: Collection[str] | None = None,
+    *,
+    flags: Collection[str] = (),
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return (name, text) of the options `--name text` and `--name=text`, and the other words.
+
+    Args:
+        arguments: words of a command line.
+        names: the options to take, "slurm." for all that begin so; None takes every option.
+        flags: options without a value; their text is "".
+
+    Raises:
+        ConfigError: an option without its value.
+    """
+    own: list[tuple[str, str]] = []
+    rest: list[str] = []
+    waiting, starts = list(arguments), tuple(name for name in names or () if name.endswith("."))
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, text = word.removeprefix("--").partition("=")
+        is_own = names is None or name in names or name.startswith(starts)
+        if not (word.startswith("--") and is_own):
+            rest.append(word)
+            continue
+        if not equals and name not in flags:
+            if not waiting or waiting[0].startswith("--"):
+                raise ConfigError(f"{COMMAND_LINE}: --{name} has no value.")
+            text = waiting.pop(0)
+        own.append((name, text))
+    return own, rest
 
 
-def _check_nulls(config_class: type, settings: Any) -> None:
-    """Raise ConfigError for a null that the type does not allow: jsonargparse lets them pass."""
-    for section, section_class in typing.get_type_hints(config_class).items():
-        for name, hint in typing.get_type_hints(section_class).items():
-            values = settings.get(section)
-            is_null = values is not None and values.get(name) is None
-            if is_null and type(None) not in typing.get_args(hint):
-                raise ConfigError(f"{section}.{name}: got null, expected {words_for(hint)}.")
+class Layers:
+    """Plain settings of several sources: what a later one says replaces what an earlier one said.
 
+    Of two settings that say one thing in two ways (EITHER_OR), the later source's replaces the
+    earlier's, which is told on stderr; a source that says both is left to the checks.
 
-def _sections(config_class: type) -> dict[str, set[str]]:
-    """Return {section: names of its settings}."""
-    hints = typing.get_type_hints(config_class)
-    return {
-        field.name: {inner.name for inner in dataclasses.fields(hints[field.name])}
-        for field in dataclasses.fields(config_class)
-    }
+    Attributes:
+        plain: nested dicts, `depth` levels of sections above the settings.
+    """
 
+    def __init__(self, depth: int) -> None:
+        self.plain: Plain = {}
+        self._depth = depth
+        self._origins: dict[str, str] = {}
 
-def _check_arguments(config_class: type, arguments: list[str]) -> None:
-    """Check the spelling of every setting before jsonargparse sees it: it knows no near names."""
-    sections = _sections(config_class)
-    known = {f"{section}.{name}" for section, names in sections.items() for name in names}
-    options = known | {"config", "help", "print_config"}
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, _, value = argument[2:].partition("=")
-            if name.rstrip("+") not in options:
-                raise _unknown("command line", name, known)
-            if name == "config":
-                following = arguments[position + 1 : position + 2]
-                for path in [value] if value else following:
-                    _check_file(path, sections)
+    def add_arguments(
+        self,
+        arguments: list[str],
+        check_name: Callable[[str], None],
+        check_file: Callable[[Plain, str], None],
+        value_of: Callable[[str], Any] = str,
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Add what a command line says, and the files that its --config name, in their order.
 
-
-def _check_file(path: str, sections: dict[str, set[str]]) -> None:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"--config: {path!r} cannot be read ({error.strerror}); expected a YAML file of "
-            "settings, such as configs/quickstart.yaml."
-        ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        first = " ".join(str(error).split())
-        raise ConfigError(f"--config: {path!r} is not valid YAML: {first}.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"--config: {path!r} holds no settings; expected sections such as data:.")
-    _check_content(content, path, sections)
-
-
-def _check_content(content: dict[Any, Any], where: str, sections: dict[str, set[str]]) -> None:
-    known = {f"{section}.{name}" for section, names in sections.items() for name in names}
-    for section, settings in content.items():
-        if section not in sections:
-            raise _unknown(where, str(section), known | set(sections))
-        if not isinstance(settings, dict):
+        Args:
+            arguments: its words; `--name+ text` appends to a list.
+            check_name: raises ConfigError for an option that is none.
+            check_file: raises ConfigError for the content of a file, given with its path.
+            value_of: turns the text of an option into its value.
+            aliases: {short name: setting}.
+        """
+        options, rest = take_options(arguments)
+        if rest:
             raise ConfigError(
-                f"{where}: {section}: got {settings!r}, expected settings such as "
-                f"{section}.{sorted(sections[section])[0]}."
+                f"{COMMAND_LINE}: unexpected {rest[0]!r}; expected --config FILE or "
+                "--SECTION.NAME VALUE."
             )
-        for name in settings:
-            if name not in sections[section]:
-                raise _unknown(where, f"{section}.{name}", known)
+        for given, text in options:
+            name = aliases.get(given, given)
+            if name == "config":
+                content = read_yaml(text, "--config")
+                check_file(content, text)
+                self.add(content, f"file {text}")
+                continue
+            check_name(name.rstrip("+"))
+            value = value_of(text)
+            if name.endswith("+"):
+                before = self.get(name.rstrip("+"))
+                several = before if isinstance(before, list) else [before]
+                value = [*(several if before is not None else []), value]
+            for part in reversed(name.rstrip("+").split(".")):
+                value = {part: value}
+            self.add(value, COMMAND_LINE)
+
+    def add(self, plain: Plain, origin: str) -> None:
+        """Lay nested settings of one source over the others."""
+        self._lay(self.plain, plain, origin, [])
+
+    def get(self, name: str) -> Any:
+        """Return a setting, or None where nobody says it."""
+        value: Any = self.plain
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    def _lay(self, onto: Plain, plain: Plain, origin: str, above: list[str]) -> None:
+        for name, value in plain.items():
+            if isinstance(value, dict) and len(above) < self._depth and [*above, name] != ["grid"]:
+                if not isinstance(onto.get(name), dict):
+                    onto[name] = {}
+                self._lay(onto[name], value, origin, [*above, str(name)])
+            else:
+                path = ".".join([*above, str(name)])
+                self._replace_other(onto, path, value, origin)
+                onto[name] = value
+                self._origins[path] = origin
+
+    def _replace_other(self, onto: Plain, path: str, value: Any, origin: str) -> None:
+        """Remove what another source said in another way."""
+        for pair in EITHER_OR:
+            for mine, other in (pair, pair[::-1]):
+                if path != mine and not path.endswith(f".{mine}"):
+                    continue
+                path_of_other = path.removesuffix(mine) + other
+                leaf = other.rpartition(".")[2]
+                source = self._origins.get(path_of_other)
+                if value in NULL or onto.get(leaf) in NULL or source == origin:
+                    continue
+                remark(
+                    f"{path} {value} of the {origin} replaces {path_of_other} "
+                    f"{onto.pop(leaf)} of the {source}."
+                )
 
 
-def _unknown(where: str, name: str, known: set[str]) -> ConfigError:
+def unknown_setting(where: str, name: str, known: Collection[str]) -> ConfigError:
+    """Return the error for a name that is no setting, with near names among `known`."""
     near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
     if not near:  # perhaps the section is wrong, or missing
         leaf = name.rpartition(".")[2]
@@ -188,15 +261,92 @@ def _unknown(where: str, name: str, known: set[str]) -> ConfigError:
     return ConfigError(f"{where}: unknown setting {name!r}. {hint}")
 
 
+def _parser(config_class: Any, prog: str) -> ArgumentParser:
+    return _new_config_parser(config_class, prog)
+
+
+@functools.cache  # building one costs a tenth of a second, and a grid has many cells
+def _new_config_parser(config_class: type, prog: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, description=config_class.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings.")
+    parser.add_class_arguments(config_class)
+    return parser
+
+
+def _build(config_class: type[Config], plain: Plain, prog: str) -> Config:
+    """Give plain settings their types, and build the dataclasses."""
+    parser = _parser(config_class, prog)
+    # Named instantiate_classes before jsonargparse 4.49, and deprecated under that name since.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    try:
+        settings = parser.parse_object(plain)
+        _check_nulls(config_class, settings, _prefix(config_class))
+        parsed = instantiate(settings)
+    except ArgumentError as error:
+        raise ConfigError(_one_sentence(config_class, str(error))) from error
+    return config_class(**{name: parsed[name] for name in hints_of(config_class)})
+
+
+def _check_nulls(config_class: type, settings: Any, prefix: str) -> None:
+    """Raise ConfigError for a null that the type does not allow: jsonargparse lets them pass."""
+    for name, hint in hints_of(config_class, ranges=False).items():
+        value = settings.get(name)
+        if dataclasses.is_dataclass(hint):
+            _check_nulls(hint, value, f"{name}.")  # type: ignore[arg-type]  # a class
+        elif value is None and type(None) not in typing.get_args(hint):
+            raise ConfigError(f"{prefix}{name}: got null, expected {words_for(hint)}.")
+
+
+def _sections(config_class: type) -> dict[str, list[str]]:
+    """Return {section: names of its settings}; {} of a dataclass without sections."""
+    hints = hints_of(config_class)
+    return {n: list(hints_of(kind)) for n, kind in hints.items() if dataclasses.is_dataclass(kind)}
+
+
+def _names(config_class: type) -> list[str]:
+    """Return every setting as the command line spells it after its two dashes."""
+    sections = _sections(config_class)
+    inner = [f"{section}.{name}" for section, names in sections.items() for name in names]
+    return inner or list(hints_of(config_class))
+
+
+def _prefix(config_class: type) -> str:
+    """Return what messages put before a name; settings without sections are spelt as options."""
+    return "" if _sections(config_class) else "--"
+
+
+def _check_content(config_class: type, content: Plain, where: str) -> None:
+    """Raise ConfigError for a section or a setting of nested dicts that the class has not."""
+    sections, known = _sections(config_class), _names(config_class)
+    for section, settings in content.items():
+        if section not in (sections or known):
+            raise unknown_setting(where, str(section), [*known, *sections])
+        if sections and not isinstance(settings, dict):
+            raise ConfigError(
+                f"{where}: {section}: got {settings!r}, expected settings such as "
+                f"{section}.{min(sections[section])}."
+            )
+        for name in settings if sections else ():
+            if name not in sections[section]:
+                raise unknown_setting(where, f"{section}.{name}", known)
+
+
 def _one_sentence(config_class: type, message: str) -> str:
     """Turn jsonargparse's message into: setting, value given, what is expected."""
     missing = re.search(r"arguments? (?:is|are) required: (.*)", message)
     if missing:
         return f"{missing[1]}: not given, expected on the command line or in the --config file."
+    key, value = key_and_value(message)
+    hint: Any = config_class
+    for part in key.split("."):
+        hint = hints_of(hint, ranges=False).get(part) if dataclasses.is_dataclass(hint) else None
+    if value is None or hint is None or dataclasses.is_dataclass(hint):
+        return f"{' '.join(message.split())}"
+    return f"{_prefix(config_class)}{key}: got {value!r}, expected {words_for(hint)}."
+
+
+def key_and_value(message: str) -> tuple[str, str | None]:
+    """Return which setting a message of jsonargparse is about, and the value that it refuses."""
     key = re.search(r'key "([\w.]+)"', message)
     value = re.search(r"(?:Got value|Given value): (.*)\s*$", message)
-    if key and "." in key[1] and value:
-        section, _, name = key[1].partition(".")
-        hints = typing.get_type_hints(typing.get_type_hints(config_class)[section])
-        return f"{key[1]}: got {value[1]!r}, expected {words_for(hints[name])}."
-    return " ".join(message.split())
+    return (key[1] if key else ""), (value[1] if value else None)

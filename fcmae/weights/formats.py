@@ -10,11 +10,12 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
 
 from sparse.backends.authors_layout import BLOCK_NAMES as SPARSE_BLOCK_TO_TIMM
+
+if TYPE_CHECKING:  # torch takes seconds to load, and help needs the names alone
+    from torch import Tensor
 
 Shape = tuple[int, ...]
 Value = TypeVar("Value")

@@ -8,7 +8,15 @@ import pytest
 
 from fcmae.errors import ConfigError
 from fcmae.settings.pretrain import PretrainConfig
-from fcmae.settings.reading import forbidden_changes, from_plain, load, parse, to_plain, to_yaml
+from fcmae.settings.reading import (
+    forbidden_changes,
+    from_plain,
+    load,
+    parse,
+    take_options,
+    to_plain,
+    to_yaml,
+)
 
 MINIMAL = ["--run.dir", "runs/a", "--data.path", "photos", "--train.steps", "3"]
 
@@ -88,6 +96,121 @@ def test_a_missing_setting_is_named() -> None:
         parse(PretrainConfig, ["--run.dir", "a", "--train.steps", "1"], prog="fcmae")
 
 
+def test_options_of_one_command_are_taken_out_of_anothers() -> None:
+    words = "RUN --config a.yaml --slurm.nodes 2 --train.steps=4 --json --executor local"
+    names = ("slurm.", "executor", "json")
+    taken = take_options([*words.split(), "--slurm.hours=-3"], names, flags=("json",))
+    own = [("slurm.nodes", "2"), ("json", ""), ("executor", "local"), ("slurm.hours", "-3")]
+    assert taken == (own, ["RUN", "--config", "a.yaml", "--train.steps=4"])
+    for short in (["--executor"], ["--executor", "--json"]):
+        with pytest.raises(ConfigError, match=r"^command line: --executor has no value\.$"):
+            take_options(short, ("executor",))
+
+
+def write(file: Path, text: str) -> str:
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "kept", "told"),
+    [
+        (
+            "train: {epochs: 800}",
+            "--config FILE --train.steps 20",
+            {"train.steps": 20, "train.epochs": None},
+            "train.steps 20 of the command line replaces train.epochs 800 of the file FILE.",
+        ),
+        (
+            "train: {steps: 9}",
+            "--config FILE --train.epochs=0.5",
+            {"train.steps": None, "train.epochs": 0.5},
+            "train.epochs 0.5 of the command line replaces train.steps 9 of the file FILE.",
+        ),
+        (
+            "train: {epochs: 2}",
+            "--train.steps 20 --config FILE",
+            {"train.steps": None, "train.epochs": 2},
+            "train.epochs 2 of the file FILE replaces train.steps 20 of the command line.",
+        ),
+        (
+            "train: {steps: 9}\noptim: {warmup_epochs: 1}",
+            "--config FILE --optim.warmup_steps 3",
+            {"optim.warmup_steps": 3, "optim.warmup_epochs": None},
+            "optim.warmup_steps 3 of the command line replaces optim.warmup_epochs 1 of the "
+            "file FILE.",
+        ),
+        ("train: {steps: 9}", "--config FILE --train.epochs null", {"train.steps": 9}, None),
+        ("train: {steps: 9}", "--config FILE --train.steps 8", {"train.steps": 8}, None),
+    ],
+)
+def test_a_later_source_replaces_what_an_earlier_one_says_in_another_way(
+    file: str,
+    words: str,
+    kept: dict[str, object],
+    told: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = write(tmp_path / "a.yaml", file)
+    given = ["--run.dir", "a", "--data.path", "b", *words.replace("FILE", path).split()]
+    config = to_plain(parse(PretrainConfig, given, prog="fcmae"))
+    found = {name: config[name.split(".")[0]][name.split(".")[1]] for name in kept}
+    assert found == kept
+    expected = "" if told is None else f"fcmae: {told.replace('FILE', path)}\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_the_first_of_several_processes_tells_what_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.yaml", "train: {epochs: 3}")
+    monkeypatch.setenv("RANK", "1")
+    assert parse_minimal("--config", path, "--train.steps", "3").train.steps == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_a_contradiction_within_one_source_stays_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "train: {epochs: 3, steps: 4}")
+    base = ["--run.dir", "a", "--data.path", "b", "--config", path]
+    with pytest.raises(ConfigError, match=r"got 4 and 3\.0, expected exactly one of them"):
+        parse(PretrainConfig, base, prog="fcmae")
+    with pytest.raises(ConfigError, match=r"got 1 and 2\.0, expected exactly one of them"):
+        parse(PretrainConfig, [*base, "--train.steps=1", "--train.epochs=2"], prog="fcmae")
+
+
+def test_a_list_grows_by_options_with_a_plus() -> None:
+    config = parse_minimal("--data.path+", "more", "--data.path+=last")
+    assert config.data.path == ["photos", "more", "last"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"train:\n steps: 3\n seed: 1\n steps: 4\n", "steps stands in line 2 and again in line 4"),
+        (b"data: {path: x}\nmask: {}\ndata: {}\n", "data stands in line 1 and again in line 3"),
+        ("train: {steps: 3}".encode("utf-16"), "is written in UTF-16, expected UTF-8; save it as"),
+        ("train: {steps: 3}".encode("utf-16-be"), "is written in UTF-16, expected UTF-8"),
+        ("train: {steps: 3}".encode("utf-32"), "is written in UTF-32, expected UTF-8"),
+        (b"a: 1\nrun: {dir: caf\xe9}", r"is not UTF-8 \(byte 0xe9 in line 2; Latin-1, perhaps\)"),
+    ],
+)  # fmt: skip
+def test_a_file_that_would_be_misread_is_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_minimal("--config", str(tmp_path / "a.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_with_a_byte_order_mark_and_a_date_for_a_name_is_read(tmp_path: Path) -> None:
+    text = "run: {dir: 2024-01-01}\ndata: {path: caf\u00e9}\ntrain: {steps: 1}\n"
+    (tmp_path / "a.yaml").write_bytes(text.encode("utf-8-sig"))
+    config = load(PretrainConfig, tmp_path / "a.yaml")
+    assert (config.run.dir, config.data.path) == ("2024-01-01", "caf\u00e9")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -113,7 +236,7 @@ def test_wrong_files_are_refused_in_one_sentence(
 def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read \(No such file"):
         parse_minimal("--config", str(tmp_path / "absent.yaml"))
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    (tmp_path / "binary.yaml").write_bytes(b"\x01\x02\x03")
     with pytest.raises(ConfigError, match="is not valid YAML"):
         parse_minimal("--config", str(tmp_path / "binary.yaml"))
 

@@ -160,9 +160,28 @@ def test_the_base_run_may_come_from_a_file_of_pretraining(tmp_path: Path, labell
     assert str(tmp_path) in cell.config.run.dir
 
 
+def test_lengths_said_in_another_way_are_replaced_and_told(
+    tmp_path: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pretrain.yaml"
+    file.write_text("train: {epochs: 7}\noptim: {warmup_epochs: 1, warmup_steps: null}\n")
+    words = ["--base.config", str(file), "--base.optim.warmup_steps", "1"]
+    grid = "{train.epochs: [1, 2], train.seed: [0]}"
+    asked = ablation(tmp_path / "a", labelled, *words, grid=grid)
+    assert capsys.readouterr().err.splitlines() == [
+        f"fcmae: train.steps 2 of the base run replaces train.epochs 7 of the file {file}.",
+        "fcmae: optim.warmup_steps 1 of the base run replaces optim.warmup_epochs 1 of the file "
+        f"{file}.",
+        "fcmae: train.epochs 1 of the grid replaces train.steps 2 of the base run.",
+    ]
+    config = build_cells(asked, open_split(asked))[0].config
+    assert (config.train.epochs, config.train.steps, config.optim.warmup_steps) == (1.0, None, 1)
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
+        ("{mask.ratio: [0.5], train.seed: [0], mask.ratio: [0.1]}", "is no value: mask.ratio stan"),
         ("{}", "grid: it is empty"),
         ("[1]", "grid: got .*, expected settings and their values"),
         ("{mask.ratio: [], train.seed: [0]}", "grid: mask.ratio: got .*, expected a list of one"),

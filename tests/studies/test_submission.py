@@ -16,21 +16,11 @@ from real_runs import assert_same_run, pretrain_arguments, run_together, without
 
 from fcmae.__main__ import main
 from fcmae.cli import pretrain
-from fcmae.cli.submit import split
 from fcmae.errors import DONE, MISTAKE
 from fcmae.settings.submit import SlurmConfig
 from fcmae.studies.submission import Job, submit
 
 pytest.importorskip("submitit", reason="the extra slurm is not installed")
-
-
-def test_words_of_the_job_and_of_the_command_are_told_apart() -> None:
-    words = "--config a.yaml --slurm.nodes 2 --train.steps=4 --executor local --slurm.hours=3"
-    assert split(words.split()) == (
-        ["--slurm.nodes", "2", "--slurm.executor", "local", "--slurm.hours=3"],
-        ["--config", "a.yaml", "--train.steps=4"],
-    )
-    assert split(["--executor=local"]) == (["--slurm.executor=local"], [])
 
 
 @pytest.mark.parametrize(

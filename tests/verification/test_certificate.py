@@ -336,7 +336,7 @@ def test_exit_status_is_1_when_a_claim_fails(
     ("arguments", "message"),
     [
         (["--grn-scope", "patch"], "--grn-scope: got 'patch', expected image or batch"),
-        (["--grn-scope"], "--grn-scope: got '', expected image or batch"),
+        (["--grn-scope"], "command line: --grn-scope has no value"),
         (["nowhere"], "'nowhere' is no folder"),
         (["run", "--mask.ratio", "0.5"], "got '--mask.ratio' beside the run 'run'"),
         (["--mask.rato", "0.5"], "unknown setting 'mask.rato'. Did you mean mask.ratio"),

@@ -1,0 +1,94 @@
+"""YAML as settings are written in it: read strictly, and refused in one sentence."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fcmae.errors import ConfigError
+
+Plain = dict[str, Any]
+MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # begins as UTF-16 does
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would keep the last; a date is a text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own attribute
+        first: [(tag, form) for tag, form in forms if not tag.endswith(":timestamp")]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise yaml.YAMLError(
+                        f"{key.value} stands in line {lines[key.value]} and again in line {line}, "
+                        "keep one of them"
+                    )
+                lines[key.value] = line
+        return node
+
+
+def read_yaml(path: str, where: str) -> Plain:
+    """Return what a YAML file of settings holds.
+
+    Raises:
+        ConfigError: told with `where`, the option that names the file: it cannot be read, is in
+            another encoding than UTF-8, is no YAML, has a key twice, or holds no settings.
+    """
+    try:
+        content = yaml.load(_decode(Path(path).read_bytes()), _Loader)  # a safe one
+    except OSError as error:
+        raise ConfigError(
+            f"{where}: {path!r} cannot be read ({error.strerror}); expected a YAML file of "
+            "settings, such as those in configs/."
+        ) from error
+    except UnicodeError as error:
+        raise ConfigError(f"{where}: {path!r} {error}; save it as UTF-8.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {path!r} is not valid YAML: {_line(error)}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{where}: {path!r} holds no settings; expected sections such as data: or base:."
+        )
+    return content
+
+
+def read_value(text: str, where: str = "command line") -> Any:
+    """Return the value that a text of YAML spells; raises ConfigError, told with `where`."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {text!r} is no value: {_line(error)}.") from error
+
+
+def _decode(raw: bytes) -> str:
+    name = next((MARKS[mark] for mark in MARKS if raw.startswith(mark)), None)
+    if name is None and b"\0" in raw[:2]:
+        name = "UTF-16"
+    if name is not None:
+        raise UnicodeError(f"is written in {name}, expected UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UnicodeError(
+            f"is not UTF-8 (byte 0x{raw[error.start]:02x} in line {line}; Latin-1, perhaps)"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,77 @@
+"""Answers that need no computation come at once: help and mistakes load neither torch nor timm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fcmae.cli import COMMANDS
+from fcmae.errors import DONE, MISTAKE
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"torch", "timm", "torchvision", "numpy", "scipy", "sklearn", "matplotlib", "PIL"}
+MOST_MODULES = 700  # torch alone brings a thousand
+SCRIPT = """
+import json, sys
+from fcmae.__main__ import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as left:
+    status = left.code or 0
+print("\\n" + json.dumps([status, sorted(sys.modules)]))
+"""
+
+
+def modules_of(*arguments: str) -> tuple[int, set[str], str]:
+    """Return the exit status of a command, the modules that it loaded, and its stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    status, modules = json.loads(done.stdout.splitlines()[-1])
+    return status, set(modules), done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_answers_without_what_takes_seconds_to_load(command: str) -> None:
+    status, modules, _ = modules_of(command, "--help")
+    assert status == DONE
+    assert modules & HEAVY == set()
+    assert len(modules) < MOST_MODULES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("pretrain --modle.name x", "unknown setting 'modle.name'. Did you mean model.name"),
+        ("pretrain --run.dir a --data.path b --train.steps 0", "train.steps: got 0, expected 1"),
+        ("plan --data.path", "--data.path has no value"),
+        ("finetune --config absent.yaml", "cannot be read"),
+        ("submit pretrain --slurm.nods 2", "unknown setting 'slurm.nods'. Did you mean slurm.node"),
+        ("compare --shares [a] --train.steps many", "train.steps: got 'many', expected a whole"),
+        ("verify --mask.ratoi 0.5", "unknown setting 'mask.ratoi'. Did you mean mask.ratio"),
+        ("ablate --run.dir a --base.mask 3", "unknown setting 'base.mask'"),
+        ("bench --repeat 3", "unknown setting '--repeat'. Did you mean --repeats"),
+        ("probe run data --lables 3", "unknown argument '--lables'. Did you mean --labels"),
+        ("embed run data --output x.npz --workers -1", "--workers: got -1, expected 0 or more"),
+        ("reconstruct run", "images"),
+        ("report", "run"),
+        ("export run --tp onnx", "unknown argument '--tp'. Did you mean --to"),
+        ("convert a b --too timm", "--to"),
+    ],
+)
+def test_a_typing_error_is_told_without_what_takes_seconds_to_load(
+    arguments: str, message: str
+) -> None:
+    status, modules, told = modules_of(*arguments.split())
+    assert status == MISTAKE
+    assert message in told
+    assert len(told.splitlines()) == 1
+    assert modules & HEAVY == set()
