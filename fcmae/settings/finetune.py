@@ -184,12 +184,6 @@ class FinetuneConfig(TaskConfig):
             "an even number, since mixup and cutmix pair the images of a batch",
         )
         require(
-            evaluate.every_epochs is None or evaluate.every_steps is None,
-            "evaluate.every_epochs, evaluate.every_steps",
-            f"{evaluate.every_epochs} and {evaluate.every_steps}",
-            "at most one of them",
-        )
-        require(
             not self.compare.scratch or self.model.weights is not None,
             "model.weights",
             "null with compare.scratch true",

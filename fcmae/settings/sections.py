@@ -176,19 +176,13 @@ class TaskConfig:
     def __post_init__(self) -> None:
         """Raise ConfigError for a value outside its range or a contradictory pair."""
         check_ranges(self)
-        data, train, optim = self.data, self.train, self.optim
-        require(
-            (train.steps is None) != (train.epochs is None),
-            "train.steps, train.epochs",
-            f"{train.steps} and {train.epochs}",
-            "exactly one of them",
-        )
-        require(
-            optim.warmup_epochs is None or optim.warmup_steps is None,
-            "optim.warmup_epochs, optim.warmup_steps",
-            f"{optim.warmup_epochs} and {optim.warmup_steps}",
-            "at most one of them",
-        )
+        data = self.data
+        for names in EITHER_OR:
+            section, leaves = names[0].partition(".")[0], [name.partition(".")[2] for name in names]
+            given = [getattr(getattr(self, section), leaf, None) for leaf in leaves]
+            least, number = (1, "exactly one") if section == "train" else (0, "at most one")
+            fits = least <= len(given) - given.count(None) <= 1
+            require(fits, ", ".join(names), "{} and {}".format(*given), f"{number} of them")
         require(
             (data.mean is None) == (data.std is None),
             "data.mean, data.std",

@@ -162,7 +162,7 @@ def config_with(**sections: Any) -> FinetuneConfig:
         ),
         (
             {"evaluate": {"every_epochs": 1, "every_steps": 10}},
-            r"evaluate.every_epochs, evaluate.every_steps: got 1 and 10, expected at most one",
+            r"evaluate.every_steps, evaluate.every_epochs: got 10 and 1, expected at most one",
         ),
         (
             {"evaluate": {"every_steps": 0}},
