@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 from fcmae.cli import COMMANDS
@@ -41,12 +42,12 @@ def run_command(name: str, arguments: list[str]) -> int:
     # images, then makes training on a CPU ten times slower. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    return status_of(lambda: import_module(COMMANDS[name]).run(arguments))
+    return status_of(lambda: _command(name)[0](arguments))
 
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {_summary(name)}" for name in COMMANDS]
+    lines = [f"  {name:<{width}}  {_command(name)[1]}" for name in COMMANDS]
     return "\n".join(
         [
             "usage: fcmae COMMAND [--config FILE] [--section.setting VALUE ...]",
@@ -60,8 +61,12 @@ def _usage() -> str:
     )
 
 
-def _summary(name: str) -> str:
-    return str(import_module(COMMANDS[name]).SUMMARY)
+def _command(name: str) -> tuple[Callable[[list[str]], int | None], str]:
+    """Return what a subcommand runs, and what it is for."""
+    module, _, function = COMMANDS[name].partition(":")
+    loaded = import_module(module)
+    summary = f"{function.upper()}_SUMMARY" if function else "SUMMARY"
+    return getattr(loaded, function or "run"), getattr(loaded, summary)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The subcommands of the console, one thin file each: read arguments, call, print."""
+"""The subcommands of the console, thin files: read arguments, call, print."""
 
-# Imported only when asked for: torch takes seconds to load.
+# {command: MODULE, whose `run` is called, or MODULE:FUNCTION}, imported only when asked for.
 COMMANDS = {
     "pretrain": "fcmae.cli.pretrain",
-    "plan": "fcmae.cli.plan",
+    "plan": "fcmae.cli.pretrain:plan",
     "finetune": "fcmae.cli.finetune",
     "submit": "fcmae.cli.submit",
     "export": "fcmae.cli.export",
@@ -12,7 +12,7 @@ COMMANDS = {
     "probe": "fcmae.cli.probe",
     "compare": "fcmae.cli.compare",
     "ablate": "fcmae.cli.ablate",
-    "report": "fcmae.cli.report",
+    "report": "fcmae.cli.ablate:report",
     "convert": "fcmae.cli.convert",
     "verify": "fcmae.cli.verify",
     "bench": "fcmae.cli.bench",

@@ -1,8 +1,9 @@
-"""`fcmae ablate`: a grid of pretraining runs, each evaluated in the same way, and their report."""
+"""`fcmae ablate`: a grid of runs, each evaluated in the same way; `fcmae report`: pages of runs."""
 
 from __future__ import annotations
 
 SUMMARY = "pretrain over a grid of settings and seeds, evaluate, and write a report"
+REPORT_SUMMARY = "write report.html, .md and .csv of a run or an ablation"
 
 
 def run(arguments: list[str]) -> int:
@@ -32,6 +33,21 @@ def run(arguments: list[str]) -> int:
     for path in write_ablation_report(ablation.run.dir):
         print(path)
     return status
+
+
+def report(arguments: list[str]) -> None:
+    """Write the report of a run or an ablation, and print where it is."""
+    from fcmae.settings.arguments import new_parser, parse_arguments
+
+    parser = new_parser("report", REPORT_SUMMARY)
+    parser.add_argument("run", help="Folder of a pretraining run or of an ablation.")
+    parser.add_argument("--output", type=str, help="Folder of the report; default RUN.")
+    parsed = parse_arguments(parser, arguments)
+
+    from fcmae.reports.writing import write_report
+
+    for path in write_report(parsed.run, parsed.output):
+        print(path)
 
 
 def _say(sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""`fcmae pretrain`: pretrain an encoder on a folder of images."""
+"""`fcmae pretrain`, and `fcmae plan`, which says beforehand what it will take."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fcmae.settings.pretrain import PretrainConfig
 
 SUMMARY = "pretrain an encoder on your images, or continue a run"
+PLAN_SUMMARY = "measure the time and memory that a pretraining will take, and advise"
 
 
 def run(arguments: list[str]) -> int:
@@ -34,6 +35,19 @@ def run(arguments: list[str]) -> int:
                 + next_command(config, arguments)
             )
     return DONE if signal is None else INTERRUPTED
+
+
+def plan(arguments: list[str]) -> None:
+    """Take the settings of `fcmae pretrain`, measure some steps, and print the plan."""
+    from fcmae.errors import remark
+    from fcmae.settings.pretrain import PretrainConfig
+    from fcmae.settings.reading import parse
+
+    config = parse(PretrainConfig, arguments, prog="fcmae plan")
+
+    from fcmae.machine.plan import make_plan, report
+
+    print(report(make_plan(config, say=remark)))
 
 
 def _tell_of_readers(readers: int) -> None:

@@ -183,7 +183,8 @@ def tell_threads_after_closing() -> None:
 
 def import_all() -> None:
     """Import what a run imports, which takes seconds."""
-    for module in COMMANDS.values():
+    for command in COMMANDS.values():
+        module = command.partition(":")[0]
         import_module(module)
     for name in ("matplotlib.pyplot", "pytest", "sklearn.linear_model", "torch._dynamo"):
         import_module(name)
