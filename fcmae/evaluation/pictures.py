@@ -112,7 +112,7 @@ def draw_loss_curve(
     axes = figure.add_subplot()
     if steps:
         axes.plot(steps, values, color="#9bb7d9", linewidth=1, label="loss")
-        axes.plot(steps, _smooth(values), color="#1f4e8c", label="smoothed")
+        axes.plot(steps, smooth(values), color="#1f4e8c", label="smoothed")
     if normalize_targets:
         axes.axhline(1.0, color="#b03030", linestyle="--", label="predicting each patch's mean")
     axes.set_xlabel("step")
@@ -188,8 +188,11 @@ def _shorten(name: str, longest: int = 60) -> str:
     return printable if len(printable) <= longest else "..." + printable[3 - longest :]
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each value and its neighbours, as many before as behind."""
+def smooth(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the mean of each value and up to SMOOTHING_POINTS neighbours on either side.
+
+    Towards the ends there are as many before as behind, so that the curve stays where it is.
+    """
     places = np.arange(len(values))
     reach = np.minimum(np.minimum(places, places[::-1]), SMOOTHING_POINTS)
     total = np.cumsum(np.insert(values, 0, 0.0))

@@ -243,8 +243,9 @@ def _losses(found: AblationRecord) -> list[Block]:
     configs = [record.cell.config for record in found.records]
     is_normalized = {config.loss.normalize_targets for config in configs}
     level = (1.0, "each patch's mean") if is_normalized == {True} else None
-    data = figures.draw_lines(curves, y_name="training loss at hidden patches", level=level)
-    caption = "Training loss of every cell; line styles are seeds."
+    y_name = "training loss at hidden patches"
+    data = figures.draw_lines(curves, y_name=y_name, level=level, noisy=curves)
+    caption = f"Training loss of every cell; line styles are seeds. {figures.SMOOTHED}"
     if len({config.mask.ratio for config in configs}) > 1 or len(is_normalized) > 1:
         caption += (
             " Losses of different settings answer different questions: a higher mask ratio makes "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fcmae.evaluation import means
+from fcmae.evaluation.pictures import SMOOTHING_POINTS, smooth
 
 SIZE = (4.8, 3.3)  # inches; read at the width of a phone, too
 STYLE = {"font.size": 10, "svg.hashsalt": "fcmae", "axes.grid": True, "grid.alpha": 0.3}
 BASELINE = "#8a4b08"
 MOST_TICKS = 7  # beyond it matplotlib chooses rounder numbers
+SMOOTHED = f"Strong lines are means over {SMOOTHING_POINTS} neighbours on either side."
 GAP_PX = 4
 LARGEST_SIDE_PX = 160  # of one image
 
@@ -103,6 +105,7 @@ def draw_lines(
     *,
     y_name: str,
     level: tuple[float, str] | None = None,
+    noisy: Collection[str] = (),
 ) -> bytes:
     """Return an SVG of curves over the steps: {setting: (steps, values) of each seed}.
 
@@ -110,14 +113,17 @@ def draw_lines(
         curves: one colour per setting.
         y_name: title of the vertical axis.
         level: a horizontal line and its name.
+        noisy: settings whose values are drawn faintly, behind the means of neighbours.
     """
     figure, axes = _new()
     for colour, (name, seeds) in zip(colours(len(curves)), curves.items(), strict=True):
         for number, (steps, values) in enumerate(seeds):
             marker = "o" if len(steps) < 3 else None
+            if name in noisy:
+                axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
             axes.plot(
                 steps,
-                values,
+                smooth(values) if name in noisy else values,
                 color=colour,
                 linewidth=1.3,
                 linestyle=("-", "--", ":", "-.")[number % 4],

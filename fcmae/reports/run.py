@@ -46,7 +46,7 @@ def run_document(folder: Path | str) -> Document:
         f"Pretraining: {run.path.resolve().name}",
         lead,
         [
-            Section("In short", [Bullets(_in_short(config, lines, steps))] if lines else []),
+            Section("In short", [Bullets(_in_short(run, config, lines, steps))] if lines else []),
             Section("Loss", _loss(config, lines)),
             Section("Health without labels", _health(run, lines, steps)),
             Section("Scores of the frozen encoder", _scores(run)),
@@ -73,13 +73,18 @@ def run_csv(folder: Path | str) -> str:
     return stream.getvalue()
 
 
-def _in_short(config: Any, lines: list[dict[str, Any]], steps: int) -> list[str]:
+def _in_short(run: RunFolder, config: Any, lines: list[dict[str, Any]], steps: int) -> list[str]:
     batch = config.train.batch_size * config.train.accumulate
     flops = flops_per_image(config)
     said = []
-    losses = curve(lines, "loss")[1]
+    said += _scores_in_short(run)
+    losses = list(zip(*curve(lines, "loss"), strict=True))
     if losses:
-        said.append(f"Training loss {losses[-1]:.4f} at the end, {losses[0]:.4f} at the start.")
+        (end, last), (start, first) = _mean_loss(losses[::-1]), _mean_loss(losses)
+        said.append(
+            f"Training loss {end:.4f} (mean of the last {last:.0f} of {steps} steps), {start:.4f} "
+            f"at the start (mean of the first {first:.0f})."
+        )
     if config.loss.normalize_targets:
         said.append("A loss of 1.0 is that of predicting each hidden patch's mean.")
     if curve(lines, LOSS)[1]:
@@ -107,8 +112,10 @@ def _loss(config: Any, lines: list[dict[str, Any]]) -> list[Block]:
     if not curves:
         return []
     level = (1.0, "each patch's mean") if config.loss.normalize_targets else None
-    data = figures.draw_lines(curves, y_name="loss at hidden patches", level=level)
-    return [Picture("loss.svg", data, "Loss over the steps.")]
+    data = figures.draw_lines(
+        curves, y_name="loss at hidden patches", level=level, noisy=["training"]
+    )
+    return [Picture("loss.svg", data, f"Loss over the steps. {figures.SMOOTHED}")]
 
 
 def _health(run: RunFolder, lines: list[dict[str, Any]], steps: int) -> list[Block]:
@@ -129,22 +136,51 @@ def _health(run: RunFolder, lines: list[dict[str, Any]], steps: int) -> list[Blo
 
 
 def _scores(run: RunFolder) -> list[Block]:
-    path = run.path / "scores.txt"
-    if not path.is_file():
+    header, rows, notes = _read_scores(run)
+    return [Table(header, rows), Bullets(notes)] if rows else [Bullets(notes)] if notes else []
+
+
+def _scores_in_short(run: RunFolder) -> list[str]:
+    """Say what the encoder's frozen features score, and what they beat."""
+    (_, *methods), rows, notes = _read_scores(run)
+    if not rows:
         return []
-    text = path.read_text(encoding="utf-8", errors="replace").strip().split("\n")
-    header, *rest = text
-    names = header.split()
+    name, *cells = rows[0]
+    listed = ", ".join(f"{m} {cell} %" for m, cell in zip(methods, cells, strict=True))
+    claims = [note for note in notes if any(note.startswith(f"{m}: ") for m in methods)]
+    return [f"Balanced accuracy of frozen features, {name}: {listed}.", *claims]
+
+
+def _read_scores(run: RunFolder) -> tuple[list[str], list[list[str]], list[str]]:
+    """Return header and rows of the table in scores.txt, and the lines below it."""
+    path = run.path / "scores.txt"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    first, *rest = text.strip().split("\n")
+    header = ["features", *first.split()]
     rows: list[list[str]] = []
-    notes: list[str] = []
     for line in rest:
         cells = line.replace(" +- ", "+-").split("  ")
-        parts = [cell.strip().replace("+-", " +- ") for cell in cells if cell.strip()]
-        if len(parts) == len(names) + 1 and not notes:
-            rows.append(parts)
-        else:
-            notes.append(line)
-    return [Table(["features", *names], rows), Bullets(notes)] if rows else [Bullets(text)]
+        parts = [" ".join(cell.replace("+-", " +- ").split()) for cell in cells if cell.strip()]
+        if len(parts) != len(header):
+            break
+        rows.append(parts)
+    return header, rows, rest[len(rows) :] if rows else text.splitlines()
+
+
+def _mean_loss(losses: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return the mean over a twentieth of the run, from where the list begins, and its steps.
+
+    A line of metrics.jsonl holds the mean over the steps since the line before.
+    """
+    steps = [step for step, _ in losses]
+    is_backwards = steps[0] > steps[-1]
+    before = [*steps[1:], 0.0] if is_backwards else [0.0, *steps[:-1]]
+    total = covered = 0.0
+    for (step, loss), previous in zip(losses, before, strict=True):
+        total, covered = total + loss * (step - previous), covered + step - previous
+        if covered >= max(steps) / 20:
+            break
+    return total / covered, covered
 
 
 def _reconstructions(run: RunFolder) -> list[Block]:

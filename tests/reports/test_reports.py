@@ -230,18 +230,41 @@ def test_a_single_run_has_a_report(run_folder: Path, capsys: pytest.CaptureFixtu
     (run_folder / "scores.txt").write_text(
         "              kNN         linear\npretrained   80.0 +- 1.0   90.0 +- 2.0\n"
         "untrained    70.0 +- 1.0   75.0 +- 2.0\nBalanced accuracy in %.\n"
+        "kNN: pretrained beats untrained by 10.0 +- 1.5 points.\n"
     )
     assert main(["report", str(run_folder)]) == DONE
     listed = capsys.readouterr().out.split()
     assert listed == [str(run_folder / f"report.{suffix}") for suffix in ("html", "md", "csv")]
     text = (run_folder / "report.md").read_text()
     assert "convnextv2_atto, 7 steps" in text
+    assert (
+        "Training loss 0.9300 (mean of the last 1 of 7 steps), 0.9900 at the start (mean of the"
+        in text
+    )
     assert "1280 ms per step of 64 images" in text
+    in_short = text.partition("## In short")[2].partition("##")[0]
+    assert "frozen features, pretrained: kNN 80.0 +- 1.0 %, linear 90.0 +- 2.0 %" in in_short
+    assert "- kNN: pretrained beats untrained by 10.0 +- 1.5 points." in in_short
     assert "| pretrained | 80.0 +- 1.0 | 90.0 +- 2.0 |" in text
     assert "## Health without labels" not in text
     page = Page((run_folder / "report.html").read_text())
     assert page.open == []
     assert "step,loss,images_per_second" in (run_folder / "report.csv").read_text()
+
+
+def test_the_loss_of_a_report_is_a_mean_and_not_that_of_one_step(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    log = MetricsLog(tmp_path / "run", tensorboard=False)
+    for step, loss in ((1, 2.0), (10, 1.0), *((10 * n, 0.5) for n in range(2, 20)), (191, 9.0)):
+        log.log(step, {"loss": loss, "images_per_second": 50.0})
+    log.close()
+    assert main(["report", str(tmp_path / "run")]) == DONE
+    text = (tmp_path / "run" / "report.md").read_text()
+    # A line holds the mean since the one before: (1 x 9 + 10 x 0.5) / 11 and (1 x 2 + 9 x 1) / 10.
+    assert (
+        "1.2727 (mean of the last 11 of 191 steps), 1.1000 at the start (mean of the first 10)."
+        in text
+    )
 
 
 def test_health_appears_when_the_run_has_it(run_folder: Path) -> None:
