@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> None:
     from fcmae.errors import ConfigError
     from fcmae.evaluation import evaluation_loader, extract_features
     from fcmae.training.processes import choose_device
-    from fcmae.weights.trained import load_described_encoder
+    from fcmae.weights.sources import load_described_encoder
 
     images = open_images(parsed.images, parsed.label, where="IMAGES")
     if images.accounting is not None:

@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> None:
     from fcmae.model.autoencoder import create_model
     from fcmae.runs.loading import load_run
     from fcmae.training.processes import choose_device
-    from fcmae.weights.info import EncoderInfo
+    from fcmae.weights.encoder_info import EncoderInfo
 
     check_draws(parsed.labels, parsed.draws)
     images = open_images(parsed.data, parsed.label, where="DATA")

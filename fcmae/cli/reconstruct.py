@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
     from fcmae.runs.folder import RunFolder
     from fcmae.runs.loading import load_run
     from fcmae.training.processes import choose_device
-    from fcmae.weights.info import EncoderInfo
+    from fcmae.weights.encoder_info import EncoderInfo
 
     if parsed.limit < 1:
         raise ConfigError(f"--limit: got {parsed.limit}, expected 1 or more.")

@@ -20,7 +20,7 @@ from fcmae.data import (
     make_loader,
 )
 from fcmae.errors import DataError
-from fcmae.weights.info import EncoderInfo
+from fcmae.weights.encoder_info import EncoderInfo
 
 THUMBNAIL_SIDE_PX = 32
 

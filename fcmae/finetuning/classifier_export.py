@@ -16,7 +16,7 @@ from fcmae.finetuning.setup import create_reading, weights_metadata
 from fcmae.runs.durable import write_atomically
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.sections import image_height_width
-from fcmae.weights.info import EncoderInfo
+from fcmae.weights.encoder_info import EncoderInfo
 
 
 def float32_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.processes import Processes
-from fcmae.weights.reading import load_classifier
+from fcmae.weights.loading import load_classifier
 
 Problem = tuple[str, str]  # path and reason
 

@@ -19,8 +19,9 @@ from fcmae.model.backbones import create_backbone
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.sections import image_height_width
 from fcmae.training.optimization import lr_scale, parameter_groups
-from fcmae.weights.info import facts_of_run
-from fcmae.weights.reading import load_encoder, read_metadata, weights_file
+from fcmae.weights.encoder_info import facts_of_run
+from fcmae.weights.files import read_metadata
+from fcmae.weights.loading import load_encoder, weights_file
 
 HEAD_STD = 0.02  # timm's, before head_init_scale
 PRETRAINED_HEAD_SCALE = 0.001  # 2e-5, as the released code redraws the head

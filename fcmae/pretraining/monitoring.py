@@ -40,7 +40,8 @@ from fcmae.runs.durable import write_text
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.loop import TrainingLoop
-from fcmae.weights.export import export_run_encoder
+from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.export import export
 
 BATCH_IMAGES = 32  # of pictures and scores; bounds memory, changes no number
 
@@ -102,7 +103,8 @@ class Watch:
             lines = read_metrics(self._folder.metrics)
             self._run.say(f"held-out loss: {verdict(lines, self._run.total_steps)}")
         path = self._folder.export / "encoder.safetensors"
-        self._run.say(export_run_encoder(self._config, self._model, step, path))
+        info = EncoderInfo.of_run(self._config, self._model, step)
+        self._run.say(export(self._model.encoder, "timm", path, info))
         self._report_scores()
 
     def _choose_pictures(self, images: ImageList) -> tuple[Tensor, Tensor, list[str]] | None:

@@ -75,7 +75,7 @@ class Pretraining(Task):
     def __init__(self, config: PretrainConfig, images: ImageList) -> None:
         model = create_model(config)
         if config.model.init_from is not None:
-            from fcmae.weights.reading import load_encoder
+            from fcmae.weights.loading import load_encoder
 
             load_encoder(model.encoder, config.model.init_from)
         training, self._held_out = hold_out(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from fcmae.errors import ConfigError
 from fcmae.reports.ablation import ablation_csv, ablation_document
 from fcmae.reports.document import Document
@@ -14,7 +12,7 @@ from fcmae.reports.markdown import PICTURE_FOLDER, pictures_of, to_markdown
 from fcmae.reports.records import read_ablation_record
 from fcmae.reports.run import run_csv, run_document
 from fcmae.runs.durable import write_bytes, write_text
-from fcmae.runs.folder import RunFolder
+from fcmae.runs.loading import is_ablation
 
 
 def write_report(folder: Path | str, output: Path | str | None = None) -> list[Path]:
@@ -39,16 +37,6 @@ def write_ablation_report(folder: Path | str, output: Path | str | None = None) 
     """Write the report of an ablation; see `write_report`."""
     found = read_ablation_record(folder)
     return write_document(ablation_document(found), ablation_csv(found), Path(output or folder))
-
-
-def is_ablation(folder: Path | str) -> bool:
-    """Whether the folder's settings are those of an ablation."""
-    path = RunFolder(folder).config
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return False
-    return isinstance(plain, dict) and "grid" in plain
 
 
 def write_document(document: Document, table: str, folder: Path) -> list[Path]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
+
+import yaml
 
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.model.autoencoder import FCMAE, create_model
@@ -47,6 +50,25 @@ def load_run(run_dir: str | Path) -> LoadedRun:
             f"{folder.config} ({reason[:500]}); restore the config.yaml that the run was made with."
         ) from error
     return LoadedRun(config, model.eval(), step)
+
+
+def is_pretraining_run(folder: str | Path) -> bool:
+    """Whether the folder's settings are those of a pretraining run."""
+    return "mask" in _top_level(folder)
+
+
+def is_ablation(folder: str | Path) -> bool:
+    """Whether the folder's settings are those of an ablation."""
+    return "grid" in _top_level(folder)
+
+
+def _top_level(folder: str | Path) -> Collection[str]:
+    """Return the sections of config.yaml, none when it cannot be read."""
+    try:
+        plain = yaml.safe_load(RunFolder(folder).config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return ()
+    return plain if isinstance(plain, dict) else ()
 
 
 def load_run_config(run_dir: str | Path) -> PretrainConfig:

@@ -16,8 +16,8 @@ from fcmae.errors import BackendUnavailableError
 from fcmae.model.autoencoder import FCMAE
 from fcmae.verification import reference
 from fcmae.verification.certificate import Line
+from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export import export_timm
-from fcmae.weights.info import EncoderInfo
 from sparse import SparseConvNeXt
 from sparse.encoder import Backend, GrnScope
 

@@ -15,7 +15,7 @@ from fcmae.runs.loading import load_run
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification.certificate import Certificate
 from fcmae.verification.claims import Case, measure
-from fcmae.weights.info import EncoderInfo
+from fcmae.weights.encoder_info import EncoderInfo
 from sparse.encoder import GrnScope
 
 NUM_IMAGES = 2

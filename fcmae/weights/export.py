@@ -1,41 +1,192 @@
-"""Writes a pretrained encoder as a plain file that others load, and proves that it is the same."""
+"""Writes weights in any format, and nothing that has not proved to be the same model."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.model.autoencoder import FCMAE
 from fcmae.runs.durable import write_atomically
-from fcmae.settings.pretrain import PretrainConfig
-from fcmae.weights.export_layouts import (
-    export_authors_dense,
-    export_authors_fcmae,
-    export_authors_sparse,
-    export_huggingface,
-)
-from fcmae.weights.export_onnx import export_onnx
-from fcmae.weights.info import EncoderInfo
+from fcmae.runs.folder import RunFolder
+from fcmae.weights.conversion import State, left_out, read_weights, write_weights
+from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.files import SUFFIXES, load_state_dict_file, not_finite, save_state_dict_file
+from fcmae.weights.formats import FILE_NAMES, ONNX
+from fcmae.weights.proof import compare_models
+from fcmae.weights.sources import Source, open_source
 
 # Share of the largest output that a reloaded model may differ by; on one machine it is 0.
 TOLERANCE = 1e-5
 COMPARED_IMAGES = 2
 
 
-def export_run_encoder(config: PretrainConfig, model: FCMAE, step: int, path: Path) -> str:
-    """Write the encoder of a run for timm and return a sentence that says so; see `export_timm`."""
-    return export_timm(model.encoder, path, EncoderInfo.of_run(config, model, step))
+def convert_file(
+    source: Path | str,
+    target: Path | str | None = None,
+    *,
+    to: str,
+    from_format: str = "auto",
+    origin: str = "",
+) -> list[str]:
+    """Write what a user names in another format; return what to tell the user.
+
+    Args:
+        source: weights file, Hugging Face folder or run folder.
+        target: a file whose suffix says how to write it; for huggingface also a folder; None for
+            a name of its own in the run's export folder, or beside the file.
+        to: one of FILE_NAMES.
+        from_format: format, or `auto`.
+        origin: where the weights come from; a known origin adds its licence note. Both travel in
+            the metadata.
+
+    Raises:
+        ConfigError: an unknown format, or a file that cannot be written.
+        CheckpointError: unreadable or incomplete weights, or a result that is not the same model.
+        BackendUnavailableError: transformers or onnx is needed and not installed.
+    """
+    check_target(target, to)
+    found = open_source(source, from_format, origin)
+    path = Path(target) if target is not None else _default_target(Path(source), found, to)
+    told = [f"{source}: {found.layout} layout, {len(found.state)} tensors."]
+    if target is None and to == "timm" and path.is_file() and path.name.startswith("classifier"):
+        told.append(f"{path}: is a file of timm already, as fine-tuning wrote it.")
+    else:
+        told += write(found, to, path)
+    if to == "timm" and found.info is not None:
+        told.append(f"Load it with: {found.info.timm_call(path)}")
+    return told
 
 
-def export_timm(encoder: nn.Module, path: Path, info: EncoderInfo) -> str:
-    """Write the encoder as safetensors with metadata, and return a sentence that says so.
+def export(model: nn.Module, to: str, path: Path, info: EncoderInfo) -> str:
+    """Write a model and return what to tell the user; see `write`.
+
+    Args:
+        model: encoder or classifier of timm, or the whole FCMAE; on any device; not changed.
+        to: one of FILE_NAMES.
+        path: file or, for huggingface, folder.
+        info: what goes into the metadata.
+    """
+    check_target(path, to)
+    return "\n".join(write(Source.of_model(model, info), to, path, model))
+
+
+def write(source: Source, to: str, path: Path, model: nn.Module | None = None) -> list[str]:
+    """Write weights in a format after proving that the file is the same model.
+
+    Args:
+        source: weights and what is known of them.
+        to: one of FILE_NAMES.
+        path: file, or folder for huggingface; its folder is created; replaced as a whole.
+        model: of the weights, where it exists already.
+
+    Returns:
+        Sentences for the user: what was written, the proof, and what was left out.
+
+    Raises:
+        ConfigError: the file cannot be written there.
+        CheckpointError: a part is missing, or what was written is not the same model; nothing is
+            written then.
+        BackendUnavailableError: transformers or onnx is needed and not installed.
+    """
+    broken = not_finite(source.state)
+    if broken:
+        raise CheckpointError(
+            f"export: NaN or infinite values in {', '.join(broken)}; nothing was written. Look at "
+            "the run's loss, or use an earlier checkpoint."
+        )
+    has_decoder = source.layout in ("fcmae", "authors-fcmae")
+    if to != ONNX and not (to == "timm" and source.info is not None):
+        return write_converted(
+            source.state, source.layout, path, to, source.metadata, source.classes
+        )
+    metadata = {name: text for name, text in source.metadata.items() if name != "layout"}
+    encoder = source.build_model() if model is None or has_decoder else model
+    try:
+        if to == ONNX:
+            from fcmae.weights.export_onnx import export_onnx
+
+            size = None if source.info is None else source.info.image_size
+            told = [export_onnx(encoder, path, size, metadata)]
+        else:
+            assert source.info is not None
+            told = [export_timm(encoder, path, source.info, metadata)]
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return [*told, _left_out(["decoder."], to)] if has_decoder else told
+
+
+def write_converted(
+    state: State,
+    source: str,
+    target: Path,
+    to: str,
+    metadata: Mapping[str, str],
+    classes: Sequence[str] | None = None,
+) -> list[str]:
+    """Write weights in another layout after proving that the file is the same model.
+
+    Args:
+        state: tensor by name, in the layout `source`; finite.
+        source: format of `state`.
+        target: file, or folder for huggingface; its parent is created.
+        to: format to write.
+        metadata: texts to keep with the weights.
+        classes: names of the classifier's outputs, for huggingface.
+
+    Returns:
+        Sentences for the user: what was written, the proof, and what was left out.
+
+    Raises:
+        ConfigError: the file cannot be written there.
+        CheckpointError: a part is missing, or the result is not the same model; nothing is
+            written then.
+        BackendUnavailableError: transformers is needed and not installed.
+    """
+    weights = read_weights(state, source)
+    metadata = {**metadata, "layout": to}
+    proof = ""
+
+    def write(partial: Path) -> None:
+        nonlocal proof
+        converted = write_weights(weights, to)
+        save_state_dict_file(converted, partial, metadata, is_bare=to == "huggingface")
+        written = load_state_dict_file(partial)
+        back = read_weights(written, to).state
+        changed = [n for n, t in weights.state.items() if n in back and not torch.equal(t, back[n])]
+        if changed:
+            raise CheckpointError(
+                f"convert: {', '.join(changed)} differ after converting back; nothing was written."
+            )
+        proof = compare_models(state, source, written, to)
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_folder(target, to):
+            from fcmae.weights.export_huggingface import write_huggingface
+
+            prove = functools.partial(compare_models, state, source, to=to)
+            proof = write_huggingface(weights, target, metadata, classes, prove)
+        else:
+            write_atomically(target, write)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    told = [
+        f"{target}: written in the {to} layout; converted back it is the same bit for bit, and "
+        f"{proof}"
+    ]
+    rest = left_out(weights, to)
+    return [*told, _left_out(rest, to)] if rest else told
+
+
+def export_timm(
+    encoder: nn.Module, path: Path, info: EncoderInfo, metadata: Mapping[str, str] | None = None
+) -> str:
+    """Write the encoder with metadata, and return a sentence that says so.
 
     The file holds float32 weights under timm's names, with `head.norm`, which pretraining leaves
     at its start. Before it takes its place it is loaded into a fresh timm model, strictly, and
@@ -44,7 +195,8 @@ def export_timm(encoder: nn.Module, path: Path, info: EncoderInfo) -> str:
     Args:
         encoder: a dense timm ConvNeXt, with a classifier or without, on any device; not changed.
         path: the file; its folder is created; replaced as a whole.
-        info: what goes into the metadata.
+        info: how timm builds it.
+        metadata: texts to keep with the weights; by default those of `info`.
 
     Raises:
         CheckpointError: `info` describes another model, or the reloaded one differs; nothing is
@@ -56,10 +208,10 @@ def export_timm(encoder: nn.Module, path: Path, info: EncoderInfo) -> str:
 
     def write(partial: Path) -> None:
         nonlocal largest
-        save_file(weights, partial, metadata=info.to_metadata())
+        save_state_dict_file(weights, partial, metadata or info.to_metadata())
         reloaded = info.create_model(getattr(original, "num_classes", 0))
         try:
-            reloaded.load_state_dict(load_file(partial), strict=True)
+            reloaded.load_state_dict(load_state_dict_file(partial), strict=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:500]
             raise CheckpointError(
@@ -105,56 +257,41 @@ def _outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return features, model.forward_head(features)  # type: ignore[operator]
 
 
-@dataclass(frozen=True)
-class ExportFormat:
-    """One way to write an encoder, or a classifier.
-
-    Attributes:
-        write: of (model, path, info); checks its own result and returns what to print.
-        file_name: default name in the run's export folder, after `encoder` or `classifier`.
-        takes_decoder: whether `write` is given the whole FCMAE instead of its encoder.
-    """
-
-    write: Callable[[nn.Module, Path, EncoderInfo], str]
-    file_name: str
-    takes_decoder: bool = False
+def is_folder(target: Path | str, to: str) -> bool:
+    """Whether `target` stands for a Hugging Face folder rather than for a file."""
+    return to == "huggingface" and Path(target).suffix not in SUFFIXES
 
 
-FORMATS = {
-    "timm": ExportFormat(export_timm, ".safetensors"),
-    "huggingface": ExportFormat(export_huggingface, "-huggingface"),
-    "onnx": ExportFormat(export_onnx, ".onnx"),
-    "authors-dense": ExportFormat(export_authors_dense, "-authors-dense.pth"),
-    "authors-sparse": ExportFormat(export_authors_sparse, "-authors-sparse.pth"),
-    "authors-fcmae": ExportFormat(export_authors_fcmae, "-authors-fcmae.pth", takes_decoder=True),
-}
-
-
-def find_format(name: str) -> ExportFormat:
-    """Return one of FORMATS, or raise ConfigError that lists them."""
-    if name not in FORMATS:
-        raise ConfigError(f"--to: got {name!r}, expected one of {', '.join(FORMATS)}.")
-    return FORMATS[name]
-
-
-def export(model: nn.Module, format_name: str, path: Path, info: EncoderInfo) -> str:
-    """Write a model to `path` in one of FORMATS and return what to tell the user.
-
-    Args:
-        model: encoder or classifier of timm; the whole FCMAE where the format takes its decoder.
-        format_name: one of FORMATS.
-        path: file or, for huggingface, folder.
-        info: what goes into the metadata.
-
-    Raises:
-        ConfigError: unknown format, or the file cannot be written there.
-        CheckpointError: what was written is not the same model; nothing is left then.
-    """
-    chosen = find_format(format_name)
-    try:
-        return chosen.write(model, path, info)
-    except OSError as error:
-        reason = error.strerror or str(error)
+def check_target(target: Path | str | None, to: str) -> None:
+    """Raise ConfigError unless the format exists and the name says how to write it."""
+    if to not in FILE_NAMES:
+        raise ConfigError(f"--to: got {to!r}, expected one of {', '.join(FILE_NAMES)}.")
+    suffixes = (".onnx",) if to == ONNX else SUFFIXES
+    if target is not None and Path(target).suffix not in suffixes and not is_folder(target, to):
         raise ConfigError(
-            f"--output: {str(path)!r} cannot be written ({reason}); name another file."
-        ) from error
+            f"OUT: {str(target)!r} does not say how to write it; expected a name that ends in "
+            f"{', '.join(suffixes)}."
+        )
+
+
+def _default_target(source: Path, found: Source, to: str) -> Path:
+    if not source.is_dir():
+        return source.with_name(f"{source.stem}{FILE_NAMES[to]}")
+    kind = "encoder" if found.classes is None else "classifier"
+    return RunFolder(source).export / f"{kind}{FILE_NAMES[to]}"
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    reason = error.strerror or str(error)
+    return ConfigError(f"{path}: cannot be written ({reason}); name another file.")
+
+
+def _left_out(names: Sequence[str], to: str) -> str:
+    """Say which parts of a model the names of weights belong to."""
+    parts = {
+        "decoder.": "the decoder",
+        "head.norm.": "the trained norm before the classifier",
+        "head.fc.": "the classifier",
+    }
+    listed = [t for prefix, t in parts.items() if any(n.startswith(prefix) for n in names)]
+    return f"Left out, because {to} has no place for it: {', '.join(listed)}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 
 from fcmae.errors import BackendUnavailableError, CheckpointError
 from fcmae.runs.durable import write_files
-from fcmae.weights.info import EncoderInfo
 
 TOLERANCE = 1e-5  # share of the largest output; other kernels, other order of sums, float32
 OPSET = 18
+CELLS = 7  # on a side of the last feature map, where nobody says the size of the images
 CHECKED_BATCHES = (1, 3)  # neither is the batch that the model is traced with
 # Protocol buffers end at 2 GiB: weights of a larger model lie in a file beside.
 LARGEST_SINGLE_FILE = 1_900_000_000
@@ -36,7 +37,9 @@ class _Outputs(nn.Module):
         return (pooled,) if self.model.num_classes else (feature_map, pooled)
 
 
-def export_onnx(model: nn.Module, path: Path, info: EncoderInfo) -> str:
+def export_onnx(
+    model: nn.Module, path: Path, size: tuple[int, int] | None, metadata: Mapping[str, str]
+) -> str:
     """Write a timm ConvNeXt as ONNX with any batch size, and return a sentence that says so.
 
     The input `images` is [batch, channels, height, width] in float32, normalised as the metadata
@@ -46,7 +49,8 @@ def export_onnx(model: nn.Module, path: Path, info: EncoderInfo) -> str:
     Args:
         model: encoder or classifier, on any device; not changed.
         path: the file; replaced when ONNX Runtime has computed the same.
-        info: what goes into the metadata.
+        size: (height, width) of the input, px; None for 7 x 7 cells, which are 224 px.
+        metadata: texts to keep with the graph.
 
     Raises:
         BackendUnavailableError: onnx, onnxscript or onnxruntime is not installed.
@@ -56,6 +60,9 @@ def export_onnx(model: nn.Module, path: Path, info: EncoderInfo) -> str:
     assert isinstance(model, ConvNeXt)
     outputs = _Outputs(copy.deepcopy(model).cpu().float()).eval()
     num_bytes = sum(4 * weight.numel() for weight in outputs.parameters())
+    in_chans = model.stem[0].in_channels
+    height, width = size or (CELLS * _total_stride(model),) * 2
+    shape = (in_chans, height, width)
 
     def write(folder: Path) -> float:
         partial = folder / path.name  # the same name: the file of weights is known by it
@@ -63,7 +70,7 @@ def export_onnx(model: nn.Module, path: Path, info: EncoderInfo) -> str:
             warnings.simplefilter("ignore")  # the exporter's advice to its own developers
             torch.onnx.export(
                 outputs,
-                (torch.zeros(2, info.in_chans, *info.image_size),),
+                (torch.zeros(2, *shape),),
                 str(partial),
                 input_names=["images"],
                 output_names=outputs.names,
@@ -74,22 +81,22 @@ def export_onnx(model: nn.Module, path: Path, info: EncoderInfo) -> str:
                 verbose=False,
             )
         graph = onnx.load(partial, load_external_data=False)
-        onnx.helper.set_model_props(graph, info.to_metadata())
+        onnx.helper.set_model_props(graph, dict(metadata))
         onnx.save(graph, partial)
         onnx.checker.check_model(str(partial))
-        return _largest_difference(outputs, partial, info)
+        return _largest_difference(outputs, partial, shape)
 
     largest = write_files(path.parent, write)
     return (
-        f"{path}: written as ONNX (opset {OPSET}, input images [batch, {info.in_chans}, "
-        f"{info.image_size[0]}, {info.image_size[1]}], output {' and '.join(outputs.names)}); in "
+        f"{path}: written as ONNX (opset {OPSET}, input images [batch, {in_chans}, "
+        f"{height}, {width}], output {' and '.join(outputs.names)}); in "
         f"ONNX Runtime with batches of {CHECKED_BATCHES[0]} and {CHECKED_BATCHES[1]} random images "
         f"the largest difference is {largest:.1e} of the largest value."
     )
 
 
 @torch.no_grad()
-def _largest_difference(outputs: _Outputs, path: Path, info: EncoderInfo) -> float:
+def _largest_difference(outputs: _Outputs, path: Path, shape: tuple[int, int, int]) -> float:
     """Return the largest difference of any output as a share of its largest value."""
     import onnxruntime
 
@@ -97,7 +104,7 @@ def _largest_difference(outputs: _Outputs, path: Path, info: EncoderInfo) -> flo
     rng = torch.Generator().manual_seed(0)
     largest = 0.0
     for batch in CHECKED_BATCHES:
-        images = torch.randn(batch, info.in_chans, *info.image_size, generator=rng)
+        images = torch.randn(batch, *shape, generator=rng)
         found = session.run(outputs.names, {"images": images.numpy()})
         for name, expected, array in zip(outputs.names, outputs(images), found, strict=True):
             gap = float((expected - torch.from_numpy(array)).abs().max())
@@ -110,6 +117,11 @@ def _largest_difference(outputs: _Outputs, path: Path, info: EncoderInfo) -> flo
                 )
             largest = max(largest, gap / scale if scale else 0.0)
     return largest
+
+
+def _total_stride(model: ConvNeXt) -> int:
+    """Return the pixels per cell of the last feature map."""
+    return int(model.feature_info[-1]["reduction"])
 
 
 def _import_onnx() -> Any:

@@ -1,234 +1,184 @@
-"""Converts weights files, and writes nothing that has not proved to be the same model."""
+"""Weights files, whoever wrote them: tensors by name in and out, without ever running code.
+
+What the names mean is told in formats.py, and which model they fit in loading.py.
+"""
 
 from __future__ import annotations
 
-import functools
+import argparse
 import json
-from collections.abc import Mapping, Sequence
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
+import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from fcmae.errors import CheckpointError, ConfigError
-from fcmae.runs.checkpoints import CheckpointStore
-from fcmae.runs.durable import write_atomically
-from fcmae.runs.folder import RunFolder
-from fcmae.weights.conversion import (
-    State,
-    check_format,
-    detect,
-    left_out,
-    read_weights,
-    write_weights,
-)
-from fcmae.weights.proof import compare_models
-from fcmae.weights.reading import load_state_dict_file, read_metadata
+from fcmae.errors import CheckpointError
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# Licence notes of weights that others released, by the name that the user gives as origin.
-ORIGINS = {
-    "facebookresearch/convnext-v2": "weights released with ConvNeXt V2 "
-    "(facebookresearch/ConvNeXt-V2), licence CC-BY-NC 4.0: no commercial use",
-}
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # that can be written
+# Where training scripts keep the weights inside a checkpoint; averaged ones win, as in timm.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and DistributedDataParallel
+_COUNTERS = {"n_averaged"}  # beside the weights of torch's AveragedModel
+_FALSE_FILE = "expected a .safetensors file, or a .pth, .pt or .bin file of tensors"
+_SCALAR = np.float64(0).__reduce__()[0]  # how numpy pickles a number
+# Containers without code of their own: the authors' checkpoints hold their command line, others
+# numbers of numpy, such as the best accuracy.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # numpy before 2
+]
 
 
-class Source(NamedTuple):
-    """What was read: weights, and what is known beside them.
+def load_state_dict_file(path: Path | str) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by name, on the CPU; pickled code is never run.
 
-    Attributes:
-        state: tensor by name.
-        metadata: texts, as safetensors holds them.
-        classes: names of the classifier's outputs, if they are known.
-    """
-
-    state: State
-    metadata: dict[str, str]
-    classes: list[str] | None
-
-
-def convert_file(
-    source: Path | str,
-    target: Path | str,
-    *,
-    to: str,
-    from_format: str = "auto",
-    origin: str = "",
-) -> list[str]:
-    """Convert a weights file, a Hugging Face folder or a run folder; return what to tell the user.
-
-    Args:
-        source: file or folder.
-        target: a .safetensors, .pth, .pt or .bin file; for huggingface also a folder.
-        to: format, as in convert_state_dict.
-        from_format: format, or `auto`.
-        origin: where the weights come from; a known origin adds its licence note. Both travel in
-            the metadata.
+    The content decides what the file is. Wrappers such as {"model": ...}, prefixes that
+    DistributedDataParallel and torch.compile leave, and numbers beside the weights are taken off.
 
     Raises:
-        ConfigError: an unknown format, or a file name that cannot be written.
-        CheckpointError: unreadable or incomplete weights, or a result that is not the same model.
-        BackendUnavailableError: transformers is needed and not installed.
+        CheckpointError: missing, unreadable, empty, truncated, no weights, NaN or infinite
+            values, or a pickle that needs code.
     """
-    check_format(to, "--to")
-    if from_format != "auto":
-        check_format(from_format, "--from")
-    _check_target(Path(target), to)
-    found = read_source(Path(source))
+    path = Path(path)
     try:
-        format_name = detect(found.state)
-        if from_format not in ("auto", format_name):
-            raise CheckpointError(
-                f"has the names of the {format_name} layout, not of --from {from_format}; leave "
-                "--from out."
-            )
-        read_weights(found.state, format_name)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source}: {error}") from error
-    metadata = found.metadata | _origin(origin, found.metadata)
-    told = write_converted(
-        found.state, format_name, Path(target), to, metadata, classes=found.classes
-    )
-    return [f"{source}: {format_name} layout, {len(found.state)} tensors.", *told]
-
-
-def write_converted(
-    state: State,
-    source: str,
-    target: Path,
-    to: str,
-    metadata: Mapping[str, str],
-    classes: Sequence[str] | None = None,
-) -> list[str]:
-    """Write weights in another layout after proving that the file is the same model.
-
-    Args:
-        state: tensor by name, in the layout `source`.
-        source: format of `state`.
-        target: file, or folder for huggingface; its parent is created.
-        to: format to write.
-        metadata: texts to keep with the weights.
-        classes: names of the classifier's outputs, for huggingface.
-
-    Returns:
-        Sentences for the user: what was written, the proof, and what was left out.
-
-    Raises:
-        ConfigError: the file cannot be written there.
-        CheckpointError: a part is missing, or the result is not the same model; nothing is
-            written then.
-        BackendUnavailableError: transformers is needed and not installed.
-    """
-    weights = read_weights(state, source)
-    metadata = {**metadata, "layout": to}
-    proof = ""
-
-    def write(partial: Path) -> None:
-        nonlocal proof
-        _save(write_weights(weights, to), partial, to, metadata)
-        written = load_state_dict_file(partial)
-        back = read_weights(written, to).state
-        changed = [n for n, t in weights.state.items() if n in back and not torch.equal(t, back[n])]
-        if changed:
-            raise CheckpointError(
-                f"convert: {', '.join(changed)} differ after converting back; nothing was written."
-            )
-        proof = compare_models(state, source, written, to)
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if is_folder(target, to):
-            from fcmae.weights.export_huggingface import write_huggingface
-
-            prove = functools.partial(compare_models, state, source, to=to)
-            proof = write_huggingface(weights, target, metadata, classes, prove)
-        else:
-            write_atomically(target, write)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(9)
     except OSError as error:
-        raise ConfigError(
-            f"{target}: cannot be written ({error.strerror or error}); name another file."
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); name a weights file or a run folder."
         ) from error
-    told = [
-        f"{target}: written in the {to} layout; converted back it is the same bit for bit, and "
-        f"{proof}"
-    ]
-    rest = left_out(weights, to)
-    if rest:
-        told.append(f"Left out, because {to} has no place for it: {_summary(rest)}.")
-    return told
+    if size == 0:
+        raise CheckpointError(f"{path}: the file is empty; {_FALSE_FILE}.")
+    # A safetensors file begins with the length of its JSON header, 8 bytes, and the header.
+    is_safetensors = start[8:9] == b"{" or path.suffix == ".safetensors"
+    content = _read_safetensors(path) if is_safetensors else _read_pickle(path)
+    return named_tensors(content, path)
 
 
-def read_source(path: Path) -> Source:
-    """Read a weights file, a Hugging Face folder, or the newest checkpoint of a run folder.
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """Return what a safetensors file says about itself, JSON values decoded; {} for other files."""
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            texts = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError):
+        return {}
+    return {name: _decoded(text) for name, text in texts.items()}
+
+
+def save_state_dict_file(
+    state: Mapping[str, Tensor],
+    partial: Path,
+    metadata: Mapping[str, str],
+    *,
+    is_bare: bool = False,
+) -> None:
+    """Write tensors as the file's suffix says, which is one of SUFFIXES.
+
+    A pickle has them below "model", where the authors' loaders, timm's and ours look, unless it
+    `is_bare`: transformers takes the names as they are.
+    """
+    if partial.suffix == ".safetensors":
+        save_file(dict(state), partial, metadata={"format": "pt", **metadata})
+    elif is_bare:
+        torch.save(dict(state), partial)
+    else:
+        torch.save({"model": dict(state), "metadata": dict(metadata)}, partial)
+
+
+def named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint by name, with wrappers and prefixes taken off.
+
+    Numbers and texts beside the weights are left out.
+
+    Args:
+        content: as it was read.
+        path: for messages.
 
     Raises:
-        CheckpointError: it cannot be read as weights.
+        CheckpointError: no tensors by name, other things among them, NaN or infinite values.
     """
-    if not path.is_dir():
-        return Source(load_state_dict_file(path), _texts(read_metadata(path)), None)
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        file = path / name
-        if file.is_file():
-            metadata = _texts(read_metadata(file))
-            return Source(load_state_dict_file(file), metadata, _class_names(path))
-    newest = CheckpointStore(RunFolder(path).checkpoints).load_newest()
-    if newest is None:
+    inner = content
+    while isinstance(inner, dict) and (
+        wrapped := [name for name in _WRAPPERS if isinstance(inner.get(name), dict)]
+    ):
+        inner = inner[wrapped[0]]
+    if not isinstance(inner, dict) or not inner:
+        raise CheckpointError(f"{path}: holds no named tensors; {_FALSE_FILE}.")
+    has_weights = any(isinstance(tensor, Tensor) for tensor in inner.values())
+    state: dict[str, Tensor] = {}
+    for name, tensor in inner.items():
+        is_beside = isinstance(tensor, (bool, int, float, str, np.generic, type(None)))
+        if name in _COUNTERS or (has_weights and is_beside):
+            continue
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(
+                f"{path}: entry {name!r} is a {type(tensor).__name__}, not a tensor; {_FALSE_FILE}."
+            )
+        while name.startswith(_PREFIXES):
+            name = name.partition(".")[2]
+        state[name] = tensor
+    broken = not_finite(state)
+    if broken:
         raise CheckpointError(
-            f"{path}: holds neither model.safetensors nor a checkpoint; name a weights file, a "
-            "Hugging Face folder or the folder of a run that has saved something."
+            f"{path}: NaN or infinite values in {', '.join(broken)}; use an earlier checkpoint."
         )
-    return Source(dict(newest[1]["model"]), {}, None)
+    return state
 
 
-def is_folder(target: Path, to: str) -> bool:
-    """Whether `target` stands for a Hugging Face folder rather than for a file."""
-    return to == "huggingface" and target.suffix not in SUFFIXES
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors with NaN or infinite values."""
+    return [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
 
 
-def _check_target(target: Path, to: str) -> None:
-    if target.suffix not in SUFFIXES and not is_folder(target, to):
-        raise ConfigError(
-            f"OUT: {str(target)!r} does not say how to write it; expected a name that ends in "
-            f"{', '.join(SUFFIXES)}."
-        )
-
-
-def _save(state: State, partial: Path, to: str, metadata: Mapping[str, str]) -> None:
-    if partial.suffix == ".safetensors":
-        save_file(state, partial, metadata={"format": "pt", **metadata})
-    elif to == "huggingface":  # transformers takes the names as they are
-        torch.save(state, partial)
-    else:  # "model" is where the authors' loaders, timm's and ours look
-        torch.save({"model": state, "metadata": dict(metadata)}, partial)
-
-
-def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
-    return {n: v if isinstance(v, str) else json.dumps(v) for n, v in metadata.items()}
-
-
-def _class_names(folder: Path) -> list[str] | None:
-    """Return the classes that a Hugging Face folder names, in order of the outputs."""
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        labels = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
-        return [str(labels[str(index)]) for index in range(len(labels))]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: not a complete safetensors file ({_first_line(error)}); copy it again."
+        ) from error
+    return tensors
 
 
-def _origin(origin: str, metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata's new origin: what it said already, and what the user says."""
-    note = ORIGINS.get(origin.strip().lower().removeprefix("https://github.com/"), origin)
-    known = metadata.get("origin", "")
-    told = [text for text in (known, note) if text]
-    return {"origin": "; ".join(dict.fromkeys(told))} if told else {}
+def _read_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
+            warnings.simplefilter("ignore")  # of pickles that torch did not write
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        needed = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if needed:
+            raise CheckpointError(
+                f"{path}: refused, because reading it would run code ({needed[1]}); ask its author "
+                "for a safetensors file."
+            ) from error
+        raise CheckpointError(f"{path}: not a weights file; {_FALSE_FILE}.") from error
+    except Exception as error:  # damaged files make the readers of zip and pickle raise anything
+        raise CheckpointError(
+            f"{path}: damaged, truncated or not a weights file ({_first_line(error)}); "
+            f"{_FALSE_FILE}."
+        ) from error
 
 
-def _summary(names: Sequence[str]) -> str:
-    """Say which parts of a model the names belong to."""
-    parts = {
-        "decoder.": "the decoder",
-        "head.norm.": "the trained norm before the classifier",
-        "head.fc.": "the classifier",
-    }
-    return ", ".join(t for prefix, t in parts.items() if any(n.startswith(prefix) for n in names))
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
-from sparse.backends.authors_layout import BLOCK_NAMES as SPARSE_BLOCK_TO_TIMM
+from sparse.backends.authors_layout import (
+    BLOCK_NAMES,
+    DOWNSAMPLE_NAMES,
+    NORM_NAMES,
+    ROWS,
+    kernel_shape,
+    to_authors_layout,
+    to_timm_layout,
+)
 
 if TYPE_CHECKING:  # torch takes seconds to load, and help needs the names alone
     from torch import Tensor
@@ -49,10 +57,7 @@ def stored_shape(layout: Layout, shape: Shape, *, conv_mlp: bool) -> Shape:
         return (1,) * _VECTOR_SHAPES[layout] + shape
     if layout is Layout.MLP and conv_mlp:
         return (*shape, 1, 1)
-    if layout is Layout.KERNEL:  # MinkowskiEngine's [places, in, out]; depthwise [places, C]
-        outputs, inputs, rows, columns = shape
-        return (rows * columns, outputs) if inputs == 1 else (rows * columns, inputs, outputs)
-    return shape
+    return kernel_shape(shape) if layout is Layout.KERNEL else shape
 
 
 def accepted_shapes(layout: Layout, shape: Shape) -> set[Shape]:
@@ -63,21 +68,17 @@ def accepted_shapes(layout: Layout, shape: Shape) -> set[Shape]:
 
 
 def store(tensor: Tensor, layout: Layout, *, conv_mlp: bool) -> Tensor:
-    """Turn a tensor of the common form into the stored one.
-
-    MinkowskiEngine numbers the places of a kernel with the row fastest:
-    kernel[i + side * j] = weight[..., i, j].
-    """
+    """Turn a tensor of the common form into the stored one."""
     shape = stored_shape(layout, tuple(tensor.shape), conv_mlp=conv_mlp)
     if layout is Layout.KERNEL:
-        tensor = tensor.permute(3, 2, 1, 0)  # [out, in, i, j] -> [j, i, in, out]
+        return to_authors_layout(tensor, shape, ".kernel").contiguous()
     return tensor.reshape(shape).contiguous()
 
 
 def restore(tensor: Tensor, layout: Layout, shape: Shape) -> Tensor:
     """Turn a stored tensor into the common form, the inverse of `store`."""
     if layout is Layout.KERNEL:
-        return tensor.reshape(shape[::-1]).permute(3, 2, 1, 0).contiguous()
+        return to_timm_layout(tensor, shape, ".kernel").contiguous()
     return tensor.reshape(shape)
 
 
@@ -168,16 +169,6 @@ _DENSE_BLOCK = {
     "mlp.fc2.bias": Entry("pwconv2.bias"),
     "gamma": Entry("gamma"),
 }
-_SPARSE_LAYOUTS = {
-    "dwconv.kernel": Layout.KERNEL,
-    "dwconv.bias": Layout.ROW,
-    "grn.gamma": Layout.GRN_ROW,
-    "grn.beta": Layout.GRN_ROW,
-}
-_SPARSE_BLOCK = {
-    timm: Entry(name, _SPARSE_LAYOUTS.get(name, Layout.SAME))
-    for name, timm in SPARSE_BLOCK_TO_TIMM.items()
-}
 _HUGGINGFACE_BLOCK = {
     "conv_dw.weight": Entry("dwconv.weight"),
     "conv_dw.bias": Entry("dwconv.bias"),
@@ -192,12 +183,6 @@ _HUGGINGFACE_BLOCK = {
     "gamma": Entry("layer_scale_parameter"),
 }
 _DENSE_DOWNSAMPLE = {name: Entry(name) for name in ("0.weight", "0.bias", "1.weight", "1.bias")}
-_SPARSE_DOWNSAMPLE = {
-    "0.weight": Entry("0.ln.weight"),
-    "0.bias": Entry("0.ln.bias"),
-    "1.weight": Entry("1.kernel", Layout.KERNEL),
-    "1.bias": Entry("1.bias", Layout.ROW),
-}
 _STEM = {
     "stem.0.weight": Entry("stem.0.weight"),
     "stem.0.bias": Entry("stem.0.bias"),
@@ -254,10 +239,21 @@ def _authors_dense() -> dict[str, Entry]:
 
 
 def _authors_sparse(prefix: str = "") -> dict[str, Entry]:
-    return _authors(_SPARSE_DOWNSAMPLE, _SPARSE_BLOCK, prefix) | {
-        "norm_pre.weight": Entry(f"{prefix}norm_pre.ln.weight"),
-        "norm_pre.bias": Entry(f"{prefix}norm_pre.ln.bias"),
-    }
+    entries = _authors(_sparse(DOWNSAMPLE_NAMES), _sparse(BLOCK_NAMES), prefix)
+    return entries | _moved(_sparse(NORM_NAMES), "norm_pre.", f"{prefix}norm_pre.")
+
+
+def _sparse(names: Mapping[str, str]) -> dict[str, Entry]:
+    """Return the entries of the authors' sparse names, {theirs: timm's}."""
+
+    def layout(name: str) -> Layout:
+        if name.endswith(".kernel"):
+            return Layout.KERNEL
+        if name in ROWS:
+            return Layout.GRN_ROW if name.startswith("grn.") else Layout.ROW
+        return Layout.SAME
+
+    return {timm: Entry(name, layout(name)) for name, timm in names.items()}
 
 
 def _huggingface(prefix: str) -> dict[str, Entry]:
@@ -312,3 +308,14 @@ FORMATS = (
     Format("huggingface", _huggingface("convnext."), needs_final_norm=True),
 )
 FORMAT_NAMES = tuple(dict.fromkeys(known.name for known in FORMATS))
+ONNX = "onnx"  # written, never read: a graph, no table of names
+# All that can be written, and what follows `encoder` or `classifier` in its name by default.
+FILE_NAMES = {
+    "timm": ".safetensors",
+    "huggingface": "-huggingface",
+    ONNX: ".onnx",
+    "authors-dense": "-authors-dense.pth",
+    "authors-sparse": "-authors-sparse.pth",
+    "authors-fcmae": "-authors-fcmae.pth",
+    "fcmae": "-fcmae.safetensors",
+}

@@ -1,11 +1,13 @@
-"""Names and shapes of weights in the authors' sparse encoder, against those of timm's ConvNeXt."""
+"""Names and shapes of weights in the authors' sparse encoder, against those of timm's ConvNeXt.
+
+The only table of them: the minkowski backend and the conversion of weights read it.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 # The authors' names of a block's weights, and timm's.
@@ -28,6 +30,8 @@ DOWNSAMPLE_NAMES = {
     "1.kernel": "1.weight",
     "1.bias": "1.bias",
 }
+NORM_NAMES = {"ln.weight": "weight", "ln.bias": "bias"}  # of norm_pre
+ROWS = {"dwconv.bias", "grn.gamma", "grn.beta", "1.bias"}  # vectors stored as [1, C]
 
 
 def timm_name(name: str) -> str:
@@ -50,7 +54,16 @@ def timm_name(name: str) -> str:
     return f"stages.{stage}.downsample.{DOWNSAMPLE_NAMES[layer]}"
 
 
-def to_authors_layout(weight: Tensor, shape: torch.Size, name: str) -> Tensor:
+def kernel_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a kernel whose shape in timm is [out, in, rows, columns].
+
+    It is [places, in, out], and [places, C] of a depthwise convolution.
+    """
+    outputs, inputs, rows, columns = shape
+    return (rows * columns, outputs) if inputs == 1 else (rows * columns, inputs, outputs)
+
+
+def to_authors_layout(weight: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     """Reshape a timm weight to the authors' `shape`.
 
     ME numbers the places of a kernel with the row fastest: kernel[i + side * j] = weight[i, j].
@@ -60,7 +73,7 @@ def to_authors_layout(weight: Tensor, shape: torch.Size, name: str) -> Tensor:
     return weight.reshape(shape)
 
 
-def to_timm_layout(weight: Tensor, shape: torch.Size, name: str) -> Tensor:
+def to_timm_layout(weight: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     """Reshape one of the authors' weights to timm's `shape`, the inverse of to_authors_layout."""
     if name.endswith(".kernel"):
         return weight.reshape(shape[::-1]).permute(3, 2, 1, 0)

@@ -56,10 +56,10 @@ def test_mistakes_are_one_sentence(
     run: tuple[Path, FCMAE], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = run
-    assert "'nowhere' is no folder; name the folder that fcmae pretrain made" in complaint(
-        capsys, "nowhere"
+    assert "nowhere: cannot be read (No such file or directory); name a weights file or a" in (
+        complaint(capsys, "nowhere")
     )
-    assert "has no config.yaml" in complaint(capsys, tmp_path)
+    assert "holds neither model.safetensors nor a checkpoint" in complaint(capsys, tmp_path)
     assert "--to: got 'tim', expected one of timm" in complaint(capsys, folder, "--to", "tim")
     assert "unknown argument '--outptu'. Did you mean --output?" in complaint(
         capsys, folder, "--outptu", "x"

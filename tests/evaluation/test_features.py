@@ -16,7 +16,7 @@ from fcmae.evaluation import (
     raw_pixel_features,
     thumbnails,
 )
-from fcmae.weights.info import EncoderInfo
+from fcmae.weights.encoder_info import EncoderInfo
 
 INFO = EncoderInfo(
     model_name="convnextv2_atto",

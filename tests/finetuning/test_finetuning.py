@@ -23,7 +23,7 @@ from fcmae.errors import DONE, FAILED, INTERRUPTED
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 from fcmae.training.signals import StopRequest
-from fcmae.weights.reading import read_metadata
+from fcmae.weights.files import read_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [

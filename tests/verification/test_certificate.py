@@ -56,7 +56,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretrainConfig:
         return model
 
     monkeypatch.setattr("fcmae.model.autoencoder.create_backbone", shallow)
-    monkeypatch.setattr("fcmae.weights.info.create_backbone", shallow)
+    monkeypatch.setattr("fcmae.weights.encoder_info.create_backbone", shallow)
     monkeypatch.setattr(claims.timm, "create_model", without_timm)
     return make_config(tmp_path / "run")
 

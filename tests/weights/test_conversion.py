@@ -22,7 +22,7 @@ from fcmae.finetuning.setup import create_classifier
 from fcmae.model.autoencoder import FCMAE
 from fcmae.weights.conversion import detect
 from fcmae.weights.formats import FORMAT_NAMES
-from fcmae.weights.reading import load_encoder
+from fcmae.weights.loading import load_encoder
 
 State = dict[str, torch.Tensor]
 

@@ -14,11 +14,10 @@ from tiny_run import STEP, make_run
 from fcmae.__main__ import main
 from fcmae.errors import MISTAKE, BackendUnavailableError, CheckpointError
 from fcmae.weights.conversion import read_weights
-from fcmae.weights.export import export
+from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.export import export, write_converted
 from fcmae.weights.export_huggingface import build_model, import_transformers
-from fcmae.weights.files import write_converted
-from fcmae.weights.info import EncoderInfo
-from fcmae.weights.reading import read_metadata
+from fcmae.weights.files import read_metadata
 
 transformers = pytest.importorskip("transformers")
 CLASSES = ("cell", "crack", "dust")
@@ -157,4 +156,4 @@ def test_a_fine_tuning_run_exports_its_classifier_and_has_no_decoder(
     assert "classifier.safetensors: is a file of timm already" in out
     assert 'timm.create_model("convnextv2_atto", num_classes=3, in_chans=1,' in out
     assert main(["export", run, "--to", "authors-fcmae"]) == MISTAKE
-    assert "is a run of fine-tuning, which has no decoder" in capsys.readouterr().err
+    assert "authors-fcmae is a whole FCMAE, and these weights have no decoder" in capsys.readouterr().err

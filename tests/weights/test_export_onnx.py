@@ -15,8 +15,8 @@ from fcmae.__main__ import main
 from fcmae.convert import convert_state_dict
 from fcmae.errors import BackendUnavailableError, CheckpointError
 from fcmae.weights import export_onnx
+from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export import export
-from fcmae.weights.info import EncoderInfo
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

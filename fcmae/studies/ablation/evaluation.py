@@ -38,7 +38,7 @@ from fcmae.settings.reading import to_plain
 from fcmae.studies.ablation.grid import Cell
 from fcmae.studies.ablation.split import Split
 from fcmae.training.processes import Processes, choose_device
-from fcmae.weights.info import EncoderInfo
+from fcmae.weights.encoder_info import EncoderInfo
 
 RESULT_FILE = "evaluation.json"
 PICTURES_FILE = "held_out.npz"

@@ -3,24 +3,22 @@
 import argparse
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from timm.models.convnext import ConvNeXt
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from fcmae.convert import convert_state_dict
 from fcmae.errors import CheckpointError
 from fcmae.runs.checkpoints import CheckpointStore
-from fcmae.weights.reading import (
-    load_classifier,
-    load_encoder,
-    load_state_dict_file,
-    read_metadata,
-    weights_file,
-)
+from fcmae.weights.files import load_state_dict_file, read_metadata
+from fcmae.weights.loading import load_classifier, load_encoder, weights_file
 
 
 def tiny(seed: int = 0, num_classes: int = 3, in_chans: int = 2, width: int = 4) -> ConvNeXt:
@@ -84,13 +82,52 @@ def test_every_kind_of_file_gives_the_same_tensors(tmp_path: Path, suffix: str) 
 
 
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_ema", "state_dict_ema"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.module.", "module._orig_mod.", "module.module."]
+)
 def test_wrappers_and_prefixes_are_taken_off(tmp_path: Path, wrapper: str, prefix: str) -> None:
     state = tiny().state_dict()
     wrapped = {prefix + name: tensor for name, tensor in state.items()}
     content = {wrapper: wrapped, "epoch": 3, "args": argparse.Namespace(lr=1.0)}
     torch.save(content, tmp_path / "w.pth")
     assert load_state_dict_file(tmp_path / "w.pth").keys() == state.keys()
+
+
+def test_wrappers_within_wrappers_are_taken_off(tmp_path: Path) -> None:
+    content = {"model": {"state_dict": {"module.a": torch.ones(2)}, "rank": 0}, "epoch": 3}
+    torch.save(content, tmp_path / "w.pth")
+    assert load_state_dict_file(tmp_path / "w.pth").keys() == {"a"}
+
+
+@pytest.mark.parametrize("is_wrapped", [True, False])
+@pytest.mark.parametrize("numpy_name", [b"numpy._core", b"numpy.core"])
+def test_numbers_beside_the_weights_are_left_out(
+    tmp_path: Path, is_wrapped: bool, numpy_name: bytes
+) -> None:
+    """Training scripts keep the best accuracy there, as numpy gave it; averages count updates."""
+    numbers = {"best": np.float64(81.5), "seen": np.int32(7), "done": np.bool_(True), "lr": 0.1}
+    weights = {"module.a": torch.ones(2), "n_averaged": torch.tensor(5)}
+    content = {**numbers, "model": weights} if is_wrapped else {**numbers, **weights}
+    torch.save(content, tmp_path / "new.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "new.pth") as old,
+        zipfile.ZipFile(tmp_path / "w.pth", "w") as new,
+    ):
+        for item in old.infolist():
+            data = old.read(item)
+            if item.filename.endswith(".pkl"):
+                data = data.replace(b"numpy._core", numpy_name)
+            new.writestr(item.filename, data)
+    found = load_state_dict_file(tmp_path / "w.pth")
+    assert found.keys() == {"a"}
+    assert torch.equal(found["a"], torch.ones(2))
+
+
+def test_an_average_of_torch_loads_into_the_model(tmp_path: Path) -> None:
+    source, model = tiny(seed=1), tiny(seed=2)
+    torch.save(AveragedModel(source).state_dict(), tmp_path / "w.pth")
+    load_classifier(model, tmp_path / "w.pth")
+    assert_same_encoder(model, source)
 
 
 def test_averaged_weights_win_over_plain_ones(tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ from tiny_run import make_run
 from fcmae.__main__ import main
 from fcmae.convert import convert_state_dict
 from fcmae.errors import MISTAKE, BackendUnavailableError, CheckpointError
-from fcmae.weights import files, formats, proof
-from fcmae.weights.files import convert_file
-from fcmae.weights.reading import load_state_dict_file, read_metadata
+from fcmae.weights import export, formats, proof
+from fcmae.weights.export import convert_file
+from fcmae.weights.files import load_state_dict_file, read_metadata
+from fcmae.weights.sources import open_source
 from sparse.backends import minkowski
 
 
@@ -111,10 +112,54 @@ def test_a_hugging_face_folder_keeps_classes_both_ways(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {"0": "cat", "1": "dog", "2": "emu"}
     (folder / "config.json").write_text(json.dumps(config))
-    assert files.read_source(folder).classes == ["cat", "dog", "emu"]
+    assert open_source(folder).classes == ("cat", "dog", "emu")
     told = convert_file(folder, tmp_path / "w.safetensors", to="timm")
     assert "features and logits" in told[1]
     assert_same_state(load_file(tmp_path / "w.safetensors"), model.state_dict())
+
+
+def test_both_commands_write_every_format_of_a_run_and_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("transformers")
+    run = tmp_path / "run"
+    _, model = make_run(run)
+    assert main(["export", str(run)]) == 0
+    file = run / "export" / "encoder.safetensors"
+    for source in (run, file):
+        for name, ending in formats.FILE_NAMES.items():
+            if source == file and name in ("fcmae", "authors-fcmae"):
+                continue  # no decoder in it
+            out = tmp_path / f"out{ending}"
+            assert main(["convert", str(source), str(out), "--to", name]) == 0
+            assert main(["export", str(source), "--to", name]) == 0
+            written = [out, run / "export" / f"encoder{ending}"]
+            for path in (path for path in written if name != formats.ONNX):
+                found = open_source(path)
+                assert found.layout == name
+                again = convert_state_dict(found.state, to="authors-dense")
+                assert_same_state(again, convert_state_dict(model.state_dict(), to="authors-dense"))
+                assert found.metadata["model_name"] == "convnextv2_atto"
+            assert all(path.exists() for path in written)
+    assert "in ONNX Runtime with batches of 1 and 3" in capsys.readouterr().out
+    assert "no decoder" in complaint(capsys, file, tmp_path / "x.pth", "--to", "authors-fcmae")
+
+
+def test_a_classifier_of_others_becomes_onnx(tmp_path: Path) -> None:
+    """Nobody says the size of its images: the graph takes 7 x 7 cells."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = narrow(num_classes=3)
+    source = saved(tmp_path, convert_state_dict(model.state_dict(), to="authors-dense"))
+    (_, told) = convert_file(source, tmp_path / "x.onnx", to="onnx")
+    assert "input images [batch, 2, 224, 224], output logits" in told
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    images = torch.randn(2, 2, 224, 224, generator=torch.Generator().manual_seed(0))
+    (found,) = session.run(["logits"], {"images": images.numpy()})
+    with torch.no_grad():
+        expected = model.eval()(images)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-5)
 
 
 def test_a_run_folder_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:
@@ -185,7 +230,7 @@ def test_values_that_change_on_the_way_are_caught(
         state = convert_state_dict(narrow().state_dict(), to=to)
         return state | {"norm.bias": state["norm.bias"] + 1e-7}
 
-    monkeypatch.setattr(files, "write_weights", round_off)
+    monkeypatch.setattr(export, "write_weights", round_off)
     with pytest.raises(CheckpointError, match=r"head.norm.bias differ after converting back"):
         convert_file(saved(tmp_path, narrow().state_dict()), tmp_path / "o.pt", to="authors-dense")
     assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]

@@ -1,0 +1,220 @@
+"""What a user names - a run, a weights file, a Hugging Face folder - as weights and their story."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timm.models.convnext import ConvNeXt
+from torch import nn
+
+from fcmae.data import default_mean_std
+from fcmae.errors import CheckpointError, ConfigError
+from fcmae.model.autoencoder import FCMAE
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.folder import RunFolder
+from fcmae.runs.loading import is_pretraining_run, load_run
+from fcmae.settings.ranges import check_range
+from fcmae.settings.sections import Channels, ImageSize
+from fcmae.weights.conversion import State, check_format, detect, read_weights, timm_state_for
+from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.files import load_state_dict_file, read_metadata
+from fcmae.weights.loading import load_encoder
+
+# Licence notes of weights that others released, by the name that the user gives as origin.
+ORIGINS = {
+    "facebookresearch/convnext-v2": "weights released with ConvNeXt V2 "
+    "(facebookresearch/ConvNeXt-V2), licence CC-BY-NC 4.0: no commercial use",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights as they were found, and what is known beside them.
+
+    Attributes:
+        where: for messages.
+        state: tensor by name, on the CPU.
+        layout: format of `state`.
+        metadata: texts that travel with the weights, as safetensors holds them.
+        info: how the model is built and fed; None where nobody says.
+        classes: names of the classifier's outputs, if they are known.
+    """
+
+    where: str
+    state: State
+    layout: str
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    info: EncoderInfo | None = None
+    classes: tuple[str, ...] | None = None
+
+    @classmethod
+    def of_model(cls, model: nn.Module, info: EncoderInfo) -> Source:
+        """Return the weights of an encoder or classifier of timm, or of a whole FCMAE."""
+        state = {name: value.detach().cpu().float() for name, value in model.state_dict().items()}
+        layout = "fcmae" if isinstance(model, FCMAE) else "timm"
+        return cls(info.model_name, state, layout, info.to_metadata(), info, info.classes)
+
+    def build_model(self) -> ConvNeXt:
+        """Return the encoder, or the classifier, as a timm model in evaluation mode.
+
+        Raises:
+            CheckpointError: as `read_weights`; weights of another model than `info` says.
+        """
+        if self.info is None or self.layout not in ("timm", "fcmae"):
+            weights = read_weights(self.state, self.layout)
+            model = weights.structure.build()
+        else:  # timm has more ConvNeXts than the tables of layouts
+            model = self.info.create_model(len(self.info.classes or ()))
+        state = timm_state_for(self.state, model)
+        try:
+            model.load_state_dict({**_untrained_norm(model), **state})
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:500]
+            raise CheckpointError(
+                f"{self.where}: the weights are not of the model that they are said to be "
+                f"({reason})."
+            ) from error
+        return model.float().eval()
+
+
+def open_source(path: Path | str, layout: str = "auto", origin: str = "") -> Source:
+    """Return the weights that a user names.
+
+    Args:
+        path: weights file, Hugging Face folder, or folder of a run: what its fine-tuning has
+            exported, else its newest checkpoint.
+        layout: format, or `auto` to tell by names and shapes.
+        origin: where weights or images come from; a known origin adds its licence note.
+
+    Raises:
+        ConfigError: an unknown format; a run whose settings cannot be read.
+        CheckpointError: unreadable or incomplete weights, or those of another layout.
+    """
+    if layout != "auto":
+        check_format(layout, "--from")
+    found = _open(Path(path))
+    try:
+        told = found.layout or detect(found.state)
+        if layout not in ("auto", told):
+            raise CheckpointError(
+                f"has the names of the {told} layout, not of --from {layout}; leave --from out."
+            )
+        if found.info is None:
+            read_weights(found.state, told)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    note = ORIGINS.get(origin.strip().lower().removeprefix("https://github.com/"), origin)
+    notes = [text for text in (found.metadata.get("origin", ""), note) if text]
+    joined = "; ".join(dict.fromkeys(notes))
+    metadata = {**found.metadata, **({"origin": joined} if joined else {})}
+    return dataclasses.replace(found, layout=told, metadata=metadata)
+
+
+def _open(path: Path) -> Source:
+    """Read the weights; the layout is "" where the names must tell it."""
+    where = str(path)
+    if not path.is_dir():
+        return _open_file(path, where)
+    folder = RunFolder(path)
+    classifier = folder.export / "classifier.safetensors"
+    if classifier.is_file():
+        return _open_file(classifier, where)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).is_file():
+            found = _open_file(path / name, where)
+            return dataclasses.replace(found, classes=_class_names(path))
+    if is_pretraining_run(path):
+        config, model, step = load_run(path)
+        return dataclasses.replace(
+            Source.of_model(model, EncoderInfo.of_run(config, model, step)), where=where
+        )
+    newest = CheckpointStore(folder.checkpoints).load_newest()
+    if newest is None:
+        raise CheckpointError(
+            f"{path}: holds neither model.safetensors nor a checkpoint; name a weights file, a "
+            "Hugging Face folder or the folder of a run that has saved something."
+        )
+    return Source(where, dict(newest[1]["model"]), "")
+
+
+def _open_file(path: Path, where: str) -> Source:
+    state, metadata = load_state_dict_file(path), read_metadata(path)
+    texts = {n: v if isinstance(v, str) else json.dumps(v) for n, v in metadata.items()}
+    info = EncoderInfo.from_metadata(metadata)
+    layout = str(metadata.get("layout", "timm")) if info is not None else ""
+    return Source(where, state, layout, texts, info, None if info is None else info.classes)
+
+
+def _class_names(folder: Path) -> tuple[str, ...] | None:
+    """Return the classes that a Hugging Face folder names, in order of the outputs."""
+    try:
+        labels = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+        return tuple(str(labels[str(index)]) for index in range(len(labels)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _untrained_norm(model: nn.Module) -> dict[str, Any]:
+    """Return the norm before the classifier, which pretraining leaves at its start."""
+    return {name: t for name, t in model.state_dict().items() if name.startswith("head.norm.")}
+
+
+def load_described_encoder(
+    source: str | Path,
+    *,
+    model_name: str | None = None,
+    in_chans: int | None = None,
+    stem_stride: int | None = None,
+    image_size: int | None = None,
+) -> tuple[ConvNeXt, EncoderInfo]:
+    """Return the encoder of a run folder or weights file, in evaluation mode, and how to feed it.
+
+    The keyword arguments are for files that do not say it themselves; in_chans, stem_stride and
+    image_size default to 3, 4 and 224 px, mean and deviation to those of `default_mean_std`.
+
+    Raises:
+        ConfigError: a file that does not say its model, without `model_name`; the arguments
+            beside a source that knows better; as `load_run`.
+        CheckpointError: as `load_run` and `load_encoder`.
+    """
+    given = {
+        "model.name": model_name,
+        "data.in_chans": in_chans,
+        "model.stem_stride": stem_stride,
+        "data.image_size": image_size,
+    }
+    named = [f"--{name}" for name, value in given.items() if value is not None]
+    is_run = Path(source).is_dir()
+    info = None if is_run else EncoderInfo.from_metadata(read_metadata(source))
+    if named and (is_run or info is not None):
+        raise ConfigError(f"{source}: says itself what {', '.join(named)} say; remove them.")
+    if is_run:
+        config, model, step = load_run(source)
+        return model.encoder, EncoderInfo.of_run(config, model, step)
+    if info is None:
+        if model_name is None and Path(source).is_file():
+            raise ConfigError(
+                f"{source}: does not say which model its weights belong to; "
+                "add --model.name, such as --model.name convnextv2_atto."
+            )
+        channels = 3 if in_chans is None else in_chans
+        side = 224 if image_size is None else image_size
+        check_range("data.image_size", side, ImageSize)
+        check_range("data.in_chans", channels, Channels)
+        mean, std = default_mean_std(channels)
+        info = EncoderInfo(
+            model_name=model_name or "convnextv2_atto",  # a file that is missing is told below
+            in_chans=channels,
+            stem_stride=4 if stem_stride is None else stem_stride,
+            image_size=(side, side),
+            mean=mean,
+            std=std,
+        )
+    encoder = info.create_model()
+    load_encoder(encoder, source)
+    return encoder.eval(), info
