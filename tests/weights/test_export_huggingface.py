@@ -156,4 +156,7 @@ def test_a_fine_tuning_run_exports_its_classifier_and_has_no_decoder(
     assert "classifier.safetensors: is a file of timm already" in out
     assert 'timm.create_model("convnextv2_atto", num_classes=3, in_chans=1,' in out
     assert main(["export", run, "--to", "authors-fcmae"]) == MISTAKE
-    assert "authors-fcmae is a whole FCMAE, and these weights have no decoder" in capsys.readouterr().err
+    assert (
+        "authors-fcmae is a whole FCMAE, and these weights have no decoder"
+        in capsys.readouterr().err
+    )
