@@ -129,19 +129,23 @@ def test_both_commands_write_every_format_of_a_run_and_of_a_file(
     file = run / "export" / "encoder.safetensors"
     for source in (run, file):
         for name, ending in formats.FILE_NAMES.items():
-            if source == file and name in ("fcmae", "authors-fcmae"):
-                continue  # no decoder in it
-            out = tmp_path / f"out{ending}"
-            assert main(["convert", str(source), str(out), "--to", name]) == 0
-            assert main(["export", str(source), "--to", name]) == 0
-            written = [out, run / "export" / f"encoder{ending}"]
-            for path in (path for path in written if name != formats.ONNX):
-                found = open_source(path)
-                assert found.layout == name
-                again = convert_state_dict(found.state, to="authors-dense")
-                assert_same_state(again, convert_state_dict(model.state_dict(), to="authors-dense"))
+            path = run / "export" / f"encoder{ending}"
+            command = ["export", str(source), "--to", name]
+            if source == file:
+                if name in ("fcmae", "authors-fcmae"):
+                    continue  # no decoder in it
+                path = tmp_path / f"out{ending}"
+                command = ["convert", str(source), str(path), "--to", name]
+            assert main(command) == 0
+            assert path.exists()
+            if name == formats.ONNX:
+                continue
+            found = open_source(path)
+            assert found.layout == name
+            again = convert_state_dict(found.state, to="authors-dense")
+            assert_same_state(again, convert_state_dict(model.state_dict(), to="authors-dense"))
+            if path.suffix != ".pth":
                 assert found.metadata["model_name"] == "convnextv2_atto"
-            assert all(path.exists() for path in written)
     assert "in ONNX Runtime with batches of 1 and 3" in capsys.readouterr().out
     assert "no decoder" in complaint(capsys, file, tmp_path / "x.pth", "--to", "authors-fcmae")
 
