@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import PIL.Image
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop, v2
@@ -23,6 +24,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # nearly do in photographs: 0.226.
 GREY_MEAN = (sum(weight * mean for weight, mean in zip(LUMA, IMAGENET_MEAN, strict=True)),)
 GREY_STD = (sum(weight * std for weight, std in zip(LUMA, IMAGENET_STD, strict=True)),)
+# Of a strip that would be scaled to more pixels than this, the middle alone is scaled; else a file
+# of 65000 x 1 px would ask for gigabytes.
+MOST_SCALED_PX, STRIP_MARGIN_PX = 2**22, 16
 WARP_FROM_PX = 384  # evaluation at this size and above resizes without cropping, as the paper's
 
 
@@ -195,8 +199,39 @@ class EvaluationTransform:
             return covered[0], width * covered[0] // height
         return height * covered[1] // width, covered[1]
 
+    def choose_part(self, height: int, width: int) -> Part:
+        """Return the part of a picture of height x width px that is needed, whole as a rule.
+
+        Of a strip that is scaled to many times the image's area it is the middle. What is larger
+        than any picture that is decoded whole may be reduced on the way, to twice what is needed.
+        """
+        top, left, part_height, part_width = self._middle(height, width)
+        limit = PIL.Image.MAX_IMAGE_PIXELS
+        if limit is None or part_height * part_width <= limit:
+            return Part(top, left, part_height, part_width, None)
+        to_height, to_width = self._resized(part_height, part_width)
+        return Part(top, left, part_height, part_width, (2 * to_height, 2 * to_width))
+
+    def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return (top, left, height, width) of the middle of a strip; all of other pictures."""
+        resized = self._resized(height, width)
+        if self.is_warping or math.prod(resized) <= MOST_SCALED_PX:
+            return 0, 0, height, width
+        sides = []
+        for side, scaled, wanted in zip((height, width), resized, self.image_size, strict=True):
+            # What is cut out, and what bicubic scaling looks at beside it; the short side must
+            # stay the one that decides the scale.
+            covered = math.ceil(wanted / self.crop_pct) + STRIP_MARGIN_PX
+            length = min(side, math.ceil(covered * side / scaled) + 4)
+            sides.append(((side - length) // 2, length))
+        (top, part_height), (left, part_width) = sides
+        return top, left, part_height, part_width
+
     def __call__(self, image: Tensor) -> Tensor:
-        image = resize_image(image, self._resized(*image.shape[-2:]))
+        """Return the image of a picture, or of the part of it that `choose_part` names."""
+        top, left, height, width = self._middle(*image.shape[-2:])
+        image = image[..., top : top + height, left : left + width]
+        image = resize_image(image, self._resized(height, width))
         cropped = v2.functional.center_crop(image, list(self.image_size))
         normalised: Tensor = self._normalise(cropped)
         return normalised

@@ -135,7 +135,8 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
         path = self.images.paths[index]
         skipped: list[Problem] = []
         try:
-            image = decode_all(path, self.reading)
+            choose = getattr(self.transform, "choose_part", None)
+            image = decode_all(path, self.reading, choose)
         except UndecodableImageError as error:
             skipped.append((error.path, error.reason))
             any_size = (self.reading.in_chans, 32, 32)

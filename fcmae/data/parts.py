@@ -12,13 +12,16 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations
 
 
 class Part(NamedTuple):
-    """A rectangle of a picture, px, and the (height, width), px, that it will be scaled to."""
+    """A rectangle of a picture, px, and the (height, width), px, that it will be scaled to.
+
+    With `scaled_to` None its pixels are wanted as they are in the file, at any size.
+    """
 
     top: int
     left: int
     height: int
     width: int
-    scaled_to: tuple[int, int]
+    scaled_to: tuple[int, int] | None
 
     def as_stored(self, orientation: object, height: int, width: int) -> Part:
         """Return where it lies in a file of height x width px, which is seen turned.
@@ -27,17 +30,19 @@ class Part(NamedTuple):
         """
         is_sideways = orientation in SIDEWAYS
         seen_height, seen_width = (width, height) if is_sideways else (height, width)
-        top, left, part_height, part_width, (to_height, to_width) = self
+        top, left, part_height, part_width, scaled_to = self
         if orientation in (3, 4, 7, 8):
             top = seen_height - top - part_height
         if orientation in (2, 3, 6, 7):
             left = seen_width - left - part_width
         if is_sideways:
-            return Part(left, top, part_width, part_height, (to_width, to_height))
+            return Part(left, top, part_width, part_height, scaled_to and scaled_to[::-1])
         return Part(top, left, part_height, part_width, self.scaled_to)
 
     def reduction(self) -> int:
         """Return by how much the decoder may divide both sides, 1, 2, 4 or 8: none is enlarged."""
+        if self.scaled_to is None:
+            return 1
         height, width = self.scaled_to
         for factor in JPEG_REDUCTIONS:
             if self.height >= factor * height and self.width >= factor * width:

@@ -115,7 +115,7 @@ class Watch:
         for index in torch.randperm(len(images), generator=rng).tolist()[: 4 * wanted]:
             path = images.paths[index]
             try:
-                image = decode_all(path, reading)
+                image = decode_all(path, reading, self._transform.choose_part)
             except UndecodableImageError:
                 continue  # the training says so when it meets the file
             pictures.append(self._transform(image))
@@ -162,7 +162,7 @@ class Watch:
         reading, decoded = Reading.of_settings(self._config.data), []
         for path in held_out.paths:
             try:
-                image = decode_all(path, reading)
+                image = decode_all(path, reading, self._transform.choose_part)
             except UndecodableImageError as error:
                 self.undecodable.append((error.path, error.reason))
                 continue

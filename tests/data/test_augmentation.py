@@ -1,7 +1,9 @@
 """Crops, flips and turns, and what evaluation does instead."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -166,3 +168,48 @@ def test_default_statistics() -> None:
     (mean,), (std,) = default_mean_std(1)
     assert (round(mean, 3), round(std, 3)) == (0.459, 0.226)
     assert default_mean_std(2) == ((0.5, 0.5), (0.25, 0.25))
+
+
+@pytest.mark.parametrize("size", [(2, 60000), (60000, 2), (12, 300000)])
+def test_of_a_long_strip_the_middle_alone_is_scaled(size: tuple[int, int]) -> None:
+    """It rises from 0 to 1 along the strip, so that 0.5 lies in the middle, and across by 0.2."""
+    long, short = max(size), min(size)
+    rise = torch.linspace(0, 1, long).expand(short, long) * 0.8
+    strip = (rise + torch.linspace(0, 0.2, short)[:, None]).expand(3, -1, -1)
+    if size[0] > size[1]:
+        strip = strip.transpose(1, 2)
+    transform = EvaluationTransform((32, 48), mean=(0, 0, 0), std=(1, 1, 1))
+    part = transform.choose_part(*size)
+    assert part.height * part.width < strip[0].numel() / 50
+    top, left = part.top, part.left
+    cut_out = strip[:, top : top + part.height, left : left + part.width]
+    image = transform(strip)
+    assert torch.equal(image, transform(cut_out))
+    assert image.mean() == pytest.approx(0.5, abs=1e-3)
+    across = image.mean(0).mean(1 if size[0] < size[1] else 0)
+    assert across[0] < 0.43 < 0.57 < across[-1]
+
+
+@pytest.mark.parametrize("size", [(40, 50), (50, 40), (64, 64), (30, 9000), (9000, 31), (7, 7)])
+def test_pictures_that_are_no_strips_are_prepared_as_a_whole(size: tuple[int, int]) -> None:
+    transform = EvaluationTransform((32, 32), mean=(0, 0, 0), std=(1, 1, 1))
+    assert transform.choose_part(*size) == (0, 0, *size, None)
+
+
+def test_a_strip_of_65000_pixels_is_prepared_in_little_memory(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (1, 65000), dtype=np.uint8)).save(tmp_path / "a.png")
+    transform = EvaluationTransform((224, 224), mean=(0.5,), std=(0.5,))
+    sizes: list[int] = []
+    resize = v2.functional.resize
+    image = decode_image(str(tmp_path / "a.png"), 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            v2.functional,
+            "resize",
+            lambda image, size, **options: (
+                sizes.append(math.prod(size)) or resize(image, size, **options)
+            ),
+        )
+        assert transform(image).shape == (1, 224, 224)
+    assert max(sizes) < 2**20

@@ -66,18 +66,22 @@ def is_store(folder: str) -> bool:
 
 
 class _Without:
-    """An array without its leading axes of one entry, as microscopes write for time and depth."""
+    """An array without axes of one entry, as microscopes write for time and depth."""
 
     def __init__(self, array: Any) -> None:
-        self._array = array
-        shape = tuple(array.shape)
-        self._dropped = 0
-        while len(shape) > 2 and shape[0] == 1:
-            shape, self._dropped = shape[1:], self._dropped + 1
-        self.shape, self.dtype = shape, array.dtype
+        self._array, self.dtype = array, array.dtype
+        sides = tuple(array.shape)
+        self._kept = list(range(len(sides)))
+        for axis in range(len(sides) - 2):
+            if sides[axis] == 1 and len(self._kept) > 3:
+                self._kept.remove(axis)
+        self.shape = tuple(sides[axis] for axis in self._kept)
 
     def __getitem__(self, index: tuple[Any, ...]) -> Any:
-        return self._array[(0,) * self._dropped + index]
+        whole: list[Any] = [0] * len(self._array.shape)
+        for axis, part in zip(self._kept, index, strict=True):
+            whole[axis] = part
+        return self._array[tuple(whole)]
 
 
 def _is_image(array: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 
 from fcmae.data.readers.array_stores import Hdf5Reader, ZarrReader, is_store
@@ -124,7 +125,8 @@ def describe(path: str, wanted: Wanted = EVERYTHING, own: str | None = None) -> 
     """
     if own is not None and (pixels := read_own(own, path, wanted)) is not None:
         return pixels.about
-    with opened(path) as source:
+    with warnings.catch_warnings(), opened(path) as source:
+        warnings.simplefilter("ignore")
         reader, _ = reader_of(source)
         return reader.describe(source, wanted)
 
@@ -148,7 +150,8 @@ def items(path: str, wanted: Wanted = EVERYTHING) -> list[str]:
     Raises:
         UnreadableError: it cannot be read; anything that libraries raise about damaged files.
     """
-    with opened(path) as source:
+    with warnings.catch_warnings(), opened(path) as source:
+        warnings.simplefilter("ignore")
         reader, _ = reader_of(source)
         return [
             path if item == "" else f"{path}{SEPARATOR}{item}"

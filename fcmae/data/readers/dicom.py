@@ -5,6 +5,7 @@ Black and white are the file's window, else all that its stored bits can say.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from fcmae.data.readers.contract import Description, Pixels, Source, UnreadableE
 PREAMBLE_BYTES, MAGIC = 128, b"DICM"
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # of a file without preamble, as old programs write
 GREYS = ("MONOCHROME1", "MONOCHROME2")
+
+
+# pydicom reports damage through logging; the error says it once.
+logging.getLogger("pydicom").addHandler(logging.NullHandler())
 
 
 class DicomReader:

@@ -129,7 +129,8 @@ def _read(source: Source, kind: str, wanted: Wanted) -> Pixels:
         (width, height), part, valid = picture.size, None, None
         if wanted.choose is not None and picture.format in ("JPEG", MPO):
             part = stored_part(wanted.choose, height, width, orientation_of(picture))
-            part = _reduce(picture, part, wanted.colours)
+            if part.scaled_to is not None:
+                part = _reduce(picture, part, wanted.colours)
         picture.load()
         orientation = orientation_of(picture)
         if wanted.choose is not None and part is None:
@@ -141,7 +142,7 @@ def _read(source: Source, kind: str, wanted: Wanted) -> Pixels:
             if part is not None:
                 transparency = transparency.crop(_box(part))
             valid = np.asarray(transparency) > 0
-        if part is not None:
+        if part is not None and _box(part) != (0, 0, *laid.size):
             laid = laid.crop(_box(part))
         mode = _mode_wanted(laid, wanted.colours)
         if laid.mode != mode:  # else Pillow would copy

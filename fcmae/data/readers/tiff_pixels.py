@@ -47,9 +47,9 @@ def read_part(
         return values, valid
 
     if part is None:
-        part = Part(0, 0, axes.height, axes.width, (axes.height, axes.width))
+        part = Part(0, 0, axes.height, axes.width, None)
     factor = 1
-    if part.height * part.width * axes.bands > HELD_VALUES:
+    if part.scaled_to is not None and part.height * part.width * axes.bands > HELD_VALUES:
         to_height, to_width = part.scaled_to
         factor = max(1, min(part.height // to_height, part.width // to_width))
     if factor == 1:
