@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 
 import numpy as np
 from PIL import Image, ImageMode
@@ -28,6 +29,7 @@ TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 MPO = "MPO"  # several JPEGs in one file, as some cameras write them: the first is the picture
 # Formats whose last channel of two or four is transparency and nothing else
 TRANSPARENT_KINDS = ("PNG", "WEBP", "GIF", "AVIF", "BMP")
+PPM_BEGINNING = re.compile(rb"P[1-6fF]\s+(#[^\n]*\n\s*)*\d")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")  # of a PNG
 
@@ -55,7 +57,7 @@ class PictureReader:
             return "WEBP"
         if head[:2] == b"BM" and len(head) > 18 and head[14] in (12, 40, 52, 56, 64, 108, 124):
             return "BMP"
-        if head[:1] == b"P" and head[1:2] in b"123456fF" and head[2:3].isspace():
+        if PPM_BEGINNING.match(head):
             return "PPM"
         if head[4:8] == b"ftyp" and (
             head[8:12] in (b"avif", b"avis") or b"avif" in head[16 : _box_end(head)]
