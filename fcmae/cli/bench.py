@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> None:
     import torch
 
     from fcmae.errors import ConfigError
-    from fcmae.machine.bench import measure, report
+    from fcmae.machine.bench import measure, output
     from fcmae.machine.hardware import computing
     from fcmae.model.backbones import check_backbone_name
     from fcmae.training.processes import choose_device
@@ -45,11 +45,11 @@ def run(arguments: list[str]) -> None:
     machine = computing(device)
     print(machine)
     results, rates = measure(settings, device)
-    print(report.describe_rates(rates))
-    print(report.as_table(results, rates))
+    print(output.describe_rates(rates))
+    print(output.as_table(results, rates))
     if len(settings.sizes) > 1:
-        print(report.describe_scaling(results))
-    report.write_json(folder / "results.json", settings, results, rates, machine)
+        print(output.describe_scaling(results))
+    output.write_json(folder / "results.json", settings, results, rates, machine)
     for part in settings.parts:
-        report.draw(folder / f"{part}.png", results, part)
+        output.draw(folder / f"{part}.png", results, part)
     print(f"written: {folder}/results.json and a PNG of each part")

@@ -45,9 +45,9 @@ def plan(arguments: list[str]) -> None:
 
     config = parse(PretrainConfig, arguments, prog="fcmae plan")
 
-    from fcmae.machine.plan import make_plan, report
+    from fcmae.machine.plan import describe, make_plan
 
-    print(report(make_plan(config, say=remark)))
+    print(describe(make_plan(config, say=remark)))
 
 
 def _tell_of_readers(readers: int) -> None:

@@ -359,7 +359,8 @@ class TrainingLoop:
         if self.log is None:
             return
         self._progress_bar.set_postfix_str(
-            f"loss {result.loss:.4f}, lr {result.lr:.2e}, {rate:.1f} images/s"
+            f"loss {result.loss if loss is None else loss:.4f}, lr {result.lr:.2e}, "
+            f"{rate:.1f} images/s"
         )
         values = {
             "epoch": round(progress.step * self.effective_batch / len(self.task.images), 4),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, MISTAKE
-from fcmae.machine.bench import BenchSettings, measure, report
+from fcmae.machine.bench import BenchSettings, measure, output
 from fcmae.machine.bench.measuring import Measurement, compared_groups, partner_of, peak_memory
 from fcmae.machine.bench.roofline import encoder_flops, matmul_rates
 from fcmae.machine.bench.subjects import Subject, prepare
@@ -142,7 +142,7 @@ def test_measuring_pairs_a_backend_with_masked_dense_at_its_ratio() -> None:
     assert native.subject.ratio == masked.subject.ratio == 0.5
     assert native.versus == pytest.approx(native.times.median / masked.times.median)
     assert by_ratio.keys() == {0.5, 0.75}
-    table = report.as_table(results, rates)
+    table = output.as_table(results, rates)
     assert len(table.splitlines()) == 2 + len(results)
     assert f"{native.versus:.2f} (masked_dense)" in table
 
@@ -151,12 +151,12 @@ def test_the_table_says_roofline_and_memory_of_a_measurement() -> None:
     result = Measurement(
         subject=subject(), times=Times((0.5,)), peak_bytes=3 * 2**20, flops=25_000_000
     )
-    row = report.as_table([result], {"fp32": {"torch": 1e8, "other": 2e8}}).splitlines()[-1]
+    row = output.as_table([result], {"fp32": {"torch": 1e8, "other": 2e8}}).splitlines()[-1]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[3:5] == ["1", "64"]
     assert cells[7:] == ["500.0", "0%", "2.0", "", "25%", "3"]
-    assert "100 by" not in report.describe_rates({"fp32": {"torch": 2e11}})
-    assert "200 by torch GFLOP/s" in report.describe_rates({"fp32": {"torch": 2e11}})
+    assert "100 by" not in output.describe_rates({"fp32": {"torch": 2e11}})
+    assert "200 by torch GFLOP/s" in output.describe_rates({"fp32": {"torch": 2e11}})
 
 
 def test_the_command_writes_results_and_pictures(
@@ -194,7 +194,7 @@ def test_scaling_is_taken_round_by_round_and_partners_have_the_same_size() -> No
         Measurement(subject=small, times=Times((1.0, 10.0, 1.0))),
         Measurement(subject=large, times=Times((3.0, 30.0, 3.5))),
     ]
-    assert report.describe_scaling(results).endswith(
+    assert output.describe_scaling(results).endswith(
         "2 x 64 px take 3.00 times as long as 1 x 64 px"
     )
     groups = compared_groups(

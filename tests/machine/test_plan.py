@@ -14,6 +14,7 @@ import torch
 from pictures_on_disk import write_pictures
 
 from fcmae.machine.memory import available_bytes, peak_bytes, private_bytes
+from fcmae.machine.plan.advice import advise, describe, duration, size
 from fcmae.machine.plan.planning import (
     Part,
     Plan,
@@ -23,7 +24,6 @@ from fcmae.machine.plan.planning import (
     short_run,
     time_parts,
 )
-from fcmae.machine.plan.report import advise, duration, report, size
 from fcmae.settings.pretrain import (
     DataConfig,
     EvaluateConfig,
@@ -179,7 +179,7 @@ def test_the_largest_batch_fills_nine_tenths_of_what_is_free() -> None:
 
 def test_a_plan_that_needs_no_change_says_so() -> None:
     assert list(advise(make_plan())) == []
-    text = report(make_plan())
+    text = describe(make_plan())
     assert "convnextv2_atto, 400 images, 100 steps of 8 on cpu (2 cores)" in text
     assert "100 x     1.00 s  =   1 min 40 s" in text
     assert "whole run" in text

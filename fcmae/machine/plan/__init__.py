@@ -1,6 +1,6 @@
 """What a pretraining will take on this machine, measured before it is started."""
 
+from fcmae.machine.plan.advice import describe
 from fcmae.machine.plan.planning import make_plan
-from fcmae.machine.plan.report import report
 
-__all__ = ["make_plan", "report"]
+__all__ = ["describe", "make_plan"]

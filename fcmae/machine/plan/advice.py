@@ -13,7 +13,7 @@ NOTABLE = 0.1  # share of the whole time that looking at the run should stay bel
 LONG_LOSS_MINUTES = 30.0  # of work that a kill may cost
 
 
-def report(plan: Plan) -> str:
+def describe(plan: Plan) -> str:
     """Return the plan as a table and sentences."""
     config = plan.config
     width = max(len(part.name) for part in plan.parts)
