@@ -2,6 +2,7 @@
 
 # {command: MODULE, whose `run` is called, or MODULE:FUNCTION}, imported only when asked for.
 COMMANDS = {
+    "inspect": "fcmae.cli.inspect",
     "pretrain": "fcmae.cli.pretrain",
     "plan": "fcmae.cli.pretrain:plan",
     "finetune": "fcmae.cli.finetune",

@@ -5,9 +5,10 @@ The content decides what a file is, not its name. Nothing is random here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from fcmae.data.channels import pick, to_channels
 from fcmae.data.parts import Choose, Part
-from fcmae.data.readers import UnreadableError, read
+from fcmae.data.readers import Description, Pixels, UnreadableError, Wanted, describe, read
+from fcmae.data.readers.choosing import EVERYTHING
 from fcmae.data.reading import Reading
 from fcmae.data.shard_scan import DamagedShardError
 from fcmae.errors import ConfigError, DataError
@@ -134,14 +136,36 @@ def read_image(
         UndecodableImageError: missing, damaged, no image, no such bands; its `reason` says why.
         ConfigError: no such reader.
     """
-    path = os.fspath(path)
+    with _told(os.fspath(path)):
+        values = read(os.fspath(path), own=reader).values
+        return values if bands is None else pick(values, bands)
+
+
+def describe_image(path: str, reading: Reading | None = None) -> Description:
+    """Return what the header of a file says, without decoding its pixels.
+
+    Raises:
+        UndecodableImageError: as `read_image`, as far as a header shows it.
+    """
+    with _told(path):
+        return describe(path, EVERYTHING if reading is None else reading.wanted())
+
+
+def read_pixels(path: str, choose: Choose) -> Pixels:
+    """Return the part that `choose` wants in the file's own values; raises as `read_image`."""
+    with _told(path):
+        return read(path, Wanted(choose=_Once(choose)))
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes the libraries raise into UndecodableImageError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            values = read(path, own=reader).values
-            return values if bands is None else pick(values, bands)
-    except ConfigError:
+            yield
+    except ConfigError:  # of a reader of the user's
         raise
     except Exception as error:
         raise UndecodableImageError(path, _reason(error)) from error

@@ -137,6 +137,31 @@ def draw_lines(
     return _finish(figure, axes)
 
 
+def draw_histogram(
+    values: Mapping[str, np.ndarray], *, x_name: str, y_name: str, bins: int = 40
+) -> bytes:
+    """Return an SVG of histograms, {series: values}; wide ranges have a logarithmic axis."""
+    figure, axes = _new()
+    everything = np.concatenate([np.asarray(part, float) for part in values.values()])
+    low, high = float(everything.min()), float(everything.max())
+    is_wide = low > 0 and high / low > 20
+    edges = (np.geomspace if is_wide else np.linspace)(low, high if high > low else low + 1, bins)
+    for colour, (name, part) in zip(colours(len(values)), values.items(), strict=True):
+        axes.hist(
+            part,
+            edges.tolist(),
+            histtype="stepfilled",
+            color=colour,
+            alpha=0.55,
+            label=name or None,
+        )
+    if is_wide:
+        axes.set_xscale("log")
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(y_name)
+    return _finish(figure, axes)
+
+
 def image_rows(rows: Sequence[np.ndarray]) -> bytes:
     """Return a PNG of rows of uint8 images [N, H, W, 3], white between them."""
     count, height_px, width_px = rows[0].shape[:3]
