@@ -13,15 +13,15 @@ EXTRAS = {
     "quickstart": ["elpv-dataset>=1.0"],
     # DICOM with the decoders of its compressed transfer syntaxes
     "dicom": [
-        "pydicom>=3.0",
+        "pydicom>=3.0.1",
         "pylibjpeg>=2.0",
         "pylibjpeg-libjpeg>=2.1",
         "pylibjpeg-openjpeg>=2.2",
         "pylibjpeg-rle>=2.0",
     ],
-    "arrays": ["h5py>=3.10", "zarr>=2.17"],
+    "arrays": ["h5py>=3.10", "zarr>=2.18.7"],
     "huggingface": ["transformers>=4.40"],
-    "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
+    "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5.4"],
     "slurm": ["submitit>=1.5"],
 }
 EXTRAS["test"] = [
@@ -40,6 +40,7 @@ EXTRAS["dev"] = [
     "mypy>=1.10",
     "pre-commit>=3.7",
     "ruff>=0.6",
+    "uv>=0.5",
 ]
 
 setup(
@@ -53,16 +54,17 @@ setup(
     packages=find_packages(include=["fcmae", "fcmae.*", "sparse", "sparse.*"]),
     package_data={"sparse.ops": ["*.c"]},
     python_requires=">=3.10",
+    # The lowest versions at which all tests pass; .ci/run installs exactly those, and the newest.
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
-        "timm>=1.0.20",
+        "torch>=2.8",
+        "torchvision>=0.23",
+        "timm>=1.0.21",
         "numpy>=1.26",
         "pyyaml>=6.0",
-        "jsonargparse[signatures]>=4.40",
+        "jsonargparse[signatures]>=4.48",
         "tqdm>=4.66",
-        "matplotlib>=3.8",
-        "tensorboard>=2.16",
+        "matplotlib>=3.10.7",
+        "tensorboard>=2.16.2",
         "safetensors>=0.4.3",
         "scikit-learn>=1.4",
         "scipy>=1.11",
