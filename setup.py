@@ -21,7 +21,7 @@ EXTRAS = {
     ],
     "arrays": ["h5py>=3.10", "zarr>=2.18.7"],
     "huggingface": ["transformers>=4.40"],
-    "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5.4"],
+    "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.6"],
     "slurm": ["submitit>=1.5"],
 }
 EXTRAS["test"] = [

@@ -163,6 +163,11 @@ def test_an_import_upwards_breaks_the_contracts(tmp_path: pathlib.Path) -> None:
     assert "fcmae.model is not allowed to import fcmae.data" in broken.stdout
 
 
+def test_one_file_alone_draws_bars_whose_lock_is_no_other_process_s() -> None:
+    importers = {name for name in SOURCES if "tqdm" in imported_packages(SOURCES[name])}
+    assert importers == {"fcmae/runs/terminal.py"}
+
+
 def test_no_import_leads_back_to_the_file_it_came_from() -> None:
     names = {module_name(path): source for path, source in SOURCES.items()}
     imports = {name: imported_files(name, source, names) for name, source in names.items()}

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from fcmae.data import ImageList, MicroBatches, SampleStream, make_loader, sample_seed, seeded
 from fcmae.data.recorded import fix_images
 from fcmae.errors import CheckpointError, ConfigError
+from fcmae.runs import terminal
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import MetricsLog
 from fcmae.runs.skipped_files import SkippedFiles
@@ -111,7 +110,7 @@ class TrainingLoop:
     def say(self, sentence: str) -> None:
         """Print one sentence above the progress bar, from the main process."""
         if self.processes.is_main:
-            tqdm.write(f"fcmae: {sentence}", file=sys.stderr)
+            terminal.say(sentence)
 
     def run(self) -> str | None:
         """Train what is left of the run.
@@ -301,13 +300,12 @@ class TrainingLoop:
         steps = range(self.progress.step, self.total_steps)
         self._clock = time.monotonic()
         self._clock_step = self.progress.step
-        with tqdm(
+        with terminal.progress_bar(
             steps,
-            initial=self.progress.step,
-            total=self.total_steps,
             unit="step",
-            dynamic_ncols=True,
-            disable=not self.processes.is_main,
+            total=self.total_steps,
+            done=self.progress.step,
+            is_shown=self.processes.is_main,
         ) as self._progress_bar:
             yield from self._progress_bar
 
