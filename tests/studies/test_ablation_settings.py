@@ -102,6 +102,20 @@ def test_held_out_images_are_in_no_cells_training_list(tmp_path: Path, labelled:
     assert open_split(asked) == split  # read back from the folder
 
 
+def test_images_for_the_evaluation_are_scored_whole_where_the_base_runs_have_the_labels(
+    tmp_path: Path, labelled: Path
+) -> None:
+    val = tmp_path / "val"
+    for folder in sorted(path for path in labelled.iterdir() if path.is_dir()):
+        write_pictures(val / folder.name, 3, seed=9)
+    split = open_split(ablation(tmp_path / "a", labelled, "--evaluate.path", str(val)))
+    assert len(split.test) == 6
+    assert all(path.startswith(str(val)) for path in split.test.paths)
+    assert all(path.startswith(str(labelled)) for path in split.train.paths)
+    overlapping = open_split(ablation(tmp_path / "b", labelled, "--evaluate.path", str(labelled)))
+    assert not set(overlapping.test.paths) & set(overlapping.train.paths)
+
+
 def test_with_images_for_the_evaluation_cells_train_on_all_of_the_base_runs(
     tmp_path: Path, labelled: Path, unlabelled: Path
 ) -> None:

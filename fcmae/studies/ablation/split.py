@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcmae.data import ImageList
-from fcmae.data.splits import open_with_held_out
+from fcmae.data import ImageList, open_images
+from fcmae.data.splits import check_groups, open_with_held_out
 from fcmae.errors import ConfigError
 from fcmae.runs.durable import write_text
 from fcmae.settings.ablation import Ablation
-from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.pretrain import DataConfig, PretrainConfig
 from fcmae.settings.reading import from_plain
 
 IMAGES_FILE = "images.txt"  # what the cells train on, where it is cut from the base run's images
@@ -79,7 +79,11 @@ def open_split(ablation: Ablation) -> Split:
             )
     else:
         where = "data.path" if is_cut else "evaluate.path"
-        cut = open_with_held_out(source, label, evaluate.val_share, evaluate.split_seed, where)
+        cut = None if is_cut or "data.path" in ablation.grid else _whole(source, label, base.data)
+        if cut is None:
+            exclude = base.data.exclude if is_cut else None
+            share, seed, group = evaluate.val_share, evaluate.split_seed, base.data.group
+            cut = open_with_held_out(source, label, share, seed, where, group, exclude)
         train, test = map(_with_absolute_paths, cut)
         split = Split(train, test, source, is_cut, made_by)
     needs = [*evaluate.methods, *(["fine-tuning"] if ablation.finetune else [])]
@@ -90,6 +94,28 @@ def open_split(ablation: Ablation) -> Split:
             "--evaluate.methods [] and no finetune settings."
         )
     return split
+
+
+def _whole(source: Any, label: str | None, base: DataConfig) -> tuple[ImageList, ImageList] | None:
+    """Return the labelled images of the base run, and all of evaluate.path to score on.
+
+    None where the base run's images have other labels or none, or are among those of
+    evaluate.path, or evaluate.path is cut in parts: then it gives both sides.
+    """
+    test = open_images(source, label, "evaluate.path")
+    if test.labels is None or test.parts:
+        return None
+    train = open_images(base.path, base.label, exclude=base.exclude)
+    if "train" in train.parts:
+        train = train.part("train")
+    if train.labels is None or train.classes != test.classes:
+        return None
+    known = set(map(os.path.abspath, train.paths))
+    if any(os.path.abspath(path) in known for path in test.paths):
+        return None
+    if base.group is not None:
+        check_groups(train, test, base.group)
+    return train, test
 
 
 def _with_absolute_paths(images: ImageList) -> ImageList:
