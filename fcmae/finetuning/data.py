@@ -36,6 +36,9 @@ class FinetuneAugmentation:
         image_size: (height, width) of the result, px.
         mean, std: per channel on the 0..1 scale, taken away and divided by before erasing.
 
+    Attributes:
+        colour: timm's random changes between the crop and the scaling, or None.
+
     Raises:
         ConfigError: rand_augment is no policy of timm.
     """
@@ -56,7 +59,7 @@ class FinetuneAugmentation:
             vertical_flip=augment.vertical_flip,
             rotate90=augment.rotate90,
         )
-        self._colour = _colour_policy(augment, image_size, mean)
+        self.colour = _colour_policy(augment, image_size, mean)
         self._erase = (
             RandomErasing(augment.reprob, mode="pixel", device="cpu") if augment.reprob else None
         )
@@ -68,10 +71,10 @@ class FinetuneAugmentation:
     def __call__(self, crop: Tensor) -> Tensor:
         """Return the image of a crop, which may have been decoded at less than its full size."""
         image = self._crop(crop)
-        if self._colour is not None:
+        if self.colour is not None:
             if image.dtype != torch.uint8:
                 image = (to_float(image) * 255).round().to(torch.uint8)
-            image = images_to.pil_to_tensor(self._colour(images_to.to_pil_image(image)))
+            image = images_to.pil_to_tensor(self.colour(images_to.to_pil_image(image)))
         image = self._normalise(image)
         return image if self._erase is None else self._erase(image)
 

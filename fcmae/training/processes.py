@@ -139,7 +139,7 @@ def start_processes(device: str) -> Processes:
         store, rank, world_size = next(rendezvous("env://", timeout=MEETING_WAIT))
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo",
-            store=dist.PrefixStore(_agree_on_a_name(store, rank, world_size), store),
+            store=dist.PrefixStore(agree_on_a_name(store, rank, world_size), store),
             rank=rank,
             world_size=world_size,
             timeout=MEETING_WAIT,
@@ -156,7 +156,7 @@ def start_processes(device: str) -> Processes:
     return Processes(rank, world_size, chosen)
 
 
-def _agree_on_a_name(store: dist.Store, rank: int, world_size: int) -> str:
+def agree_on_a_name(store: dist.Store, rank: int, world_size: int) -> str:
     """Return a name for this meeting in `store`, the same in all processes and never used before.
 
     torchrun starts processes again with the store of those before them, whose addresses there lead

@@ -24,13 +24,13 @@ def encode(
     downsampling convolution and in the sum of GRN.
     """
     # Zero, not multiply: NaN times 0 is NaN, and a hidden NaN would enter the weights' gradients.
-    images = images.masked_fill(~_is_active(patches, images), 0)
+    images = images.masked_fill(~active_cells(patches, images), 0)
     x_NCHW = dense.stem(images.contiguous(memory_format=torch.channels_last))  # the faster layout
     for stage in dense.stages:
         if not isinstance(stage.downsample, nn.Identity):
             x_NCHW = stage.downsample[0](x_NCHW)
-            x_NCHW = stage.downsample[1](x_NCHW * _is_active(patches, x_NCHW))
-        is_active_N1HW = _is_active(patches, x_NCHW)
+            x_NCHW = stage.downsample[1](x_NCHW * active_cells(patches, x_NCHW))
+        is_active_N1HW = active_cells(patches, x_NCHW)
         for block in stage.blocks:
             if stage.grad_checkpointing and x_NCHW.requires_grad:
                 x_NCHW = checkpoint(
@@ -41,7 +41,7 @@ def encode(
     return patches.gather(dense.norm_pre(x_NCHW).permute(0, 2, 3, 1))
 
 
-def _is_active(patches: VisiblePatches, x_NCHW: Tensor) -> Tensor:
+def active_cells(patches: VisiblePatches, x_NCHW: Tensor) -> Tensor:
     """Return the active sites of a feature map, bool [N, 1, H, W]."""
     return patches.is_active(x_NCHW.shape[2] // patches.rows).unsqueeze(1)
 
@@ -56,7 +56,7 @@ def _run_block(
         branch, is_active = branch.permute(0, 2, 3, 1), is_active.permute(0, 2, 3, 1)
     branch = mlp.drop1(mlp.act(mlp.fc1(block.norm(branch))))
     if hasattr(mlp, "grn"):
-        branch = _grn(mlp.grn, branch * is_active, grn_over_batch)
+        branch = apply_grn(mlp.grn, branch * is_active, grn_over_batch)
     branch = mlp.drop2(mlp.fc2(branch))
     if not block.use_conv_mlp:
         branch = branch.permute(0, 3, 1, 2)
@@ -65,7 +65,7 @@ def _run_block(
     return x_NCHW + block.drop_path(branch)
 
 
-def _grn(grn: nn.Module, x: Tensor, over_batch: bool) -> Tensor:
+def apply_grn(grn: nn.Module, x: Tensor, over_batch: bool) -> Tensor:
     """timm's own layer, which pools per image; `over_batch` turns the batch into one tall image."""
     if not over_batch:
         return grn(x)

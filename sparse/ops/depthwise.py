@@ -41,7 +41,7 @@ class _Depthwise(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(blocks, weight)
         ctx.canvas = canvas
-        kernels = _kernels(blocks)
+        kernels = kernels_for(blocks)
         if kernels is not None:
             return kernels.convolve(blocks, weight, bias, canvas)
         return canvas.gather(_convolve(canvas.scatter(blocks), weight, bias))
@@ -50,7 +50,7 @@ class _Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         blocks, weight = ctx.saved_tensors
-        kernels = _kernels(blocks)
+        kernels = kernels_for(blocks)
         if kernels is not None:
             return *_gradients_by_block(kernels, ctx, blocks, weight, grad), None
         maps_grad = ctx.canvas.scatter(grad)
@@ -66,7 +66,7 @@ class _Depthwise(torch.autograd.Function):
         return grad_blocks, grad_weight, grad_bias, None
 
 
-def _kernels(blocks: Tensor) -> ModuleType | None:
+def kernels_for(blocks: Tensor) -> ModuleType | None:
     """Return the module whose kernels read visible patches where they lie, if one can be had."""
     for module in (depthwise_triton, depthwise_compiled):
         if module.is_available(blocks):

@@ -19,12 +19,13 @@ HAS_ONEDNN_PRODUCT = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return rows @ weight.T + bias: [..., C], [D, C], [D] -> [..., D]."""
-    if _is_for_onednn(rows) and _is_for_onednn(weight) and not torch.is_autocast_enabled("cpu"):
+    if is_for_onednn(rows) and is_for_onednn(weight) and not torch.is_autocast_enabled("cpu"):
         return _OneDnnLinear.apply(rows, weight, bias)
     return F.linear(rows, weight, bias)
 
 
-def _is_for_onednn(operand: Tensor) -> bool:
+def is_for_onednn(operand: Tensor) -> bool:
+    """Whether oneDNN multiplies this operand faster than torch does."""
     return (
         HAS_ONEDNN_PRODUCT
         and operand.device.type == "cpu"

@@ -80,7 +80,7 @@ def test_policies_of_any_strength_work_on_grey_and_colour(channels: int, policy:
 def test_posterising_to_no_bit_keeps_one() -> None:
     augment = AugmentConfig(rand_augment="rand-m10-inc1-p1-n1")
     change = FinetuneAugmentation(augment, (24, 24), mean=(0.5,), std=(0.2,))
-    (policy,) = change._colour.transforms
+    (policy,) = change.colour.transforms
     (op,) = [op for op in policy.ops if op.name == "PosterizeIncreasing"]
     op.prob = 1.0
     picture = Image.new("L", (2, 1))

@@ -33,5 +33,5 @@ def use(monkeypatch: pytest.MonkeyPatch) -> None:
     def spawn(self: runner.Runner, cell: Cell, slot: int) -> InProcess:
         return InProcess(self.folder, cell.name)
 
-    monkeypatch.setattr(runner.Runner, "_spawn", spawn)
+    monkeypatch.setattr(runner.Runner, "start_process", spawn)
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.0)

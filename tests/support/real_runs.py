@@ -19,6 +19,7 @@ import torch
 from fork_server import PATIENCE_SECONDS, POLL_SECONDS, SERVER
 from timm.models import convnext, register_model
 from timm.models.convnext import ConvNeXt
+from torch import nn
 
 from fcmae.__main__ import main
 from fcmae.cli import COMMANDS
@@ -144,26 +145,51 @@ def without_pictures() -> None:
     monitoring.draw_health = lambda *args, **kwargs: None
 
 
-def signal_in(method: str, at_call: int, *numbers: signal.Signals) -> Callable[[], None]:
-    """Return what makes a process signal itself in the `at_call`th call of a loop's method."""
-    return partial(_signal_in, method, at_call, *numbers)
+def signal_in(moment: str, at_call: int, *numbers: signal.Signals) -> Callable[[], None]:
+    """Return what makes a process signal itself when a moment comes for the `at_call`th time.
+
+    The moment is `begin`, before the first step, `loss`, in a step, or `step`, when its work is
+    done.
+    """
+    return partial(_signal_in, moment, at_call, *numbers)
 
 
-def _signal_in(method: str, at_call: int, *numbers: signal.Signals) -> None:
-    from fcmae.training.loop import TrainingLoop
+def _signal_in(moment: str, at_call: int, *numbers: signal.Signals) -> None:
+    from fcmae.pretraining.task import Pretraining
+    from fcmae.training.optimization import Optimization
 
     without_pictures()
-    original, calls = getattr(TrainingLoop, method), 0
+    owner, method = {
+        "begin": (Pretraining, "begin"),
+        "loss": (Pretraining, "compute_loss"),
+        "step": (Optimization, "step"),
+    }[moment]
+    original, calls = getattr(owner, method), 0
 
     def signalling(self: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
+        result = original(self, *args, **kwargs)
         if calls == at_call:
             for number in numbers:
                 os.kill(os.getpid(), number)
-        return original(self, *args, **kwargs)
+        return result
 
-    setattr(TrainingLoop, method, signalling)
+    setattr(owner, method, signalling)
+
+
+def before_step(number: int, act: Callable[[nn.Module], object]) -> None:
+    """Let `act` see the model before a step, counted from 1, is taken."""
+    from fcmae.training.optimization import Optimization
+
+    original = Optimization.step
+
+    def step(self: Optimization, step: int, *args: Any) -> Any:
+        if step == number - 1:
+            act(self.model)
+        return original(self, step, *args)
+
+    Optimization.step = step  # type: ignore[method-assign]
 
 
 def tell_threads_after_closing() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparse import SparseConvNeXt
 from sparse.ops import depthwise_triton
-from sparse.ops.depthwise import _kernels, depthwise_convolution
+from sparse.ops.depthwise import depthwise_convolution, kernels_for
 from sparse.sites import VisiblePatches
 
 
@@ -36,7 +36,7 @@ def test_values_and_gradients_equal_autograd_on_masked_maps(
     for parameter in layer.parameters():
         parameter.data.normal_(generator=rng)
     blocks = torch.randn(2, 2, side, side, channels, generator=rng, requires_grad=True)
-    assert _kernels(blocks) is depthwise_triton
+    assert kernels_for(blocks) is depthwise_triton
     results = []
     for output in (
         depthwise_convolution(blocks, layer, patches.canvas(side)),

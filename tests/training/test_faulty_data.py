@@ -19,6 +19,7 @@ from image_files import FAULTS
 from PIL import Image
 from real_runs import (
     assert_same_run,
+    before_step,
     lines_without_clock,
     pretrain_arguments,
     run,
@@ -28,6 +29,7 @@ from real_runs import (
     wait_for,
     without_pictures,
 )
+from torch import nn
 
 from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE
 
@@ -105,7 +107,7 @@ def test_every_fault_is_skipped_counted_and_listed_and_resuming_is_exact(
     assert "Traceback" not in log.read_text()
     stopped = arguments_for(data, tmp_path / "stopped")
     for call in (5, 7):
-        before = signal_in("_compute_loss", call, signal.SIGTERM)
+        before = signal_in("loss", call, signal.SIGTERM)
         assert run(stopped, log, before=before) == INTERRUPTED
     assert run(stopped, log, before=without_pictures) == DONE
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
@@ -197,25 +199,15 @@ def test_files_that_vanish_during_the_run_are_skipped(small: Path, tmp_path: Pat
     assert listed(tmp_path / "run") == {"good-005.png", "good-006.png"}
 
 
-def poison_weights() -> None:
-    """Make a weight infinite in step 5."""
-    from fcmae.training.loop import TrainingLoop
-
-    original = TrainingLoop._compute_loss
-
-    def compute(self: Any, batch: Any) -> Any:
-        if self.progress.step == 4:
-            next(self.task.model.parameters()).data[0] = float("inf")
-        return original(self, batch)
-
-    TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
+def poison(model: nn.Module) -> None:
+    next(model.parameters()).data[0] = float("inf")
 
 
 def test_poisoned_weights_stop_the_run_with_everything_needed_to_look_into_it(
     small: Path, tmp_path: Path
 ) -> None:
     log, arguments = tmp_path / "log", pretrain_arguments(small, tmp_path / "run", 8)
-    assert run(arguments, log, before=poison_weights) == FAILED
+    assert run(arguments, log, before=partial(before_step, 5, poison)) == FAILED
     told = log.read_text().splitlines()[-1]
     assert "error: step 5, process 0: the loss is nan" in told
     assert re.search(r"finite losses before: [01]\.?\d*(, [01]\.?\d*){3}\. The process read", told)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pictures_on_disk import write_pictures
 from real_runs import (
     assert_same_run,
@@ -88,37 +89,38 @@ def full_during(
 
 def inject(saves: range) -> None:
     """Make this process's writes of checkpoints and lines fail for some saves."""
-    from fcmae.runs import checkpoints, metrics
+    write, opened = torch.save, os.open
 
-    write = checkpoints._Hashing.write
-    flush = metrics.MetricsLog._flush
-
-    def refuse(*args: Any, **kwargs: Any) -> Any:
+    def write_half(state: Any, file: Any, *args: Any) -> None:
+        file.write(b"half")
         raise OSError(errno.ENOSPC, NO_SPACE)
 
+    def refuse_lines(path: Any, *args: Any, **kwargs: Any) -> int:
+        if Path(os.fsdecode(path)).name == "metrics.jsonl":
+            raise OSError(errno.ENOSPC, NO_SPACE)
+        return opened(path, *args, **kwargs)
+
     def fill_up() -> None:
-        checkpoints._Hashing.write = refuse  # type: ignore[method-assign]
-        metrics.MetricsLog._flush = lambda log: log._fail(OSError(errno.ENOSPC, NO_SPACE))  # type: ignore[method-assign]
+        torch.save, os.open = write_half, refuse_lines
 
     def make_room() -> None:
-        checkpoints._Hashing.write = write  # type: ignore[method-assign]
-        metrics.MetricsLog._flush = flush  # type: ignore[method-assign]
+        torch.save, os.open = write, opened
 
     full_during(saves, fill_up, make_room)
 
 
 def put_a_file_where_the_results_go(run_dir: Path) -> None:
     """Let the training end with something in the way of the folder of results."""
-    from fcmae.training.loop import TrainingLoop
+    from fcmae.pretraining.task import Pretraining
 
     without_pictures()
-    original = TrainingLoop._train
+    original = Pretraining.begin
 
-    def train(self: Any, stop: Any) -> Any:
+    def begin(self: Any, run: Any) -> None:
         (run_dir / "export").write_text("in the way")
-        return original(self, stop)
+        original(self, run)
 
-    TrainingLoop._train = train  # type: ignore[method-assign]
+    Pretraining.begin = begin  # type: ignore[method-assign]
 
 
 def undisturbed(data: Path, folder: Path) -> Path:

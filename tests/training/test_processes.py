@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from fork_server import PATIENCE_SECONDS
 from pictures_on_disk import write_pictures
 from real_runs import (
     assert_same_run,
+    before_step,
     final_state,
     lines_without_clock,
     options,
@@ -31,7 +33,7 @@ from real_runs import (
 )
 
 from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE, ConfigError
-from fcmae.training.processes import Processes, _agree_on_a_name, start_processes
+from fcmae.training.processes import Processes, agree_on_a_name, start_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 ddp = pytest.mark.ddp
@@ -124,17 +126,9 @@ def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Pa
 
 def stop_in_step(number: int, rank: str = "0") -> None:
     """Let the process of a rank send itself SIGTERM in a step, counted from 1."""
-    from fcmae.training.loop import TrainingLoop
-
     without_pictures()
-    original = TrainingLoop._compute_loss
-
-    def compute(self: Any, batch: Any) -> Any:
-        if self.progress.step == number - 1 and os.environ.get("RANK", "0") == rank:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, batch)
-
-    TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
+    if os.environ.get("RANK", "0") == rank:
+        before_step(number, lambda _: os.kill(os.getpid(), signal.SIGTERM))
 
 
 @ddp
@@ -171,17 +165,21 @@ def test_a_mistake_seen_by_the_main_process_ends_all_with_one_sentence(
 
 def poison_batches() -> None:
     """Let the second process read a NaN in steps 4 and 6."""
-    from fcmae.training.loop import TrainingLoop
+    from fcmae.training.optimization import Optimization
 
-    original = TrainingLoop._compute_loss
+    original = Optimization.step
 
-    def compute(self: Any, batch: Any) -> Any:
-        if self.progress.step in (3, 5) and os.environ["RANK"] == "1":
-            batch["image"] = batch["image"] / 255
-            batch["image"][0, 0, 0, 0] = float("nan")
-        return original(self, batch)
+    def poisoned(batch: dict[str, Any]) -> dict[str, Any]:
+        images = batch["image"] / 255
+        images[0, 0, 0, 0] = float("nan")
+        return {**batch, "image": images}
 
-    TrainingLoop._compute_loss = compute  # type: ignore[method-assign]
+    def step(self: Any, number: int, batches: Iterable[Any], *args: Any) -> Any:
+        if number in (3, 5) and self.processes.rank == 1:
+            batches = map(poisoned, batches)
+        return original(self, number, batches, *args)
+
+    Optimization.step = step  # type: ignore[method-assign]
 
 
 @ddp
@@ -226,7 +224,7 @@ def test_processes_started_again_meet_in_the_store_of_those_before() -> None:
         with ThreadPoolExecutor(3) as pool:
             meeting = []
             for rank in order:
-                meeting.append(pool.submit(_agree_on_a_name, store, rank, 3))
+                meeting.append(pool.submit(agree_on_a_name, store, rank, 3))
                 time.sleep(0.1)
             met = [name.result(timeout=PATIENCE_SECONDS) for name in meeting]
         assert len(set(met)) == 1

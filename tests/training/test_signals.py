@@ -48,27 +48,27 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("number", "method", "last_step"),
+    ("number", "moment", "last_step"),
     [
-        (signal.SIGTERM, "_compute_loss", 5),  # in step 5, which is finished
-        (signal.SIGINT, "_note_loss", 6),  # after the work of step 5: one more
-        (signal.SIGUSR1, "_prepare", 1),  # before the first step
-        (signal.SIGUSR2, "_compute_loss", STEPS),
-        (signal.SIGHUP, "_compute_loss", 5),  # the terminal was closed
+        (signal.SIGTERM, "loss", 5),  # in step 5, which is finished
+        (signal.SIGINT, "step", 6),  # after the work of step 5: one more
+        (signal.SIGUSR1, "begin", 1),  # before the first step
+        (signal.SIGUSR2, "loss", STEPS),
+        (signal.SIGHUP, "loss", 5),  # the terminal was closed
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else str(value),
 )
 def test_a_signal_stops_within_one_step_and_the_run_goes_on_exactly(
     number: signal.Signals,
-    method: str,
+    moment: str,
     last_step: int,
     data: Path,
     undisturbed: Path,
     tmp_path: Path,
 ) -> None:
     arguments, log = pretrain_arguments(data, tmp_path / "run", STEPS), tmp_path / "log"
-    call = {"_compute_loss": last_step, "_note_loss": last_step - 1, "_prepare": 1}[method]
-    assert run(arguments, log, before=signal_in(method, call, number)) == INTERRUPTED
+    call = last_step - 1 if moment == "step" else last_step
+    assert run(arguments, log, before=signal_in(moment, call, number)) == INTERRUPTED
     assert final_state(tmp_path / "run")["progress"]["step"] == last_step
     told = log.read_text()
     assert f"{number.name}: stopping after this step, with a checkpoint; once more, after" in told
@@ -83,7 +83,7 @@ def test_signals_that_come_together_are_one_wish(
 ) -> None:
     arguments, log = pretrain_arguments(data, tmp_path / "run", STEPS), tmp_path / "log"
     together = (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    before = signal_in("_compute_loss", 5, *together)
+    before = signal_in("loss", 5, *together)
     assert run(arguments, log, before=before) == INTERRUPTED
     assert "leaving at once." not in log.read_text()
     assert final_state(tmp_path / "run")["progress"]["step"] == 5
@@ -95,7 +95,7 @@ def test_a_later_signal_leaves_at_once_and_harms_nothing(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     arguments, log = pretrain_arguments(data, tmp_path / "run", STEPS), tmp_path / "log"
-    before = signal_in("_compute_loss", 5, signal.SIGTERM, signal.SIGINT)
+    before = signal_in("loss", 5, signal.SIGTERM, signal.SIGINT)
     assert run(arguments, log, before=[take_no_time, before]) == 128 + signal.SIGINT
     assert "SIGINT: leaving at once." in log.read_text()
     assert final_state(tmp_path / "run")["progress"]["step"] == 3  # the one before
@@ -115,11 +115,11 @@ def test_a_job_of_a_scheduler_is_hurried_by_ctrl_c_alone(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     arguments, log = pretrain_arguments(data, tmp_path / "run", STEPS), tmp_path / "log"
-    before = signal_in("_compute_loss", 5, signal.SIGUSR2, signal.SIGTERM)
+    before = signal_in("loss", 5, signal.SIGUSR2, signal.SIGTERM)
     patient = [take_no_time, be_a_job]
     assert run(arguments, log, before=[*patient, before]) == INTERRUPTED
     assert final_state(tmp_path / "run")["progress"]["step"] == 5
-    before = signal_in("_compute_loss", 5, signal.SIGUSR2, signal.SIGINT)
+    before = signal_in("loss", 5, signal.SIGUSR2, signal.SIGINT)
     hurried = run(arguments, log, before=[*patient, before])
     assert hurried == 128 + signal.SIGINT
     assert run(arguments, log, before=without_pictures) == DONE

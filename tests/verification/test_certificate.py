@@ -129,7 +129,7 @@ def test_leaving_out_one_mask_of_masked_dense_fails(
     config: PretrainConfig, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """The mask of the image, and of each of four stages; downsampling's lie between."""
-    monkeypatch.setattr(masked_dense, "_is_active", spoil_call(masked_dense._is_active, number))
+    monkeypatch.setattr(masked_dense, "active_cells", spoil_call(masked_dense.active_cells, number))
     failed = failed_claims(verify_config(config))
     assert failed
     assert all("masked_dense" in claim or "gradient" in claim for claim in failed)
@@ -139,7 +139,7 @@ def test_the_mask_before_a_downsampling_layer_decides_nothing(
     config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Patches nest: 2 x 2 cells are all visible or all hidden."""
-    monkeypatch.setattr(masked_dense, "_is_active", spoil_call(masked_dense._is_active, 4))
+    monkeypatch.setattr(masked_dense, "active_cells", spoil_call(masked_dense.active_cells, 4))
     assert verify_config(config).holds
 
 
@@ -151,8 +151,8 @@ def test_one_mask_multiplication_before_grn_left_out_fails(
     def unmasked(grn: torch.nn.Module, x: Tensor, over_batch: bool) -> Tensor:
         return original(grn, torch.where(x == 0, torch.full_like(x, 0.1), x), over_batch)
 
-    original = masked_dense._grn
-    monkeypatch.setattr(masked_dense, "_grn", unmasked)
+    original = masked_dense.apply_grn
+    monkeypatch.setattr(masked_dense, "apply_grn", unmasked)
     assert "masked_dense = reference, float64: features" in failed_claims(verify_config(config))
 
 

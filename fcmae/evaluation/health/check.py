@@ -34,21 +34,24 @@ class HealthCheck:
         model: the FCMAE of the run; run in evaluation mode, modes come back as they were.
         images: [N, C, H, W], normalised, on the CPU.
         seed: decides the masks.
+
+    Attributes:
+        visible: the fixed masks by ratio, those that the grid can have.
     """
 
     def __init__(self, model: FCMAE, images: Tensor, seed: int) -> None:
         self._model = model
         self._images = images
-        self._visible: dict[float, Tensor] = {}
+        self.visible: dict[float, Tensor] = {}
         for ratio in sorted({model.mask_ratio, *RATIOS}):
             rng = torch.Generator().manual_seed(sample_seed(seed, "health", str(ratio)))
             with contextlib.suppress(ConfigError):  # a ratio that small grids do not have
-                self._visible[ratio] = draw_visible(len(images), model.num_patches, ratio, rng)
+                self.visible[ratio] = draw_visible(len(images), model.num_patches, ratio, rng)
 
     def trivial_losses(self) -> dict[str, float]:
         """Return the losses of predictors that learn nothing, at the run's ratio."""
         model, images = self._model, self._images
-        is_masked = is_masked_from_visible(self._visible[model.mask_ratio], model.num_patches)
+        is_masked = is_masked_from_visible(self.visible[model.mask_ratio], model.num_patches)
         size, grid = model.patch_size, model.grid
         return {
             "health/loss_patch_mean": patch_mean_loss(images, is_masked, size),
@@ -88,9 +91,9 @@ class HealthCheck:
             yield self._images[rows].to(device), rows
 
     def _losses(self) -> dict[str, float]:
-        sums = dict.fromkeys(self._visible, 0.0)
+        sums = dict.fromkeys(self.visible, 0.0)
         for images, rows in self._chunks():
-            for ratio, visible in self._visible.items():
+            for ratio, visible in self.visible.items():
                 sums[ratio] += len(images) * float(self._model(images, visible[rows]).loss)
         losses = {ratio: total / len(self._images) for ratio, total in sums.items()}
         named = {f"health/loss_at_{ratio:g}": loss for ratio, loss in losses.items()}

@@ -113,7 +113,7 @@ class Runner:
 
     def _start(self, cell: Cell, slot: int) -> _Running:
         is_job = self.ablation.run.cluster
-        process = self._submit(cell) if is_job else self._spawn(cell, slot)
+        process = self._submit(cell) if is_job else self.start_process(cell, slot)
         self._say(f"{cell.title}: {'queued' if is_job else 'started'}.")
         return _Running(cell, process, slot, time.monotonic())
 
@@ -125,7 +125,8 @@ class Runner:
             lambda: read_result(cell, self.ablation) is not None,
         )
 
-    def _spawn(self, cell: Cell, slot: int) -> subprocess.Popen[bytes]:
+    def start_process(self, cell: Cell, slot: int) -> subprocess.Popen[bytes]:
+        """Start a cell on this machine, in the place of this number among those at a time."""
         threads = str(self.ablation.run.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         environment |= _gpu_of(slot)

@@ -106,7 +106,7 @@ def test_the_loss_at_each_ratio_is_that_of_fixed_masks(
     losses = {name: value for name, value in measured.items() if "loss_at" in name}
     # 0.9 of six patches leaves none visible, so that it is left out
     assert list(losses) == ["health/loss_at_0.3", "health/loss_at_0.5", "health/loss_at_0.6"]
-    for ratio, visible in check._visible.items():
+    for ratio, visible in check.visible.items():
         with torch.no_grad():
             expected = float(model.eval()(make_images(model), visible).loss)
         assert losses[f"health/loss_at_{ratio:g}"] == pytest.approx(expected, rel=1e-5)
@@ -131,7 +131,7 @@ def test_the_losses_to_beat_are_of_the_runs_own_masks(model: FCMAE) -> None:
     # Noise tells nothing about its surroundings: copying a patch costs twice its variance.
     assert trivial["health/loss_nearest_patch"] == pytest.approx(2, rel=0.05)
     assert trivial["health/loss_blurred_surroundings"] == pytest.approx(1, rel=0.1)
-    assert int(is_masked_from_visible(check._visible[0.5], 6).sum()) == 10 * 3
+    assert int(is_masked_from_visible(check.visible[0.5], 6).sum()) == 10 * 3
 
 
 def test_an_encoder_whose_channels_all_say_the_same_has_no_diversity_and_rank_one() -> None:

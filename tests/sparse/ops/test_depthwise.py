@@ -15,7 +15,7 @@ from sparse.ops import depthwise, depthwise_compiled
 from sparse.ops.compiler import load_kernels
 from sparse.ops.depthwise import depthwise_convolution
 from sparse.ops.grn import global_response_norm
-from sparse.ops.linear import _is_for_onednn, linear
+from sparse.ops.linear import is_for_onednn, linear
 from sparse.sites import VisiblePatches
 
 
@@ -169,7 +169,7 @@ def test_linear_equals_torch_with_all_gradients(
     rows = torch.randn(2, 3, widths[0], generator=rng, requires_grad=True)
     weight = torch.randn(widths[1], widths[0], generator=rng, requires_grad=True)
     bias = torch.randn(widths[1], generator=rng, requires_grad=True) if has_bias else None
-    assert _is_for_onednn(rows) == (product == "onednn")
+    assert is_for_onednn(rows) == (product == "onednn")
     results = []
     for function in (linear, F.linear):
         output = function(rows, weight, bias)
@@ -183,12 +183,12 @@ def test_linear_is_torchs_where_there_is_no_onednn_product(
     product: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sparse.ops.linear, "HAS_ONEDNN_PRODUCT", False)
-    assert not _is_for_onednn(torch.ones(3, 2))
+    assert not is_for_onednn(torch.ones(3, 2))
 
 
 def test_linear_leaves_float64_and_autocast_to_torch(product: str) -> None:
     rows, weight = torch.ones(3, 2), torch.ones(4, 2)
-    assert not _is_for_onednn(rows.double())
+    assert not is_for_onednn(rows.double())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(rows, weight, None).dtype == torch.bfloat16
     assert linear(rows, weight, None).dtype == torch.float32
