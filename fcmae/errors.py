@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from sparse.errors import BackendUnavailableError, UnsupportedModelError
+from sparse import BackendUnavailableError, UnsupportedModelError
 
 __all__ = [
     "DONE",

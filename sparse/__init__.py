@@ -8,8 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sparse.errors import BackendUnavailableError, UnsupportedModelError
-
 if TYPE_CHECKING:
     from sparse.architecture import Architecture, read_architecture
     from sparse.encoder import SparseConvNeXt
@@ -28,6 +26,14 @@ _LAZY = {
     "SparseConvNeXt": "sparse.encoder",
     "read_architecture": "sparse.architecture",
 }
+
+
+class UnsupportedModelError(ValueError):
+    """The dense model has a part that cannot run at visible sites only; the message names it."""
+
+
+class BackendUnavailableError(ImportError):
+    """A backend was asked for whose library cannot be imported on this machine."""
 
 
 class SparseArray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
 from torch import nn
 
-from sparse.errors import UnsupportedModelError
+from sparse import UnsupportedModelError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ SUMMARY = "build and install MinkowskiEngine, for model.backend=minkowski"
 def run(arguments: list[str]) -> int:
     """Install MinkowskiEngine; exit status 1 when a step fails, 2 when tools are missing."""
     from fcmae.errors import BackendUnavailableError, ConfigError
-    from fcmae.minkowski_install.errors import InstallError, MissingToolsError
+    from fcmae.minkowski_install.child import InstallError, MissingToolsError
     from fcmae.minkowski_install.installation import install_minkowski
 
     settings = _parser().parse_args(arguments)

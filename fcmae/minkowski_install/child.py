@@ -1,4 +1,4 @@
-"""Runs modules of this package in a Python of their own, which sees what was just installed."""
+"""Programs that the installer runs in a Python of their own, and what can go wrong with them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+class InstallError(RuntimeError):
+    """Fetching, building, installing or testing failed; the message names the log if one exists."""
+
+
+class MissingToolsError(InstallError):
+    """The machine lacks tools; the message lists each with the packages that bring it."""
+
+
 def run_module(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m fcmae.minkowski_install.NAME ARGUMENTS` and return what it printed."""
+    """Run `python -m fcmae.minkowski_install.NAME ARGUMENTS`; it sees what was just installed."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-m", f"{__package__}.{name}", *arguments],

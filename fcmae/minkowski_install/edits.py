@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from fcmae.minkowski_install.errors import InstallError
+from fcmae.minkowski_install.child import InstallError
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fcmae.minkowski_install.child import last_line, run_module
+from fcmae.minkowski_install.child import InstallError, last_line, run_module
 from fcmae.minkowski_install.edits import apply_edits, hash_of_edits
-from fcmae.minkowski_install.errors import InstallError
 from fcmae.minkowski_install.machine import find_target, find_tools
 from fcmae.minkowski_install.source import SHA256, fetch_source, hash_of_file, unpack
 from fcmae.minkowski_install.wheel import (

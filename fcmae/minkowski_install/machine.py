@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fcmae.minkowski_install.errors import MissingToolsError
+from fcmae.minkowski_install.child import MissingToolsError
 
 
 @dataclass(frozen=True)

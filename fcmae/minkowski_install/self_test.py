@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparse import BackendUnavailableError
 from sparse.backends.authors_layout import to_authors_layout
 from sparse.backends.minkowski import load_minkowski_engine
-from sparse.errors import BackendUnavailableError
 
 TOLERANCE = 1e-6
 

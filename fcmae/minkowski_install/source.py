@@ -8,8 +8,7 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from fcmae.minkowski_install.child import last_line, run_module
-from fcmae.minkowski_install.errors import InstallError
+from fcmae.minkowski_install.child import InstallError, last_line, run_module
 
 VERSION = "0.5.4"
 # Of MinkowskiEngine-0.5.4.tar.gz, the last release, of May 2021.

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from fcmae.minkowski_install.child import last_line
-from fcmae.minkowski_install.errors import InstallError
+from fcmae.minkowski_install.child import InstallError, last_line
 from fcmae.minkowski_install.machine import Target, Tools
 
 Say = Callable[[str], None]

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from sparse import BackendUnavailableError
 from sparse.backends.authors_layout import timm_name, to_authors_layout, to_timm_layout
-from sparse.errors import BackendUnavailableError
 from sparse.sites import VisiblePatches
 
 ADVICE = (

@@ -14,7 +14,7 @@ import pytest
 
 from fcmae.__main__ import main
 from fcmae.minkowski_install import child, installation, source, wheel
-from fcmae.minkowski_install.errors import InstallError
+from fcmae.minkowski_install.child import InstallError
 from fcmae.minkowski_install.machine import Target, Tools
 
 TARGET = Target("2.0.0+cpu", "cpython-310-linux-x86_64")

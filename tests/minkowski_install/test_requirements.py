@@ -14,8 +14,8 @@ import torch
 
 from fcmae.__main__ import main
 from fcmae.minkowski_install import machine
+from fcmae.minkowski_install.child import InstallError, MissingToolsError
 from fcmae.minkowski_install.edits import EDITS, Edit, apply_edits, hash_of_edits
-from fcmae.minkowski_install.errors import InstallError, MissingToolsError
 from fcmae.minkowski_install.machine import Target
 
 TARGET = Target("2.0.0+cpu", "cpython-310-linux-x86_64")

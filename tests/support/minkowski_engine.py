@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from sparse import BackendUnavailableError
 from sparse.backends.minkowski import load_minkowski_engine
-from sparse.errors import BackendUnavailableError
 
 
 def need() -> None:

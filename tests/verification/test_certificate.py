@@ -24,9 +24,9 @@ from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification import claims, reference
 from fcmae.verification.certificate import Certificate, Line
 from fcmae.verification.subjects import randomize, verify_config
+from sparse import BackendUnavailableError
 from sparse import encoder as sparse_encoder
 from sparse.backends import masked_dense, native
-from sparse.errors import BackendUnavailableError
 from sparse.ops import depthwise_compiled
 from sparse.sites import Canvas
 
