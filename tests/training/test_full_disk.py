@@ -17,6 +17,7 @@ import torch
 from pictures_on_disk import write_pictures
 from real_runs import (
     assert_same_run,
+    before_step,
     final_state,
     lines_without_clock,
     pretrain_arguments,
@@ -197,30 +198,19 @@ def test_results_that_cannot_be_written_are_no_success_and_made_later(
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3
 
 
-def remove_in(method: str, at_call: int, run_dir: Path) -> None:
-    """Remove the run folder in a call of a loop's method."""
-    from fcmae.training.loop import TrainingLoop
-
+def remove_in(step: int, run_dir: Path) -> None:
+    """Remove the run folder before a step, counted from 1, is taken."""
     without_pictures()
-    original, calls = getattr(TrainingLoop, method), 0
-
-    def removing(self: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == at_call:
-            shutil.rmtree(run_dir)
-        return original(self, *args, **kwargs)
-
-    setattr(TrainingLoop, method, removing)
+    before_step(step, lambda _: shutil.rmtree(run_dir))
 
 
-@pytest.mark.parametrize("at_call", [1, 5])
+@pytest.mark.parametrize("step", [1, 5])
 def test_a_run_folder_that_is_removed_stops_the_run_and_is_not_made_again(
-    at_call: int, data: Path, tmp_path: Path
+    step: int, data: Path, tmp_path: Path
 ) -> None:
     log, run_dir = tmp_path / "log", tmp_path / "run"
     arguments = pretrain_arguments(data, run_dir, STEPS, log__tensorboard="true")
-    removing = partial(remove_in, "_compute_loss", at_call, run_dir)
+    removing = partial(remove_in, step, run_dir)
     assert run(arguments, log, before=removing) == FAILED, log.read_text()
     assert f"run.dir: {run_dir} was removed or replaced while this run was" in log.read_text()
     assert "Traceback" not in log.read_text()
