@@ -44,8 +44,8 @@ def flop_unit(largest: float) -> tuple[float, str]:
 def seconds_per_image(lines: Iterable[Mapping[str, Any]]) -> float | None:
     """Return the median of what metrics.jsonl measured, or None when nothing was.
 
-    The median leaves out the lines whose time holds a picture, a score or a checkpoint. The first
-    line is the first step, which is slower than the others.
+    The median leaves out the lines whose time holds a checkpoint. The first line is the first
+    step, which is slower than the others.
     """
     rates = [line["images_per_second"] for line in lines if line.get("images_per_second")]
     return 1 / statistics.median(rates[1:]) if len(rates) > 1 else None
