@@ -63,7 +63,7 @@ class VisiblePatches:
 
     @property
     def num_images(self) -> int:
-        """N."""
+        """Images of the batch."""
         return self.row.shape[0]
 
     def gather(self, maps_NHWC: Tensor) -> Tensor:

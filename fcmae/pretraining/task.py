@@ -49,10 +49,14 @@ def pretrain(config: PretrainConfig, around: Around = nothing) -> str | None:
     """
     processes = start_processes(config.train.device)
     try:
-        images = open_images(config.data.path, config.data.label, exclude=config.data.exclude)
-        return TrainingLoop(Pretraining(config, images), processes, around).run()
+        return TrainingLoop(Pretraining(config, open_data(config)), processes, around).run()
     finally:
         processes.close()
+
+
+def open_data(config: PretrainConfig) -> ImageList:
+    """Return the images of a pretraining, those that it holds out included; raises DataError."""
+    return open_images(config.data.path, config.data.label, exclude=config.data.exclude)
 
 
 def check(config: PretrainConfig) -> None:
@@ -60,7 +64,7 @@ def check(config: PretrainConfig) -> None:
 
     Another machine may train: neither its GPUs nor its MinkowskiEngine are asked for.
     """
-    open_images(config.data.path, config.data.label, exclude=config.data.exclude)
+    open_data(config)
     native = dataclasses.replace(config.model, backend="native")
     with torch.device("meta"):
         create_model(dataclasses.replace(config, model=native))

@@ -113,6 +113,13 @@ def _layer(name: str, depths: tuple[int, ...], num_layers: int, assigner: Assign
     return (1, 2, 3, num_layers)[stage]
 
 
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which a model computes in fp32, bf16 or fp16."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=_AUTOCAST[precision])
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise ConfigError where a precision is asked for that the device does not have."""
     if precision == "fp16" and device.type != "cuda":
@@ -184,9 +191,7 @@ class Optimization:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context in which the model runs."""
-        if self._precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.processes.device.type, dtype=_AUTOCAST[self._precision])
+        return autocast(self.processes.device, self._precision)
 
     def step(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from fcmae.machine.bench.vit_mae import VitMae
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
 from fcmae.model.masking import draw_visible
-from fcmae.training.optimization import parameter_groups
+from fcmae.training.optimization import autocast, parameter_groups
 from sparse import SparseConvNeXt
 
 ALTERNATIVES = ("dense", "vit_mae")
@@ -67,12 +66,12 @@ def _encoder(subject: Subject, images: Tensor, device: torch.device) -> Callable
     run = torch.compile(encoder) if subject.is_compiled else encoder
 
     def forward() -> None:
-        with torch.no_grad(), _autocast(subject, device):
+        with torch.no_grad(), autocast(device, subject.precision):
             run(images, visible)
 
     def forward_and_backward() -> None:
         encoder.zero_grad(set_to_none=True)
-        with _autocast(subject, device):
+        with autocast(device, subject.precision):
             features = run(images, visible)
         features.sum().backward()
 
@@ -87,7 +86,7 @@ def _training_step(subject: Subject, images: Tensor, device: torch.device) -> Ca
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with _autocast(subject, device):
+        with autocast(device, subject.precision):
             loss = run(images)
         loss.backward()
         optimizer.step()
@@ -121,9 +120,3 @@ def _trained_model(
         backend=subject.contender,  # type: ignore[arg-type]
     )
     return fcmae, lambda images: fcmae(images).loss
-
-
-def _autocast(subject: Subject, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if subject.precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from fcmae.data import open_images
 from fcmae.errors import ConfigError
 from fcmae.machine.hardware import num_cores
 from fcmae.machine.memory import available_bytes
 from fcmae.machine.plan.trials import measure_parts, rehearse, run_trial
-from fcmae.pretraining.task import Pretraining
+from fcmae.pretraining.task import Pretraining, open_data
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.processes import start_processes
@@ -118,7 +117,7 @@ def make_plan(config: PretrainConfig, say: Callable[[str], None]) -> Plan:
     processes = start_processes(config.train.device)
     if processes.world_size > 1:
         raise ConfigError("plan: it measures one process; start it without torchrun.")
-    images = open_images(config.data.path, config.data.label, exclude=config.data.exclude)
+    images = open_data(config)
     run = TrainingLoop(Pretraining(config, images), processes)
     num_images = len(run.task.images)
     free = available_bytes(processes.device)

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from fcmae.data import MicroBatches, SampleStream, make_loader, open_images
+from fcmae.data import MicroBatches, SampleStream, make_loader
 from fcmae.errors import ConfigError, DataError
 from fcmae.machine.memory import call_alone, peak_bytes, private_bytes
 from fcmae.model.masking import draw_visible
-from fcmae.pretraining.task import Pretraining, pretrain
+from fcmae.pretraining.task import Pretraining, open_data, pretrain
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import from_plain, to_plain
 from fcmae.settings.sections import RunConfig
@@ -58,9 +58,7 @@ def measure_parts(settings: Plain) -> Plain:
     """Measure reading alone, steps alone on made images, and the memory of two batch sizes."""
     config = from_plain(PretrainConfig, settings, where="fcmae plan")
     processes = start_processes(config.train.device)
-    task = Pretraining(
-        config, open_images(config.data.path, config.data.label, exclude=config.data.exclude)
-    )
+    task = Pretraining(config, open_data(config))
     read_seconds = _time_reading(task)
     size = config.train.batch_size
     half, whole = (size // 2, size) if size > 1 else (1, 2)
