@@ -59,7 +59,7 @@ def test_a_share_has_its_part_of_every_class_and_lies_in_larger_ones() -> None:
 
 def test_few_images_are_repeated_to_fill_a_step() -> None:
     few = IMAGES.select([0, 200, 201])
-    assert repeated(few, 7).paths == few.paths * 3
+    assert list(repeated(few, 7).paths) == list(few.paths) * 3
     assert repeated(few, 7).labels == (0, 1, 1) * 3
     assert repeated(few, 3) == few
 
