@@ -16,6 +16,7 @@ from fcmae.data.label_table import TABLE_EXTENSION, read_label_table
 from fcmae.data.listing import LIST_EXTENSION, kept_indices, read_lines
 from fcmae.data.path_list import PathList
 from fcmae.data.patterns import expand
+from fcmae.data.readers import is_store, split_item
 from fcmae.data.shard_sets import images_of_shards, member_paths, open_shards
 from fcmae.data.shards import is_shard
 from fcmae.data.walking import Visited, walk, why_no_file
@@ -128,7 +129,10 @@ def _listed(
         if not name or name.startswith("#"):
             continue
         path = os.path.join(folder, name)
-        if os.path.isdir(path):
+        file, item = split_item(path)
+        if is_store(file) or (item and os.path.isfile(file)):  # an image of several: FILE::ITEM
+            yield os.fsencode(path)
+        elif os.path.isdir(path):
             yield from walk(path, visited, accounting)
         elif is_shard(path) and os.path.isfile(path):
             yield from member_paths(open_shards([path], where, accounting))

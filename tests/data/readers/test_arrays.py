@@ -12,7 +12,7 @@ import torch
 import zarr
 
 import fcmae
-from fcmae.data import Reading, UndecodableImageError, decode
+from fcmae.data import Reading, UndecodableImageError, decode, find_images
 from fcmae.data.parts import Part
 from fcmae.data.readers import Wanted, describe, items, kind_of
 
@@ -142,3 +142,12 @@ def test_a_file_that_is_cut_short_is_refused(suffix: str, tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UndecodableImageError):
         decode(str(path), Reading(in_chans=1))
+
+
+def test_a_text_file_names_images_of_a_file(tmp_path: Path) -> None:
+    write(tmp_path, "npy", {"data": random(40, 20, 30)})
+    write(tmp_path, "zarr", {"data": random(20, 30)})
+    (tmp_path / "list.txt").write_text("a.npy::3\na.zarr\na.npy::11\ngone.npy::1\n")
+    images = find_images(str(tmp_path / "list.txt"))
+    assert [Path(path).name for path in images.paths] == ["a.npy::3", "a.zarr", "a.npy::11"]
+    assert [Path(path).name for path, _ in images.problems] == ["gone.npy::1"]
