@@ -26,7 +26,7 @@ DATA = {
     "mean": [0.3, 0.4],
     "std": [0.1, 0.2],
     "background": [1, 1, 1],
-    "image_size": 32,
+    "image_size": 64,
     "workers": 0,
 }
 READING = Reading(in_chans=2, value_range=(0.0, 4095.0), bands=(3, 0), background=(1.0, 1.0, 1.0))
@@ -52,7 +52,7 @@ def pretraining(folder: Path, steps: int) -> PretrainConfig:
 def finetuning(weights: Path) -> FinetuneConfig:
     plain = {
         "run": {"dir": "unused"},
-        "data": {"path": "unused", "in_chans": 2, "image_size": 32},
+        "data": {"path": "unused", "in_chans": 2, "image_size": 64},
         "model": {"name": "convnextv2_atto", "weights": str(weights)},
         "train": {"steps": 1},
         "augment": {"rand_augment": None},
