@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from fcmae.weights.encoder_info import EncoderInfo
-from fcmae.weights.sources import load_described_encoder
 
 from fcmae.data import Reading
 from fcmae.finetuning.setup import create_evaluation_transform, create_reading
@@ -18,6 +16,8 @@ from fcmae.pretraining.task import pretrain
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import from_plain
+from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.sources import load_described_encoder
 
 DATA = {
     "in_chans": 2,
