@@ -28,7 +28,7 @@ NORMALIZED_NOTE = (
     "these two are taken from the original."
 )
 PLAIN_NOTE = "Hidden patches are drawn as predicted; nothing is taken from the original."
-SMOOTHING_POINTS = 10  # on either side, of the smoothed curve
+SMOOTHING_POINTS = 10  # on either side, at most, of the smoothed curve
 
 
 def draw_reconstructions(
@@ -189,12 +189,14 @@ def _shorten(name: str, longest: int = 60) -> str:
 
 
 def smooth(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the mean of each value and up to SMOOTHING_POINTS neighbours on either side.
+    """Return the mean of each value and its neighbours, a twentieth of all on either side.
 
-    Towards the ends there are as many before as behind, so that the curve stays where it is.
+    They are SMOOTHING_POINTS at most, so that a short curve keeps its shape; towards the ends as
+    many before as behind, so that the curve stays where it is.
     """
     places = np.arange(len(values))
-    reach = np.minimum(np.minimum(places, places[::-1]), SMOOTHING_POINTS)
+    most = min(SMOOTHING_POINTS, -(-len(values) // 20))
+    reach = np.minimum(np.minimum(places, places[::-1]), most)
     total = np.cumsum(np.insert(values, 0, 0.0))
     return (total[places + reach + 1] - total[places - reach]) / (2 * reach + 1)
 

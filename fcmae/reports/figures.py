@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fcmae.evaluation import means
-from fcmae.evaluation.pictures import SMOOTHING_POINTS, smooth
+from fcmae.evaluation.pictures import smooth
 
 SIZE = (4.8, 3.3)  # inches; read at the width of a phone, too
 STYLE = {"font.size": 10, "svg.hashsalt": "fcmae", "axes.grid": True, "grid.alpha": 0.3}
 BASELINE = "#8a4b08"
 MOST_TICKS = 7  # beyond it matplotlib chooses rounder numbers
-SMOOTHED = f"Strong lines are means over {SMOOTHING_POINTS} neighbours on either side."
+SMOOTHED = "Strong lines are means over neighbours, a twentieth of the run on either side at most."
 GAP_PX = 4
 LARGEST_SIDE_PX = 160  # of one image
 
