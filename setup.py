@@ -21,13 +21,14 @@ EXTRAS = {
     ],
     "arrays": ["h5py>=3.10", "zarr>=2.18.7"],
     "huggingface": ["transformers>=4.40"],
-    "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.6"],
+    "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.7"],
     "slurm": ["submitit>=1.5"],
 }
 EXTRAS["test"] = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
+    "imagecodecs>=2026.3.6",  # older ones read packed samples and cannot write them for the tests
     *EXTRAS["dicom"],
     *EXTRAS["arrays"],
     *EXTRAS["huggingface"],
@@ -68,7 +69,7 @@ setup(
         "safetensors>=0.4.3",
         "scikit-learn>=1.4",
         "scipy>=1.11",
-        "pillow>=11.3",
+        "pillow>=12.0",
         # Every TIFF, since TIFF is what microscopes, cameras and satellites write; its codecs read
         # deep PNG, JPEG 2000 and AVIF, too.
         "tifffile>=2024.8.24",

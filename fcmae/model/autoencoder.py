@@ -13,7 +13,7 @@ from fcmae.model.backbones import create_backbone
 from fcmae.model.decoder import Decoder
 from fcmae.model.loss import normalize_patches, patch_statistics, reconstruction_loss
 from fcmae.model.masking import draw_visible, effective_mask_ratio, is_masked_from_visible
-from fcmae.model.patches import patchify, unpatchify
+from fcmae.model.patches import patch_grid, patchify, unpatchify
 from fcmae.randomness import sample_seed, seeded
 from fcmae.settings.pretrain import PretrainConfig
 from sparse import SparseConvNeXt
@@ -108,7 +108,7 @@ class FCMAE(nn.Module):
         # Held in a tuple so that torch does not register it: its parameters are the encoder's, and
         # a checkpoint carries each of them once.
         self._sparse_encoder = (sparse_encoder,)
-        self.grid = _patch_grid(self.image_size, patch_size)
+        self.grid = patch_grid(self.image_size, patch_size)
         self.num_patches = self.grid[0] * self.grid[1]
         self.effective_mask_ratio = effective_mask_ratio(self.num_patches, mask_ratio)
         architecture = sparse_encoder.architecture
@@ -230,18 +230,3 @@ def create_model(config: PretrainConfig) -> FCMAE:
     if model.checkpoint_activations:
         created.encoder.set_grad_checkpointing(True)
     return created
-
-
-def _patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Return patch rows and columns, or raise ConfigError unless whole patches tile the image."""
-    for side in image_size:
-        rest = side % patch_size
-        if side < patch_size or rest:
-            smaller = max(side - rest, patch_size)
-            larger = side - rest + patch_size
-            sizes = f"{smaller} or {larger}" if smaller != larger else f"{larger}"
-            raise ConfigError(
-                f"data.image_size: {side} px is not a multiple of mask.patch_size "
-                f"({patch_size} px); {rest} px per side would belong to no patch. Use {sizes}."
-            )
-    return image_size[0] // patch_size, image_size[1] // patch_size

@@ -198,7 +198,7 @@ def test_bands_of_a_picture_and_pages_of_a_tiff_are_channels_where_no_colour_fit
     tmp_path: Path,
 ) -> None:
     four = colours(4)
-    image = decode(tmp_path, saved(Image.fromarray(four, "RGBA"), "PNG"), 4)
+    image = decode(tmp_path, saved(Image.fromarray(four), "PNG"), 4)
     torch.testing.assert_close(image, chw(four), rtol=0, atol=0)
     pages = [Image.fromarray(colours(1, seed)[..., 0].astype(np.uint16)) for seed in range(5)]
     content = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
