@@ -47,7 +47,8 @@ class Job:
         environment.export(set_cuda_visible_devices=False, overwrite=True)
         keep_freed_memory()
         StopRequest.never_at_once = True  # SLURM kills what outlasts its time
-        status = status_of(lambda: self.command(self.arguments))
+        with StopRequest():  # signals that come before the training stop its first step
+            status = status_of(lambda: self.command(self.arguments))
         if status == INTERRUPTED:
             status = self._queue_again() if environment.rank == 0 else DONE
             # Of the other processes a bad status would end the first while it queues the job, and

@@ -24,7 +24,8 @@ class StopRequest:
 
     Signals within REPEAT_SECONDS of the first say the same wish. Leaving at once harms no file:
     every file of a run is complete or absent. The end of the torchrun that started this process
-    asks to stop, too: nobody would start it again after a fault, or stop it with the others.
+    asks to stop, too: nobody would start it again after a fault, or stop it with the others. One
+    that is entered inside of another begins with what that was asked.
 
     Attributes:
         latest: the name of the signal that this process received last, for a launcher that must
@@ -34,11 +35,13 @@ class StopRequest:
     """
 
     latest: ClassVar[str | None] = None
+    _entered: ClassVar[StopRequest | None] = None
     never_at_once: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._name: str | None = None
         self._received = 0.0
+        self._outer: StopRequest | None = None
         self._previous: dict[int, Any] = {}
 
     @property
@@ -50,6 +53,10 @@ class StopRequest:
         return self._name
 
     def __enter__(self) -> StopRequest:
+        outer, StopRequest._entered = StopRequest._entered, self
+        self._outer = outer
+        if outer is not None:  # what was asked for while everything was prepared
+            self._name, self._received = outer._name, outer._received
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 is_nohup = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
@@ -63,6 +70,7 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        StopRequest._entered = self._outer
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -134,6 +134,15 @@ def test_the_user_signal_beside_sigterm_is_the_one_that_counts() -> None:
         assert StopRequest.latest == "SIGUSR2"
 
 
+def test_what_is_asked_before_the_training_stops_the_training() -> None:
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with StopRequest() as stop:
+            assert stop.name == "SIGTERM"
+    with StopRequest() as stop:
+        assert stop.name is None
+
+
 def test_nohup_keeps_a_run_going_when_its_terminal_is_closed() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
