@@ -59,3 +59,19 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         ).float()
 
     monkeypatch.setattr("fcmae.model.autoencoder.create_backbone", create)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say on what the GPU suite ran, and how much of it, for whoever keeps the result."""
+    if config.option.markexpr != "gpu":
+        return
+    cards = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    counts = {
+        outcome: len(terminalreporter.stats.get(outcome, []))
+        for outcome in ("passed", "failed", "skipped")
+    }
+    listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    where = ", ".join(cards) or "no GPU, so nothing was covered"
+    terminalreporter.write_line(f"GPU suite: {listed}; {where}; torch {torch.__version__}.")

@@ -21,6 +21,7 @@ def run(arguments: list[str]) -> None:
     from fcmae.machine.hardware import computing
     from fcmae.model.backbones import check_backbone_name
     from fcmae.training.processes import choose_device
+    from sparse.ops.compiler import missing_kernels
 
     for name in settings.models:
         check_backbone_name(name)
@@ -44,6 +45,9 @@ def run(arguments: list[str]) -> None:
         ) from error
     machine = computing(device)
     print(machine)
+    reason = missing_kernels() if device.type == "cpu" else None
+    if reason is not None:
+        print(f"the compiled CPU kernels are not used, so native is slower: {reason}")
     results, rates = measure(settings, device)
     print(output.describe_rates(rates))
     print(output.as_table(results, rates))

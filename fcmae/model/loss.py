@@ -38,5 +38,9 @@ def reconstruction_loss(prediction: Tensor, target: Tensor, is_masked: Tensor) -
     Computed in float32 at least, whatever the prediction's type.
     """
     accurate = torch.promote_types(prediction.dtype, torch.float32)
-    error = (prediction.to(accurate) - target.to(accurate)).square().mean(dim=-1)  # [N, L]
-    return (error * is_masked).sum() / is_masked.sum()
+    difference = prediction.to(accurate) - target.to(accurate)
+    # Nobody trains what is predicted of visible patches: in fp16 it may overflow, and infinity
+    # times 0 is NaN, in the loss and in its gradient.
+    difference = difference.masked_fill(~is_masked.unsqueeze(-1), 0)
+    error = difference.square().mean(dim=-1)  # [N, L]
+    return error.sum() / is_masked.sum()

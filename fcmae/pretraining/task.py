@@ -28,6 +28,7 @@ from fcmae.training.loop import Around, TrainingLoop, nothing
 from fcmae.training.optimization import StepResult
 from fcmae.training.processes import is_first_of_node, start_processes
 from fcmae.training.task import Task
+from sparse.ops.compiler import missing_kernels
 
 
 def pretrain(config: PretrainConfig, around: Around = nothing) -> str | None:
@@ -184,5 +185,9 @@ class Pretraining(Task):
             f"{hidden} of {model.num_patches} patches hidden: effective mask ratio "
             f"{model.effective_mask_ratio:.3f} for mask.ratio {config.mask.ratio}."
         )
+        if config.model.backend == "native" and run.processes.device.type == "cpu":
+            reason = missing_kernels()
+            if reason is not None:
+                run.say(f"the compiled CPU kernels are not used, which is slower: {reason}.")
         if config.model.backend != "native":
             run.say(f"model.backend {config.model.backend} is slower than native by its nature.")

@@ -126,8 +126,9 @@ class TrainConfig:
     """Passes over the images; exactly one of steps and epochs."""
     seed: Seed = 0
     """Decides initial weights, order, crops, flips and masks."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """fp32, bf16 autocast, or fp16 autocast with loss scaling (CUDA only)."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """fp32 (IEEE), bf16 autocast, or on CUDA only tf32 (fp32 multiplied with 10 bits, fast) and
+    fp16 autocast with loss scaling."""
     device: str = field(default="auto", metadata=MAY_CHANGE)
     """auto, cpu, cuda or cuda:N."""
     compile: bool = field(default=False, metadata=MAY_CHANGE)
@@ -152,8 +153,8 @@ class CheckpointConfig:
 
     every_steps: PositiveInt | None = field(default=500, metadata=MAY_CHANGE)
     """Steps between checkpoints; null saves by time and at the end only."""
-    every_minutes: PositiveFloat | None = field(default=None, metadata=MAY_CHANGE)
-    """Minutes between checkpoints, whatever the step."""
+    every_minutes: PositiveFloat | None = field(default=10.0, metadata=MAY_CHANGE)
+    """Minutes between checkpoints, whatever the step; null saves by steps and at the end only."""
     keep_last: PositiveInt = field(default=2, metadata=MAY_CHANGE)
     """Newest checkpoints to keep."""
     keep_every: PositiveInt | None = field(default=None, metadata=MAY_CHANGE)

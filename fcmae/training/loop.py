@@ -148,10 +148,10 @@ class TrainingLoop:
         self.skipped = SkippedFiles(self.folder, num_images, config.data.max_skipped_share)
         task.model.to(self.processes.device)
         self._network: nn.Module = task.model
-        if config.train.compile:
-            self._network = torch.compile(self._network)  # type: ignore[assignment]
         if self.processes.world_size > 1:
             self._network = DistributedDataParallel(self._network)
+        if config.train.compile:  # around DDP, whose exchange of gradients it cuts the graph for
+            self._network = torch.compile(self._network)  # type: ignore[assignment]
         self.optimization = Optimization(
             self._network,
             create_optimizer(task.parameter_groups(), config.optim),

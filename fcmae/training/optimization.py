@@ -122,11 +122,22 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise ConfigError where a precision is asked for that the device does not have."""
-    if precision == "fp16" and device.type != "cuda":
+    if precision in ("fp16", "tf32") and device.type != "cuda":
         raise ConfigError(
-            f"train.precision: fp16 needs a GPU, and this run computes on the {device.type}; "
-            "use bf16 or fp32."
+            f"train.precision: {precision} needs a GPU, and this run computes on the "
+            f"{device.type}; use bf16 or fp32."
         )
+
+
+def set_tf32(precision: str) -> None:
+    """Let GPUs multiply float32 as `precision` says: fp32 is IEEE, tf32 has 10 bits and is fast.
+
+    torch's own defaults mix both: TF32 in convolutions, none in matrix products. bf16 and fp16
+    leave them, for the little that stays in float32.
+    """
+    if precision in ("fp32", "tf32"):
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ class Optimization:
         optimizer: its groups may carry "lr_scale" (layer decay); 1 without.
         lr_of_step: learning rate, absolute, of a 0-based step.
         processes: this process and the others.
-        precision: fp32, bf16 or fp16 (CUDA only).
+        precision: fp32 (IEEE), bf16, or on CUDA only tf32 and fp16.
         accumulate: micro-steps per step.
         clip_grad: largest L2 norm of the gradient, or None.
 
@@ -165,7 +176,7 @@ class Optimization:
         scaler: of the losses of fp16, so that its gradients do not vanish; off otherwise.
 
     Raises:
-        ConfigError: fp16 on a CPU.
+        ConfigError: fp16 or tf32 on a CPU.
     """
 
     def __init__(
@@ -180,6 +191,7 @@ class Optimization:
         clip_grad: float | None = None,
     ) -> None:
         check_precision(precision, processes.device)
+        set_tf32(precision)
         self.model = model
         self._optimizer = optimizer
         self._lr_of_step = lr_of_step
@@ -220,7 +232,10 @@ class Optimization:
                 self.scaler.scale(loss).backward()
             total = total.to(loss.device) + loss.detach()
         norm = self._clip()
-        # One exchange and one wait for the device per step, for everything the host must know.
+        # One exchange and one wait for the device per step, for everything the host must know. The
+        # wait stays: whether the step is taken, counted, saved or the last one depends on what it
+        # brings, and read a step later a run would log, save and stop a step too late, and could
+        # take a step more than its checkpoint says.
         answers = torch.tensor(tuple(answer()), dtype=total.dtype, device=total.device)
         summed = self.processes.sum(torch.cat([total.view(1), answers]))
         grad_norm, loss_sum, *yes = torch.cat([norm.to(total).view(1), summed]).tolist()
@@ -237,9 +252,10 @@ class Optimization:
 
     def _reduce_gradients(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Let DDP exchange gradients in the last micro-step only."""
-        if is_last or not isinstance(self.model, DistributedDataParallel):
+        network = getattr(self.model, "_orig_mod", self.model)  # of torch.compile
+        if is_last or not isinstance(network, DistributedDataParallel):
             return contextlib.nullcontext()
-        return self.model.no_sync()
+        return network.no_sync()
 
     def _clip(self) -> Tensor:
         """Clip the gradient where that is asked for; return its norm from before."""

@@ -129,10 +129,11 @@ def start_processes(device: str) -> Processes:
     """
     world_size, local_rank = _from_environment("WORLD_SIZE", 1), _from_environment("LOCAL_RANK", 0)
     chosen = choose_device(device, local_rank if world_size > 1 else None)
+    if chosen.type == "cuda":
+        # Generators are seeded, memory is pinned and contexts are opened on the current device.
+        torch.cuda.set_device(chosen)
     if world_size == 1:
         return Processes(0, 1, chosen)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
     # DDP copies the gradients of depthwise kernels, whose one input channel may have any stride.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
@@ -143,6 +144,8 @@ def start_processes(device: str) -> Processes:
             rank=rank,
             world_size=world_size,
             timeout=MEETING_WAIT,
+            # NCCL then connects now, not in the first collective, whose wait is two hours.
+            device_id=chosen if chosen.type == "cuda" else None,
         )
         # A connection lost while the processes meet must end in minutes, for torchrun to try again;
         # a training waits longer, for the main process to score and draw.

@@ -64,8 +64,10 @@ class _GlobalResponseNorm(torch.autograd.Function):
         response = _sum(features, features, ctx.pooled).sqrt_()
         divisor = response.mean(dim=-1, keepdim=True) + eps
         ctx.save_for_backward(inputs, weight, response, divisor)
-        scale = 1 + weight * (response / divisor)
-        return torch.addcmul(bias.to(features.dtype), features, scale.to(features.dtype))
+        # As timm does under autocast: rounded to bf16, a scale within 2^-8 of 1 would be 1, and
+        # the whole channel would lose its GRN. The product is rounded, once per value.
+        scale = 1 + weight.to(response) * (response / divisor)
+        return torch.addcmul(bias.to(response), features.to(response), scale).to(features.dtype)
 
     @staticmethod
     @once_differentiable
@@ -77,8 +79,9 @@ class _GlobalResponseNorm(torch.autograd.Function):
         by_ratio = by_scale * weight
         by_response = by_ratio / divisor - (by_ratio * ratio).mean(dim=-1, keepdim=True) / divisor
         # d response / d x = x / response; a dead channel has neither
-        pull = torch.where(response > 0, by_response / response, 0).to(grad.dtype)
-        grad_inputs = (grad * (1 + weight * ratio).to(grad.dtype)).addcmul_(features, pull)
+        pull = torch.where(response > 0, by_response / response, 0)
+        accurate = grad.to(response) * (1 + weight.to(response) * ratio)
+        grad_inputs = accurate.addcmul_(features.to(response), pull).to(grad.dtype)
         if ctx.after_gelu:
             grad_inputs = torch.ops.aten.gelu_backward(grad_inputs, inputs)
         grad_weight = (by_scale * ratio).flatten(0, -2).sum(dim=0)

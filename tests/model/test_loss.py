@@ -66,3 +66,20 @@ def test_loss_of_half_precision_predictions_is_summed_in_float32(dtype: torch.dt
     loss = reconstruction_loss(prediction, torch.zeros(1, 2, 4), is_masked)
     assert loss.dtype == torch.float32
     assert loss.item() == 90_000
+
+
+@pytest.mark.parametrize("overflow", [float("inf"), float("nan")])
+def test_what_is_predicted_of_visible_patches_may_overflow(overflow: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    target = torch.randn(2, 4, 12, generator=rng)
+    is_masked = torch.tensor([[True, False, True, False], [False, True, False, True]])
+    values = torch.randn(2, 4, 12, generator=rng)
+    prediction = torch.where(is_masked.unsqueeze(-1), values, overflow).requires_grad_()
+    plain = values.clone().requires_grad_()
+    loss = reconstruction_loss(prediction, target, is_masked)
+    expected = reconstruction_loss(plain, target, is_masked)
+    assert torch.equal(loss, expected)
+    loss.backward()
+    expected.backward()
+    assert prediction.grad is not None
+    assert torch.equal(prediction.grad, plain.grad)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.errors import ConfigError
-from fcmae.training.optimization import Optimization, StepResult
+from fcmae.training.optimization import Optimization, StepResult, check_precision, set_tf32
 from fcmae.training.processes import Processes
 from fcmae.training.progress import nonfinite_loss_error
 
@@ -177,3 +177,25 @@ def test_a_batch_that_cannot_be_saved_is_said_in_the_error(tmp_path: Path) -> No
     error = nonfinite_loss_error(1, 0, result, [{"path": ["a"]}], [], tmp_path / "gone")
     assert "its batch could not be saved" in str(error)
     assert "finite losses before: none" in str(error)
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+def test_fp32_is_ieee_and_tf32_a_choice_of_its_own() -> None:
+    for precision, allowed in (("fp32", False), ("tf32", True), ("bf16", True), ("fp32", False)):
+        set_tf32(precision)
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+        assert torch.backends.cudnn.allow_tf32 is allowed
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_a_precision_of_gpus_is_refused_on_a_cpu(precision: str) -> None:
+    with pytest.raises(ConfigError, match=f"train.precision: {precision} needs a GPU"):
+        check_precision(precision, torch.device("cpu"))

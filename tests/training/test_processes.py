@@ -330,3 +330,13 @@ def test_a_world_without_the_others_address_is_one_sentence(
 
 def test_options_win_over_settings() -> None:
     assert options({"a.b": 1}, {"a__b": 2}) == ["--a.b=2"]
+
+
+def test_the_gpu_that_was_chosen_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    processes = start_processes("cuda:2")
+    assert processes.device == torch.device("cuda", 2)
+    assert current == [torch.device("cuda", 2)]

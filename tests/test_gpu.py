@@ -1,0 +1,186 @@
+"""What only a GPU can show: `python -m pytest -m gpu` runs it and says at its end what ran where.
+
+The contract of the backends in every precision, training eager and compiled, exact resuming, two
+processes on NCCL where two GPUs are there, and the bench.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from backend_contract import CASES, Case, fresh_copy
+from comparison import assert_relative
+from pictures_on_disk import write_pictures
+from real_runs import final_state, pretrain_arguments
+
+from fcmae.errors import DONE, INTERRUPTED
+from fcmae.runs.metrics import read_metrics
+from fcmae.training.optimization import set_tf32
+from sparse import SparseConvNeXt
+from sparse.errors import BackendUnavailableError, UnsupportedModelError
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use"),
+]
+STEPS = 20
+# Largest error of features over their largest value, against the naive reference in float64.
+BOUNDS = {"fp32": 3e-5, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Leave torch's switches as they were."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("precision", list(BOUNDS))
+@pytest.mark.parametrize("backend", ["native", "masked_dense", "minkowski"])
+def test_features_and_gradients_are_those_of_the_reference(
+    backend: str, precision: str, case: Case
+) -> None:
+    if backend == "minkowski" and precision in ("bf16", "fp16"):
+        pytest.skip("MinkowskiEngine computes in float32 and float64")
+    dense = fresh_copy(case.dense, torch.float32).cuda()
+    try:
+        encoder = SparseConvNeXt(
+            dense, backend=backend, grn_scope=case.grn_scope, patch_size=case.patch_size
+        ).cuda()
+    except (BackendUnavailableError, UnsupportedModelError) as error:
+        pytest.skip(str(error))
+    set_tf32(precision)
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    context = torch.autocast("cuda", dtype=low) if low else contextlib.nullcontext()
+    images, visible = case.inputs()
+    with context:
+        features = encoder(images.float().cuda(), visible.cuda())
+    assert_relative(features.double().cpu(), case.expected[0], BOUNDS[precision])
+    features.float().square().mean().backward()
+    for name, parameter in dense.named_parameters():
+        if parameter.grad is not None:
+            assert parameter.grad.isfinite().all(), name
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_pictures(folder, 24)
+    return folder
+
+
+def words(data: Path, run_dir: Path, **changes: object) -> list[str]:
+    settings: dict[str, object] = {
+        "model__name": "convnextv2_atto",
+        "train__device": "cuda",
+        "data__workers": 2,
+        "log__every_steps": 1,
+    }
+    return pretrain_arguments(data, run_dir, STEPS, **{**settings, **changes})
+
+
+def train(arguments: list[str], *launcher: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "fcmae", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == DONE, done.stderr
+
+
+def losses(run_dir: Path) -> list[float]:
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    return [line["loss"] for line in lines if line.get("loss") is not None]
+
+
+@pytest.fixture(scope="module")
+def eager(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("eager") / "run"
+    train(words(data, run_dir))
+    return run_dir
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+@pytest.mark.parametrize("compile_it", [False, True], ids=["eager", "compiled"])
+def test_training_follows_that_of_eager_fp32(
+    compile_it: bool, precision: str, data: Path, eager: Path, tmp_path: Path
+) -> None:
+    changes = {"train__precision": precision, "train__compile": str(compile_it).lower()}
+    train(words(data, tmp_path / "run", **changes))
+    found, expected = losses(tmp_path / "run"), losses(eager)
+    assert len(found) == len(expected) == STEPS
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=0.05)
+
+
+def test_a_stopped_run_goes_on_with_what_its_checkpoint_holds(
+    data: Path, eager: Path, tmp_path: Path
+) -> None:
+    arguments = words(data, tmp_path / "run", model__drop_path=0.2)
+    process = subprocess.Popen([sys.executable, "-m", "fcmae", *arguments])
+    lines = tmp_path / "run" / "metrics.jsonl"
+    end = time.monotonic() + 300
+    while not any(line["step"] >= 5 for line in read_metrics(lines)):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) in (INTERRUPTED, DONE)
+    train(arguments)
+    train(words(data, tmp_path / "straight", model__drop_path=0.2))
+    stopped, straight = (final_state(tmp_path / name) for name in ("run", "straight"))
+    assert stopped["progress"]["step"] == straight["progress"]["step"] == STEPS
+    for name, value in straight["model"].items():
+        # CUDA adds in no fixed order; another mask or another drop path would be far away.
+        torch.testing.assert_close(stopped["model"][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_drop_path_on_a_gpu_that_is_not_the_first_is_seeded(data: Path, tmp_path: Path) -> None:
+    last = torch.cuda.device_count() - 1
+    device = {"train__device": f"cuda:{last}", "model__drop_path": 0.5}
+    for name in ("one", "two"):
+        train(words(data, tmp_path / name, **device))
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-3)
+
+
+@pytest.mark.ddp
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
+@pytest.mark.parametrize("compile_it", [False, True], ids=["eager", "compiled"])
+def test_two_processes_train_as_one(
+    compile_it: bool, data: Path, eager: Path, tmp_path: Path
+) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    changes = {"train__batch_size": 2, "train__compile": str(compile_it).lower()}
+    train(words(data, tmp_path / "run", **changes), *launcher)
+    assert losses(tmp_path / "run") == pytest.approx(losses(eager), rel=1e-3)
+
+
+def test_the_bench_runs(tmp_path: Path) -> None:
+    arguments = ["bench", "--output", str(tmp_path / "bench"), "--device", "cuda"]
+    arguments += ["--models", "[convnextv2_atto]", "--batch_size", "2", "--repeats", "2"]
+    arguments += ["--precisions", "[fp32, bf16]", "--image_size", "64"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fcmae", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    assert done.returncode == DONE, done.stderr
+    assert (tmp_path / "bench" / "results.json").is_file()
