@@ -57,7 +57,7 @@ class _GlobalResponseNorm(torch.autograd.Function):
         over_batch: bool,
         after_gelu: bool,
     ) -> Tensor:
-        features = F.gelu(inputs) if after_gelu else inputs
+        features = F.gelu(_accurate(inputs)) if after_gelu else inputs
         ctx.after_gelu = after_gelu
         first = 0 if over_batch else 1
         ctx.pooled = tuple(range(first, features.dim() - 1))
@@ -67,13 +67,13 @@ class _GlobalResponseNorm(torch.autograd.Function):
         # As timm does under autocast: rounded to bf16, a scale within 2^-8 of 1 would be 1, and
         # the whole channel would lose its GRN. The product is rounded, once per value.
         scale = 1 + weight.to(response) * (response / divisor)
-        return torch.addcmul(bias.to(response), features.to(response), scale).to(features.dtype)
+        return torch.addcmul(bias.to(response), features.to(response), scale).to(inputs.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, response, divisor = ctx.saved_tensors
-        features = F.gelu(inputs) if ctx.after_gelu else inputs
+        features = F.gelu(_accurate(inputs)) if ctx.after_gelu else inputs
         ratio = response / divisor
         by_scale = _sum(grad, features, ctx.pooled)  # gradient of weight * ratio
         by_ratio = by_scale * weight
@@ -81,16 +81,21 @@ class _GlobalResponseNorm(torch.autograd.Function):
         # d response / d x = x / response; a dead channel has neither
         pull = torch.where(response > 0, by_response / response, 0)
         accurate = grad.to(response) * (1 + weight.to(response) * ratio)
-        grad_inputs = accurate.addcmul_(features.to(response), pull).to(grad.dtype)
+        grad_inputs = accurate.addcmul_(features.to(response), pull)
         if ctx.after_gelu:
-            grad_inputs = torch.ops.aten.gelu_backward(grad_inputs, inputs)
+            grad_inputs = torch.ops.aten.gelu_backward(grad_inputs, inputs.to(response))
+        grad_inputs = grad_inputs.to(inputs.dtype)
         grad_weight = (by_scale * ratio).flatten(0, -2).sum(dim=0)
         grad_bias = grad.flatten(0, -2).sum(dim=0, dtype=response.dtype)
         grads = grad_inputs, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
         return *grads, None, None, None
 
 
+def _accurate(values: Tensor) -> Tensor:
+    """Return values in float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def _sum(a: Tensor, b: Tensor, pooled: tuple[int, ...]) -> Tensor:
     """Sum a * b over the pooled dimensions, in float32 at least."""
-    accurate = torch.promote_types(a.dtype, torch.float32)
-    return (a.to(accurate) * b.to(accurate)).sum(dim=pooled, keepdim=True)
+    return (_accurate(a) * _accurate(b)).sum(dim=pooled, keepdim=True)

@@ -15,13 +15,13 @@ def test_a_small_gamma_does_not_vanish_for_a_whole_channel_in_bf16(gamma: float)
     weight, bias = torch.full((8,), gamma), torch.zeros(8)
 
     def grn(x: torch.Tensor) -> torch.Tensor:
-        return global_response_norm(x, weight, bias, eps=1e-6, over_batch=False)
+        return global_response_norm(x, weight, bias, eps=1e-6, over_batch=False, after_gelu=True)
 
     low = features.bfloat16()
-    expected = grn(low.float()) / low.float() - 1
-    found = grn(low).float() / low.float() - 1
+    before = torch.nn.functional.gelu(low.float())
+    expected, found = (grn(x).float() / before - 1 for x in (low.float(), low))
     # Values are rounded one by one, so that the mean over a channel is right.
-    torch.testing.assert_close(found.mean(dim=1), expected.mean(dim=1), rtol=0.1, atol=5e-5)
+    torch.testing.assert_close(found.mean(dim=1), expected.mean(dim=1), rtol=0.2, atol=1e-4)
 
 
 def test_gradients_in_bf16_are_those_of_float32_rounded_once() -> None:
