@@ -224,7 +224,8 @@ def data(workers: int) -> DataConfig:
          "Raise checkpoint.every_steps: checkpoints take 20 %"),
         ({}, {"parts": (Part("training steps", 1.0, 80), Part("health checks", 2.0, 10))},
          "Lower health.images or health.checks: health checks take 20 %"),
-        ({}, {"parts": (Part("training steps", 60.0, 100),)},
+        ({"checkpoint": CheckpointConfig(every_minutes=None)},
+         {"parts": (Part("training steps", 60.0, 100),)},
          "Set checkpoint.every_minutes to 30: a kill would cost up to 1 h 40 min"),
     ],
 )  # fmt: skip
