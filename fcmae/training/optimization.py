@@ -114,8 +114,8 @@ def _layer(name: str, depths: tuple[int, ...], num_layers: int, assigner: Assign
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which a model computes in fp32, bf16 or fp16."""
-    if precision == "fp32":
+    """Return the context in which a model computes in fp32, tf32, bf16 or fp16; see `set_tf32`."""
+    if precision in ("fp32", "tf32"):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=_AUTOCAST[precision])
 
