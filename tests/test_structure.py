@@ -20,6 +20,7 @@ SOURCES = {
 SPARSE = {name: source for name, source in SOURCES.items() if name.startswith("sparse/")}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 MAX_LINES = 600
+MIN_LINES = 30
 DRAWERS = {"utils", "util", "helpers", "helper", "misc", "common"}  # names that say nothing
 
 
@@ -179,6 +180,12 @@ def test_no_file_grows_beyond_what_is_read_in_one_sitting() -> None:
     lengths = {name: len(source.splitlines()) for name, source in SOURCES.items()}
     long = {name: lines for name, lines in lengths.items() if lines > MAX_LINES}
     assert long == {}, f"more than {MAX_LINES} lines: is it two ideas?"
+
+
+def test_no_file_is_too_short_to_hold_an_idea() -> None:
+    lengths = {name: len(source.splitlines()) for name, source in SOURCES.items()}
+    short = {name for name, lines in lengths.items() if lines < MIN_LINES}
+    assert {name for name in short if not name.endswith("__init__.py")} == set()
 
 
 def test_the_first_sight_of_the_package_is_its_rooms() -> None:
