@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
     from fcmae.data import open_images
     from fcmae.data.accounting import account_sentence
     from fcmae.errors import ConfigError
-    from fcmae.evaluation import evaluation_loader, extract_features
+    from fcmae.evaluation import evaluation_loader, extract_features, with_masks
     from fcmae.training.processes import choose_device
     from fcmae.weights.sources import load_described_encoder
 
@@ -51,10 +51,13 @@ def run(arguments: list[str]) -> None:
         stem_stride=parsed.model.stem_stride,
         image_size=parsed.data.image_size,
     )
+    images, info = with_masks(images, info)
     loader = evaluation_loader(images, info, batch_size=parsed.batch_size, workers=parsed.workers)
     features = extract_features(encoder.to(device), loader, device)
     for file, reason in features.skipped:
         print(f"skipped {file!r}: {reason}")
+    if features.num_with_holes:
+        print(features.holes_sentence())
     path = Path(parsed.output)
     try:
         _write(path, features, images.classes)

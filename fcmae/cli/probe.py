@@ -28,6 +28,7 @@ def run(arguments: list[str]) -> None:
         score_features,
         summary,
         thumbnails,
+        with_masks,
     )
     from fcmae.model.autoencoder import create_model
     from fcmae.runs.loading import load_run
@@ -40,6 +41,7 @@ def run(arguments: list[str]) -> None:
     device = choose_device(parsed.device)
     config, model, step = load_run(parsed.run)
     info = EncoderInfo.of_run(config, model, step)
+    images, info = with_masks(images, info)
     loader = evaluation_loader(images, info, batch_size=parsed.batch_size, workers=parsed.workers)
     features = extract_together(
         {
@@ -52,6 +54,8 @@ def run(arguments: list[str]) -> None:
     )
     for path, reason in features["pretrained"].skipped:
         print(f"skipped {path!r}: {reason}")
+    if features["pretrained"].num_with_holes:
+        print(features["pretrained"].holes_sentence())
     scores = score_features(features, labels=parsed.labels, draws=parsed.draws, seed=parsed.seed)
     print(f"Frozen features of {parsed.run} after {step} steps:")
     print(summary(scores, "pretrained", ("untrained", "raw pixels")))

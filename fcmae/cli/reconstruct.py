@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fcmae.settings.arguments import add_reading_options, new_parser, parse_arguments
+
+if TYPE_CHECKING:
+    from fcmae.model.autoencoder import FCMAE
 
 SUMMARY = "draw original, masked and reconstructed images as PNG grids"
 ROWS = 6  # images in one PNG
@@ -27,7 +31,7 @@ def run(arguments: list[str]) -> None:
 
     from fcmae.data import open_images, sample_seed
     from fcmae.errors import ConfigError, DataError
-    from fcmae.evaluation import evaluation_loader
+    from fcmae.evaluation import evaluation_loader, with_masks
     from fcmae.evaluation.pictures import draw_reconstructions
     from fcmae.model.masking import draw_visible, num_visible_patches
     from fcmae.runs.folder import RunFolder
@@ -45,6 +49,7 @@ def run(arguments: list[str]) -> None:
     model.to(device)
     info = EncoderInfo.of_run(config, model, step)
     folder = Path(parsed.output) if parsed.output else RunFolder(parsed.run).reconstructions
+    images, info = with_masks(images, info)
     if len(images) > parsed.limit:
         print(f"Drawing the first {parsed.limit} of {len(images)} images (--limit).")
         images = images.select(range(parsed.limit))
@@ -57,15 +62,27 @@ def run(arguments: list[str]) -> None:
             print(f"skipped {path!r}: {reason}")
         if not batch["path"]:
             continue
+        batch = _drawable(batch, model, ratio)
+        if not batch["path"]:
+            continue
+        valid = batch.get("valid")
         visible = []
-        for index in batch["index"].tolist():
+        for row, index in enumerate(batch["index"].tolist()):
             rng = torch.Generator().manual_seed(sample_seed(parsed.seed, "mask", 0, index))
-            visible.append(draw_visible(1, model.num_patches, ratio, rng))
+            patches = None if valid is None else model.valid_patches(valid[row : row + 1])
+            visible.append(draw_visible(1, model.num_patches, ratio, rng, patches))
         picture = folder / f"images-{number:04d}.png"
         names = [Path(path).name for path in batch["path"]]
         try:
             draw_reconstructions(
-                model, batch["image"], torch.cat(visible), info.mean, info.std, picture, names
+                model,
+                batch["image"],
+                torch.cat(visible),
+                info.mean,
+                info.std,
+                picture,
+                names,
+                valid,
             )
         except OSError as error:
             raise ConfigError(
@@ -76,3 +93,22 @@ def run(arguments: list[str]) -> None:
     if not drawn:
         raise DataError(f"none of the {len(images)} images could be decoded, nothing is drawn.")
     print(f"{drawn} images reconstructed by the model after {step} steps.")
+
+
+def _drawable(batch: dict[str, Any], model: FCMAE, ratio: float) -> dict[str, Any]:
+    """Return the images of a batch with enough data to show some and hide some; name the others."""
+    import torch
+
+    from fcmae.model.masking import num_visible_patches
+
+    if "valid" not in batch:
+        return batch
+    needed = num_visible_patches(model.num_patches, ratio) + 1
+    counts = model.valid_patches(batch["valid"]).sum(dim=1).tolist()
+    for path, count in zip(batch["path"], counts, strict=True):
+        if count < needed:
+            print(f"skipped {path!r}: has data in {count} patches, and {needed} are needed")
+    kept = [row for row, count in enumerate(counts) if count >= needed]
+    rows = torch.tensor(kept, dtype=torch.long)
+    chosen = {name: batch[name][rows] for name in ("image", "valid", "index")}
+    return {**chosen, "path": [batch["path"][row] for row in kept]}

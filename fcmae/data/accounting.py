@@ -22,6 +22,7 @@ class Accounting:
         repeated: files that were named twice and count once as images.
         excluded: images left out on request.
         notes: sentences about the way in which files were found.
+        masks: images that say where another one has data.
     """
 
     num_images: int = 0
@@ -31,12 +32,13 @@ class Accounting:
     repeated: int = 0
     excluded: int = 0
     notes: list[str] = field(default_factory=list)
+    masks: int = 0
 
     @property
     def num_files(self) -> int:
         """All files that were met."""
         others = len(self.problems) + sum(self.no_images.values())
-        return self.num_images + others + self.repeated + self.excluded
+        return self.num_images + others + self.repeated + self.excluded + self.masks
 
     def told(self) -> tuple[Problem, ...]:
         """Return what must be said: files and folders that cannot be used."""
@@ -67,12 +69,13 @@ def account_sentence(
     num_files = accounting.num_files
     # Lists of one's own, draws per class, a continued run: what is left was found and is not read.
     unused = num_files - used - held_out - skipped - no_images
-    unused -= accounting.repeated + accounting.excluded
+    unused -= accounting.repeated + accounting.excluded + accounting.masks
     parts = [f"{used:,} used"]
     for count, name in (
         (held_out, "held out"),
         (skipped, "skipped with a reason"),
         (accounting.excluded, "excluded"),
+        (accounting.masks, "masks of others"),
         (accounting.repeated, "named twice"),
         (unused, "not chosen"),
     ):

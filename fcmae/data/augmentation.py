@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop, v2
 
 from fcmae.data.channels import LUMA
-from fcmae.data.decoding import to_float
-from fcmae.data.parts import Part
+from fcmae.data.decoding import Decoded, to_float
+from fcmae.data.holes import fill, none_if_all, resize_valid
+from fcmae.data.parts import Choose, Part
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.settings.finetune import FinetuneDataConfig
 from fcmae.settings.pretrain import DataConfig
@@ -27,6 +28,8 @@ GREY_STD = (sum(weight * std for weight, std in zip(LUMA, IMAGENET_STD, strict=T
 # Of a strip that would be scaled to more pixels than this, the middle alone is scaled; else a file
 # of 65000 x 1 px would ask for gigabytes.
 MOST_SCALED_PX, STRIP_MARGIN_PX = 2**22, 16
+SMALL_CROPS_PER_SIDE = 4  # the smallest crop of the usual scale overlaps its neighbours by half
+SMALL_CROPS = SMALL_CROPS_PER_SIDE**2
 WARP_FROM_PX = 384  # evaluation at this size and above resizes without cropping, as the paper's
 
 
@@ -150,16 +153,35 @@ class PretrainAugmentation:
         )
         return Part(top, left, rows, columns, self.image_size)
 
+    def choose_small_crop(self, place: int) -> Choose:
+        """Return how to take crop `place` of the SMALL_CROPS smallest that cover a picture."""
+
+        def choose(height: int, width: int) -> Part:
+            share = math.sqrt(self.crop_scale[0])
+            rows, columns = (max(1, int(side * share)) for side in (height, width))
+            down, right = divmod(place, SMALL_CROPS_PER_SIDE)
+            last = SMALL_CROPS_PER_SIDE - 1
+            top, left = (height - rows) * down // last, (width - columns) * right // last
+            return Part(top, left, rows, columns, self.image_size)
+
+        return choose
+
     def __call__(self, crop: Tensor) -> Tensor:
         """Return the image of a crop, which may have been decoded at less than its full size."""
-        image = resize_image(crop, self.image_size)
+        return self.augment(Decoded(crop)).image
+
+    def augment(self, crop: Decoded) -> Decoded:
+        """Return the image of a crop, as a call does, and which of its pixels have data."""
+        image, valid = resize_picture(crop, self.image_size)
         if self.horizontal_flip and torch.rand(1) < 0.5:
-            image = image.flip(2)
+            image, valid = image.flip(2), None if valid is None else valid.flip(2)
         if self.vertical_flip and torch.rand(1) < 0.5:
-            image = image.flip(1)
+            image, valid = image.flip(1), None if valid is None else valid.flip(1)
         if self.rotate90:
-            image = image.rot90(int(torch.randint(4, ())), dims=(1, 2))
-        return image.contiguous()
+            turns = int(torch.randint(4, ()))
+            image = image.rot90(turns, dims=(1, 2))
+            valid = None if valid is None else valid.rot90(turns, dims=(1, 2))
+        return Decoded(image.contiguous(), None if valid is None else valid.contiguous())
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -169,8 +191,19 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     )
 
 
+def resize_picture(picture: Decoded, size: tuple[int, int]) -> Decoded:
+    """Return a picture scaled as `resize_image` does; pixels made of holes are holes, and 0."""
+    image, valid = picture
+    if valid is None:
+        return Decoded(resize_image(image, size))
+    scaled = none_if_all(resize_valid(valid, size))
+    return Decoded(fill(resize_image(image, size), scaled), scaled)
+
+
 class EvaluationTransform:
     """Resize and centre crop: [C, H, W] uint8 or float32 -> [C, height, width] float32.
+
+    Pixels without data become 0, as in training.
 
     The image is scaled (bicubic) to cover image_size / crop_pct and its centre is cut out. From
     384 px on (both sides) it is squeezed to image_size instead, and nothing is cut.
@@ -229,9 +262,16 @@ class EvaluationTransform:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return the image of a picture, or of the part of it that `choose_part` names."""
+        return self.prepare(Decoded(image)).image
+
+    def prepare(self, picture: Decoded) -> Decoded:
+        """Return the image, as a call does and 0 where it has no data, and where that is."""
+        image, valid = picture
         top, left, height, width = self._middle(*image.shape[-2:])
-        image = image[..., top : top + height, left : left + width]
-        image = resize_image(image, self._resized(height, width))
+        place = (..., slice(top, top + height), slice(left, left + width))
+        part = Decoded(image[place], None if valid is None else none_if_all(valid[place]))
+        image, valid = resize_picture(part, self._resized(height, width))
         cropped = v2.functional.center_crop(image, list(self.image_size))
-        normalised: Tensor = self._normalise(cropped)
-        return normalised
+        if valid is not None:
+            valid = none_if_all(v2.functional.center_crop(valid, list(self.image_size)))
+        return Decoded(fill(self._normalise(cropped), valid), valid)

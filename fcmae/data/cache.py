@@ -8,6 +8,7 @@ another, index-KIND.bin one RECORD each, written when the pixels are on disk.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import math
@@ -22,23 +23,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fcmae.data.augmentation import resize_image
-from fcmae.data.decoding import UndecodableImageError, decode_all
+from fcmae.data.augmentation import resize_picture
+from fcmae.data.decoding import Decoded, UndecodableImageError, decode
+from fcmae.data.holes import none_if_all
 from fcmae.data.parts import Choose, Part
 from fcmae.data.readers import split_item
-from fcmae.data.reading import BLACK, Reading
+from fcmae.data.reading import Reading
 from fcmae.errors import ConfigError
 from fcmae.runs.durable import write_bytes
 from fcmae.runs.locks import take_lock
 from fcmae.runs.terminal import progress_bar
 
-VERSION = 1  # of the files and of how images are reduced
+VERSION = 2  # of the files and of how images are reduced
 RECORD = np.dtype(
     [
         *(("path", "V16"), ("file_bytes", "<i8"), ("changed_ns", "<i8")),
-        *(("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("is_float", "?")),
+        *(("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("flags", "u1")),
     ]
 )
+IS_FLOAT, HAS_HOLES = 1, 2  # bits of flags: 4 bytes per value; a bit per pixel follows the pixels
 KEEP_FREE_SHARE, KEEP_FREE_BYTES = 0.05, 20e9  # of the disk: the smaller is left to checkpoints
 COMMIT_BYTES = 256 * 2**20  # pixels that a kill while filling may lose
 
@@ -68,10 +71,8 @@ class PixelCache:
         reading: Reading,
     ) -> None:
         self.paths, self.side, self.reading = paths, side, reading
-        known: tuple[Any, ...] = (VERSION, side, reading.in_chans, reading.value_range)
-        others = (reading.bands, reading.background, reading.reader)
-        known += others if others != (None, BLACK, None) else ()  # as caches made before say it
-        kind = hashlib.blake2b(ascii(known).encode(), digest_size=6).hexdigest()
+        rules = (VERSION, side, *dataclasses.astuple(reading))
+        kind = hashlib.blake2b(ascii(rules).encode(), digest_size=6).hexdigest()
         self.folder = Path(folder).expanduser()
         self._pixel_file = self.folder / f"pixels-{kind}.bin"
         self._index_file = self.folder / f"index-{kind}.bin"
@@ -84,18 +85,23 @@ class PixelCache:
                 "folder that can be written, or null."
             ) from error
 
-    def read(self, index: int, choose: Choose) -> Tensor:
-        """Return the part of reduced image `index` that `choose` wants, as `decode_all` does.
+    def read(self, index: int, choose: Choose) -> Decoded:
+        """Return the part of reduced image `index` that `choose` wants, as `decode` does.
 
         Raises:
             UndecodableImageError: the file is gone, or cannot be decoded.
         """
-        pixels = self._stored(index)
-        if pixels is None:
-            pixels = _channels_last(self._decode(index)).numpy()
+        stored = self._stored(index)
+        if stored is None:
+            image, valid = self._decode(index)
+            stored = _channels_last(image).numpy(), None if valid is None else valid[0].numpy()
+        pixels, has_data = stored
         top, left, height, width, _ = choose(*pixels.shape[:2])
-        crop = np.array(pixels[top : top + height, left : left + width])
-        return torch.from_numpy(crop).permute(2, 0, 1)
+        place = (slice(top, top + height), slice(left, left + width))
+        crop = torch.from_numpy(np.array(pixels[place])).permute(2, 0, 1)
+        if has_data is None:
+            return Decoded(crop)
+        return Decoded(crop, none_if_all(torch.from_numpy(np.array(has_data[place]))[None]))
 
     def load(self) -> None:
         """Take up what is in the files now: the records of complete images."""
@@ -159,12 +165,18 @@ class PixelCache:
                     if not batch["path"] or state is None:
                         continue  # undecodable: the training says so when it meets the file
                     pixels = _channels_last(batch["image"][0]).numpy()
-                    self._check_space(pixels.nbytes)
-                    pixel_file.write(pixels.data)
-                    is_float = pixels.dtype != np.uint8
+                    flags = IS_FLOAT if pixels.dtype != np.uint8 else 0
+                    content = [pixels.data]
+                    if "valid" in batch:
+                        flags |= HAS_HOLES
+                        content.append(np.packbits(batch["valid"][0].numpy()).data)
+                    size = sum(part.nbytes for part in content)
+                    self._check_space(size)
+                    for part in content:
+                        pixel_file.write(part)
                     name = _name(self.paths[index])
-                    records.append((name, *state, end, *pixels.shape[:2], is_float))
-                    end += pixels.nbytes
+                    records.append((name, *state, end, *pixels.shape[:2], flags))
+                    end += size
                     if end - start >= COMMIT_BYTES:
                         _commit(pixel_file, index_file, records)
                         start = end
@@ -187,9 +199,14 @@ class PixelCache:
             yield
 
     def _num_bytes(self, records: Any) -> Any:
-        """Return the size of a record's pixels, or of many records'."""
-        values = records["height"].astype(np.int64) * records["width"] * self.reading.in_chans
-        return values * np.where(records["is_float"], 4, 1)
+        """Return the size of what a record describes, or of many records'."""
+        return self._pixel_bytes(records) + np.where(
+            records["flags"] & HAS_HOLES, -(-_num_pixels(records) // 8), 0
+        )
+
+    def _pixel_bytes(self, records: Any) -> Any:
+        width = np.where(records["flags"] & IS_FLOAT, 4, 1)
+        return _num_pixels(records) * self.reading.in_chans * width
 
     def _kept_state(self, index: int) -> tuple[int, int] | None:
         row = self._rows[index]
@@ -198,21 +215,29 @@ class PixelCache:
         record = self._records[row]
         return int(record["file_bytes"]), int(record["changed_ns"])
 
-    def _stored(self, index: int) -> np.ndarray | None:
-        """Return image `index` (height, width, channels) in the file, None when it has none."""
+    def _stored(self, index: int) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Return image `index` (height, width, channels) in the file, None when it has none.
+
+        With it, which of its pixels have data, bool (height, width); None for all.
+        """
         kept = self._kept_state(index)
         if kept is None or kept != _state(self.paths[index]):
             return None
         if self._pixels is None:
             self._pixels = np.memmap(self._pixel_file, np.uint8, "r")
         record = self._records[self._rows[index]]
-        start = int(record["offset"])
-        pixels = self._pixels[start : start + int(self._num_bytes(record))]
-        shape = (int(record["height"]), int(record["width"]), self.reading.in_chans)
-        return pixels.view(np.float32 if record["is_float"] else np.uint8).reshape(shape)
+        start, stop = int(record["offset"]), int(record["offset"] + self._num_bytes(record))
+        middle = start + int(self._pixel_bytes(record))
+        size = (int(record["height"]), int(record["width"]))
+        kind = np.float32 if record["flags"] & IS_FLOAT else np.uint8
+        pixels = self._pixels[start:middle].view(kind).reshape(*size, self.reading.in_chans)
+        if not record["flags"] & HAS_HOLES:
+            return pixels, None
+        bits = np.unpackbits(self._pixels[middle:stop], count=size[0] * size[1])
+        return pixels, bits.reshape(size).astype(bool)
 
-    def _decode(self, index: int) -> Tensor:
-        """Return image `index`, decoded and reduced, [in_chans, height, width]."""
+    def _decode(self, index: int) -> Decoded:
+        """Return image `index`, decoded and reduced."""
         sizes: list[tuple[int, int]] = []
 
         def whole(height: int, width: int) -> Part:
@@ -220,8 +245,8 @@ class PixelCache:
             sizes.append((math.ceil(height * scale), math.ceil(width * scale)))
             return Part(0, 0, height, width, sizes[0])
 
-        image = decode_all(self.paths[index], self.reading, whole)
-        return resize_image(image, sizes[0])
+        picture = decode(self.paths[index], self.reading, whole)
+        return resize_picture(picture, sizes[0])
 
 
 class _Reduced(Dataset[dict[str, Any]]):
@@ -236,9 +261,11 @@ class _Reduced(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = {"label": -1, "index": index, "path": self.cache.paths[index], "skipped": []}
         try:
-            return {**sample, "image": self.cache._decode(index)}
+            image, valid = self.cache._decode(index)
         except UndecodableImageError:
             return {**sample, "image": torch.zeros(1), "is_usable": False}
+        sample["image"] = image
+        return sample if valid is None else {**sample, "valid": valid}
 
 
 def _commit(pixel_file: BinaryIO, index_file: BinaryIO, records: list[tuple[Any, ...]]) -> None:
@@ -249,6 +276,10 @@ def _commit(pixel_file: BinaryIO, index_file: BinaryIO, records: list[tuple[Any,
     index_file.flush()
     os.fsync(index_file.fileno())
     records.clear()
+
+
+def _num_pixels(records: Any) -> Any:
+    return records["height"].astype(np.int64) * records["width"]
 
 
 def _channels_last(image: Tensor) -> Tensor:

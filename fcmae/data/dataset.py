@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fcmae.data.augmentation import EvaluationTransform, PretrainAugmentation
+from fcmae.data.augmentation import SMALL_CROPS, EvaluationTransform, PretrainAugmentation
 from fcmae.data.cache import PixelCache
-from fcmae.data.decoding import UndecodableImageError, decode_all
+from fcmae.data.decoding import Decoded, UndecodableImageError, decode
 from fcmae.data.files import ImageList, Problem
 from fcmae.data.parts import Choose
 from fcmae.data.reading import Reading
 from fcmae.errors import DataError
-from fcmae.model.masking import draw_visible
+from fcmae.model.masking import draw_visible, num_visible_patches, valid_patches
 from fcmae.randomness import sample_seed, seeded
 
 MAX_STAND_INS = 10
+RANDOM_CROPS = 10  # of a file with holes, before the smallest ones are tried one after another
 
 
 class PretrainDataset(Dataset[dict[str, Any]]):
@@ -28,12 +28,27 @@ class PretrainDataset(Dataset[dict[str, Any]]):
     A sample is a dict of
         image: [C, H, W], cropped and flipped; uint8, or float32 in 0..1 of finer files. See
             `Normalisation` for what the model takes;
-        visible: LongTensor [K], ascending patch indices;
+        valid: bool [1, H, W], False where the image has no data and is 0; not there when all of
+            it has;
+        visible: LongTensor [K], ascending patch indices, all of them valid patches;
         label: int, -1 without labels; path: str, the file that was read; index: int, as asked for;
-        skipped: list of (path, reason), the files that could not be decoded on the way.
+        skipped: list of (path, reason), the files that could not be used on the way.
 
-    An undecodable file is replaced by another image of the set, chosen by (seed, epoch, index),
-    with the random numbers and the mask that the sample would have had anyway.
+    A crop of an image with holes must have K + 1 valid patches, so that one hidden patch at least
+    can be scored; while it has fewer, it is drawn again, by (seed, epoch, index, attempt), and in
+    the end the smallest crops are tried all over the picture. A file without such a crop counts as
+    undecodable. An undecodable file is replaced by another image of the set, chosen by (seed,
+    epoch, index), with the random numbers that the sample would have had anyway.
+
+    Args:
+        images: the files.
+        augmentation: how crops are drawn and changed.
+        seed: of everything random.
+        reading: how values become channels, and what marks pixels without data.
+        num_patches, mask_ratio: of an image; they decide K.
+        patch_size: px.
+        min_valid: share of a patch's pixels that must have data for it to be valid.
+        cache: where reduced pictures lie.
     """
 
     def __init__(
@@ -45,10 +60,14 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         reading: Reading,
         num_patches: int,
         mask_ratio: float,
+        patch_size: int = 32,
+        min_valid: float = 0.5,
         cache: PixelCache | None = None,
     ) -> None:
         self.images = images
         self.augmentation = augmentation
+        self.patch_size = patch_size
+        self.min_valid = min_valid
         self.cache = cache
         self.seed = seed
         self.reading = reading
@@ -69,54 +88,90 @@ class PretrainDataset(Dataset[dict[str, Any]]):
             DataError: the file and all its stand-ins cannot be decoded.
         """
         epoch, index = key
-        image, source, skipped = self._make_image(epoch, index)
+        (image, valid), source, skipped = self._make_image(epoch, index)
         rng = torch.Generator().manual_seed(sample_seed(self.seed, "mask", epoch, index))
-        return {
+        patches = self._valid_patches(valid)
+        sample = {
             "image": image,
-            "visible": draw_visible(1, self.num_patches, self.mask_ratio, rng)[0],
+            "visible": draw_visible(1, self.num_patches, self.mask_ratio, rng, patches)[0],
             "label": _label(self.images, source),
             "path": self.images.paths[source],
             "index": index,
             "skipped": skipped,
         }
+        return sample if valid is None else {**sample, "valid": valid}
 
-    def _make_image(self, epoch: int, index: int) -> tuple[Tensor, int, list[Problem]]:
+    def _make_image(self, epoch: int, index: int) -> tuple[Decoded, int, list[Problem]]:
         """Return the image, the index it came from, and the files that failed before."""
         skipped: list[Problem] = []
         source = index
         for attempt in range(MAX_STAND_INS + 1):
             try:
-                with seeded(sample_seed(self.seed, "augment", epoch, index)):
-                    crop = self._read(source, self.augmentation.choose_crop)
-                    return self.augmentation(crop), source, skipped
+                return self._make_crop(source, epoch, index), source, skipped
             except UndecodableImageError as error:
                 skipped.append((error.path, error.reason))
             chosen = sample_seed(self.seed, "stand-in", epoch, index, attempt)
             source = chosen % len(self.images)
         path, reason = skipped[0]
         raise DataError(
-            f"data.path: {len(skipped)} images in a row cannot be decoded; the first is {path!r}: "
+            f"data.path: {len(skipped)} images in a row cannot be used; the first is {path!r}: "
             f"{reason}. Remove or repair the files."
         )
 
-    def _read(self, source: int, choose: Choose) -> Tensor:
+    def _make_crop(self, source: int, epoch: int, index: int) -> Decoded:
+        """Return the first crop of the sample's stream that has enough valid patches.
+
+        Random crops first; then the smallest ones that cover the picture, beginning at a random
+        one, so that it depends on the file and not on luck whether it is of use.
+        """
+        first = 0
+        for attempt in range(RANDOM_CROPS + SMALL_CROPS):
+            key = (attempt,) if attempt else ()
+            with seeded(sample_seed(self.seed, "augment", epoch, index, *key)):
+                choose: Choose = self.augmentation.choose_crop
+                if attempt >= RANDOM_CROPS:
+                    if attempt == RANDOM_CROPS:
+                        first = int(torch.randint(SMALL_CROPS, ()))
+                    choose = self.augmentation.choose_small_crop((first + attempt) % SMALL_CROPS)
+                picture = self.augmentation.augment(self._read(source, choose))
+            patches = self._valid_patches(picture.valid)
+            if patches is None or int(patches.sum()) >= self._least_valid_patches():
+                return picture
+        raise UndecodableImageError(
+            self.images.paths[source],
+            f"none of {RANDOM_CROPS + SMALL_CROPS} crops has data in {self._least_valid_patches()} "
+            f"of {self.num_patches} patches, which mask.ratio {self.mask_ratio:g} and "
+            f"mask.min_valid {self.min_valid:g} need",
+        )
+
+    def _least_valid_patches(self) -> int:
+        """Return K + 1: what is visible, and a patch to be scored."""
+        return num_visible_patches(self.num_patches, self.mask_ratio) + 1
+
+    def _valid_patches(self, valid: Tensor | None) -> Tensor | None:
+        """Return bool [1, L], None for an image without holes."""
+        if valid is None:
+            return None
+        return valid_patches(valid[None], self.patch_size, self.min_valid)
+
+    def _read(self, source: int, choose: Choose) -> Decoded:
         if self.cache is not None:
             return self.cache.read(source, choose)
-        return decode_all(self.images.paths[source], self.reading, choose)
+        return decode(self.images.paths[source], self.reading, choose)
 
 
 class EvaluationDataset(Dataset[dict[str, Any]]):
     """Every image once, without randomness, by index, for features and scores.
 
-    A sample is a dict of image [C, H, W] as the transform returns it, label (int, -1 without
-    labels), path, index, skipped as above, and is_usable: False for a file that cannot be
-    decoded, whose image is all zeros and which `collate` leaves out.
+    A sample is a dict of image [C, H, W] as the transform returns it, valid as above, label (int,
+    -1 without labels), path, index, skipped as above, and is_usable: False for a file that cannot
+    be decoded, whose image is all zeros and which `collate` leaves out.
     """
 
     def __init__(
         self,
         images: ImageList,
-        transform: EvaluationTransform | Callable[[Tensor], Tensor],
+        transform: EvaluationTransform,
         *,
         reading: Reading,
     ) -> None:
@@ -135,20 +190,21 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
         path = self.images.paths[index]
         skipped: list[Problem] = []
         try:
-            choose = getattr(self.transform, "choose_part", None)
-            image = decode_all(path, self.reading, choose)
+            picture = decode(path, self.reading, self.transform.choose_part)
         except UndecodableImageError as error:
             skipped.append((error.path, error.reason))
             any_size = (self.reading.in_chans, 32, 32)
-            image = torch.zeros(any_size, dtype=torch.uint8)
-        return {
-            "image": self.transform(image),
+            picture = Decoded(torch.zeros(any_size, dtype=torch.uint8))
+        image, valid = self.transform.prepare(picture)
+        sample = {
+            "image": image,
             "label": _label(self.images, index),
             "path": path,
             "index": index,
             "skipped": skipped,
             "is_usable": not skipped,
         }
+        return sample if valid is None else {**sample, "valid": valid}
 
 
 def _label(images: ImageList, index: int) -> int:

@@ -6,6 +6,7 @@ The content decides what a file is, not its name. Nothing is random here.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from fcmae.data.channels import pick, to_channels
+from fcmae.data.holes import fill, mask_of, read_mask, valid_pixels
 from fcmae.data.parts import Choose, Part
 from fcmae.data.readers import Description, Pixels, UnreadableError, Wanted, describe, read
 from fcmae.data.readers.choosing import EVERYTHING
@@ -40,13 +42,13 @@ class UndecodableImageError(DataError):
 class Decoded(NamedTuple):
     """An image, or the part of it that was asked for.
 
-    image: [in_chans, h, w], uint8 in 0..255, or float32 in 0..1 of finer files.
-    valid: bool [h, w], False where the file has no content: nodata, a mask, NaN, transparency
-        of 0; None where all of it is. What the image holds there means nothing, but is finite.
+    image: [in_chans, h, w], uint8 in 0..255, or float32 in 0..1 of finer files; 0 where there is
+        no data.
+    valid: bool [1, h, w], False where there is no data, as `Reading` says; None where all is.
     """
 
     image: Tensor
-    valid: Tensor | None
+    valid: Tensor | None = None
 
 
 def decode_image(
@@ -65,12 +67,12 @@ def decode_all(path: str, reading: Reading, choose: Choose | None = None) -> Ten
     Raises:
         UndecodableImageError: as `decode`; it holds NaN.
     """
-    image, _ = _decode(path, reading, choose, is_all_counted=True)
-    return image
+    exact = dataclasses.replace(reading, holes=False, invalid=None, valid_mask=None)
+    return decode(path, exact, choose).image
 
 
 def decode(path: str, reading: Reading, choose: Choose | None = None) -> Decoded:
-    """Return the image and where it has content; with `choose`, the part that it wants.
+    """Return the image and where it has data; with `choose`, the part that it wants.
 
     `to_float` brings both ranges of values to 0..1. The rules:
         * Bands: `reading.bands` picks and orders them, and nothing else happens to them. Without
@@ -89,32 +91,58 @@ def decode(path: str, reading: Reading, choose: Choose | None = None) -> Decoded
           does not say what is white. One bit is black and white. Where 0 is white (TIFF's
           MinIsWhite, DICOM's MONOCHROME1), the range is turned round, `value_range` too.
         * Arrays (.npy, .npz, HDF5, Zarr): see `readers.layout.layout_of`.
+        * Pixels without data: as `reading.holes`, `invalid` and `valid_mask` say. Their values
+          need not be in any range.
         * Animations: the first frame. Orientation (EXIF, TIFF) is applied.
         * Parts: `choose` is called once, before the pixels are decoded where the format allows;
           a JPEG is decoded at 1/2, 1/4 or 1/8 where the part will be scaled down further, and of
           a TIFF only the tiles or strips of the part. A file that is cut short is found out.
+          Where values are compared (`invalid`) or a mask lies beside, nothing is reduced.
 
     Raises:
         UndecodableImageError: missing, empty, truncated, damaged, no picture, larger than
-            `PIL.Image.MAX_IMAGE_PIXELS`, no such channels, or values out of range.
+            `PIL.Image.MAX_IMAGE_PIXELS`, no such channels, values out of range, or a mask beside
+            it that is missing, cannot be read or has another size.
     """
-    return _decode(path, reading, choose, is_all_counted=False)
+    with _told(path):
+        once = None if choose is None else _Once(choose, is_exact=reading.needs_exact_pixels)
+        pixels = read(path, reading.wanted(once), reading.reader)
+        has_data = valid_pixels(pixels, reading)
+        mask = mask_of(path, reading)
+        if mask is not None:
+            unmasked = _read_mask(mask, once, pixels.values.shape[:2])
+            has_data = unmasked if has_data is None else has_data & unmasked
+        image = to_channels(pixels._replace(valid=has_data), reading)
+    if has_data is None or has_data.all():
+        return Decoded(image)
+    valid = torch.from_numpy(has_data.copy())[None]
+    return Decoded(fill(image, valid), valid)
 
 
-def _decode(path: str, reading: Reading, choose: Choose | None, *, is_all_counted: bool) -> Decoded:
+def _read_mask(mask: str, once: _Once | None, size: tuple[int, ...]) -> np.ndarray:
+    """Return the same part of a mask as of its picture, [h, w] of that size, or say what is wrong.
+
+    Raises:
+        UnreadableError: it cannot be read, or has another size than the picture.
+    """
+    seen: list[tuple[int, int]] = []
+
+    def choose(height: int, width: int) -> Part:
+        assert once is not None
+        seen.append((height, width))
+        return once(height, width)
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            pixels = read(path, reading.wanted(_Once(choose) if choose else None), reading.reader)
-            if is_all_counted:
-                pixels = pixels._replace(valid=None)
-            image = to_channels(pixels, reading)
-    except ConfigError:  # of a reader of the user's
-        raise
-    except Exception as error:  # damaged files make the libraries raise anything
-        raise UndecodableImageError(path, _reason(error)) from error
-    return Decoded(image, None if pixels.valid is None else torch.from_numpy(pixels.valid.copy()))
+        found = read_mask(mask, None if once is None else choose)
+    except Exception as error:
+        raise UnreadableError(f"its mask {mask!r}: {_reason(error)}") from error
+    theirs, ours = (seen[0], once.seen) if once is not None else (found.shape, size)
+    if theirs != ours:
+        raise UnreadableError(
+            f"its mask {mask!r} is {theirs[0]} x {theirs[1]} px, and the picture {ours[0]} x "
+            f"{ours[1]} px"
+        )
+    return found
 
 
 def read_image(
@@ -172,15 +200,24 @@ def _told(path: str) -> Iterator[None]:
 
 
 class _Once:
-    """Calls `choose` once for a file, whose readers may begin twice: it draws random numbers."""
+    """Calls `choose` once for a file, whose readers may begin twice: it draws random numbers.
 
-    def __init__(self, choose: Choose) -> None:
+    Attributes:
+        seen: (height, width) of the file's picture, px.
+    """
+
+    def __init__(self, choose: Choose, *, is_exact: bool = False) -> None:
         self._choose = choose
+        self._is_exact = is_exact
         self._chosen: Part | None = None
+        self.seen = (0, 0)
 
     def __call__(self, height: int, width: int) -> Part:
         if self._chosen is None:
-            self._chosen = self._choose(height, width)
+            part = self._choose(height, width)
+            if self._is_exact:
+                part = part._replace(scaled_to=None)
+            self._chosen, self.seen = part, (height, width)
         return self._chosen
 
 

@@ -23,6 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fcmae.data.decoding import to_float
+from fcmae.data.holes import stack_valid
 from fcmae.errors import DataError
 
 POLL_SECONDS = 5.0  # how often a waiting loader looks whether its workers live
@@ -264,8 +265,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Make one batch of N samples, leaving out those that are not usable (N may become 0).
 
     Returns a dict of image [N, C, H, W] (float32 where one of them is), label and index
-    LongTensor [N], path list of N, visible LongTensor [N, K] for pretraining, and skipped: the
-    (path, reason) of all samples.
+    LongTensor [N], path list of N, visible LongTensor [N, K] for pretraining, valid bool
+    [N, 1, H, W] where an image has holes, and skipped: the (path, reason) of all samples.
     """
     usable = [sample for sample in samples if sample.get("is_usable", True)]
     batch: dict[str, Any] = {
@@ -281,4 +282,5 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 tensors = [to_float(tensor) for tensor in tensors]
             # default_collate stacks straight into shared memory in a worker
             batch[name] = default_collate(tensors) if tensors else samples[0][name][None][:0]
-    return batch
+    valid = stack_valid([sample.get("valid") for sample in usable])
+    return batch if valid is None else {**batch, "valid": valid}

@@ -28,6 +28,12 @@ class Reading:
             the rules.
         background: red, green and blue in 0..1 that transparent pixels are laid over.
         reader: a function of the user's that reads files, MODULE:FUNCTION, or None.
+        holes: whether pixels are without data that files themselves say are: nodata and masks of
+            TIFFs, NaN, an alpha of 0.
+        invalid: a value of the files' own that means no data, for all bands or one per band; a
+            pixel has none where every band but transparency holds it.
+        valid_mask: the file beside a picture whose zeros mark pixels without data: a path from
+            the picture's folder with {stem} or {name} in it, those of the picture.
     """
 
     in_chans: int
@@ -35,6 +41,9 @@ class Reading:
     bands: tuple[int, ...] | None = None
     background: tuple[float, float, float] = BLACK
     reader: str | None = None
+    holes: bool = True
+    invalid: float | tuple[float, ...] | None = None
+    valid_mask: str | None = None
 
     @classmethod
     def of_settings(
@@ -59,10 +68,22 @@ class Reading:
             bands=chosen("bands"),
             background=chosen("background") or BLACK,
             reader=chosen("reader"),
+            holes=data.holes and known.get("holes", True),
+            invalid=chosen("invalid"),
+            valid_mask=data.valid_mask,  # a matter of the folder, not of the values
         )
+
+    @property
+    def needs_exact_pixels(self) -> bool:
+        """Whether pixels without data are found at the picture's full size and own bands only."""
+        return self.invalid is not None or self.valid_mask is not None
 
     def wanted(self, choose: Choose | None = None) -> Wanted:
         """Return what is asked of a reader for the part that `choose` wants."""
         return Wanted(
-            in_chans=self.in_chans, bands=self.bands, background=self.background, choose=choose
+            in_chans=self.in_chans,
+            bands=self.bands,
+            background=self.background,
+            choose=choose,
+            is_exact=self.needs_exact_pixels,
         )

@@ -13,6 +13,7 @@ from fcmae.evaluation.features import (
     pooled_features,
     raw_pixel_features,
     thumbnails,
+    with_masks,
 )
 from fcmae.evaluation.knn import knn_predict
 from fcmae.evaluation.linear_probe import balanced_accuracy, linear_probe_predict
@@ -56,4 +57,5 @@ __all__ = [
     "summary",
     "table",
     "thumbnails",
+    "with_masks",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from fcmae.data import (
     in_order,
     make_loader,
 )
+from fcmae.data.holes import has_masks, without_masks
 from fcmae.errors import DataError
 from fcmae.weights.encoder_info import EncoderInfo
 
@@ -36,12 +38,33 @@ class Features:
         labels: LongTensor [N], -1 where there is no label.
         paths: N files, in the order of the vectors.
         skipped: (path, reason) of the files that could not be decoded; they have no vector.
+        num_with_holes: images with pixels without data, which are filled as in training.
     """
 
     vectors: Tensor
     labels: Tensor
     paths: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+    num_with_holes: int = 0
+
+    def holes_sentence(self) -> str:
+        """Say how many images have pixels without data, and what is made of these."""
+        return (
+            f"{self.num_with_holes} of {len(self.paths)} images have pixels without data, which "
+            "are filled as in training."
+        )
+
+
+def with_masks(images: ImageList, info: EncoderInfo) -> tuple[ImageList, EncoderInfo]:
+    """Return the images that are no masks, and how they are read.
+
+    Masks beside the pictures are a matter of the folder: where none of these images has one, all
+    of their pixels count.
+    """
+    reading = info.reading()
+    if not has_masks(images, reading):
+        return images, dataclasses.replace(info, valid_mask=None)
+    return without_masks(images, reading), info
 
 
 def evaluation_loader(
@@ -51,7 +74,7 @@ def evaluation_loader(
 
     Args:
         images: to read.
-        info: size, channels, normalisation and value range.
+        info: size, channels, normalisation, value range, and what marks pixels without data.
         batch_size: images at a time; changes no number.
         workers: reading processes.
     """
@@ -102,6 +125,7 @@ def extract_together(
     labels: list[Tensor] = []
     paths: list[str] = []
     skipped: list[tuple[str, str]] = []
+    num_with_holes = 0
     encoders = [item for item in describers.values() if isinstance(item, nn.Module)]
     with evaluating(*encoders), torch.no_grad():
         for batch in loader:
@@ -113,13 +137,17 @@ def extract_together(
                 is_encoder = isinstance(describer, nn.Module)
                 found = pooled_features(describer, images) if is_encoder else describer(images)
                 vectors[name].append(found.float().cpu())
+            if "valid" in batch:
+                num_with_holes += int((~batch["valid"]).flatten(1).any(dim=1).sum())
             labels.append(batch["label"])
             paths += batch["path"]
     if not paths:
         first = f"; the first is {skipped[0][0]!r}: {skipped[0][1]}" if skipped else ""
         raise DataError(f"none of the {len(skipped)} images could be decoded{first}.")
     return {
-        name: Features(torch.cat(parts), torch.cat(labels), tuple(paths), tuple(skipped))
+        name: Features(
+            torch.cat(parts), torch.cat(labels), tuple(paths), tuple(skipped), num_with_holes
+        )
         for name, parts in vectors.items()
     }
 

@@ -21,12 +21,15 @@ from fcmae.runs.durable import write_atomically
 
 COLUMNS = ("original", "what the encoder sees", "prediction", "pasted into the original")
 BLANK = (0.80, 0.84, 0.90)  # a pale blue that grey pictures do not contain
+HATCHING = ((0.96, 0.84, 0.64), (0.72, 0.42, 0.20))  # stripes in colours as far from grey
+STRIPES_PER_SIDE = 28
 CELL_INCHES = 2.0
 DPI = 120
 NORMALIZED_NOTE = (
     "The model predicts each hidden patch up to its brightness and contrast; "
     "these two are taken from the original."
 )
+HOLES_NOTE = "Hatched pixels have no data: they are neither seen nor scored."
 PLAIN_NOTE = "Hidden patches are drawn as predicted; nothing is taken from the original."
 SMOOTHING_POINTS = 10  # on either side, at most, of the smoothed curve
 
@@ -39,6 +42,7 @@ def draw_reconstructions(
     std: Sequence[float],
     path: Path,
     names: Sequence[str],
+    valid: Tensor | None = None,
 ) -> None:
     """Write a PNG with a row per image: original, masked, prediction, both pasted together.
 
@@ -53,11 +57,14 @@ def draw_reconstructions(
         std: as `mean`.
         path: the PNG; its folder is created; replaced as a whole.
         names: N captions.
+        valid: bool [N, 1, H, W], False where an image has no data, which is hatched; or None.
     """
-    cells = reconstruct(model, images, visible, mean, std)
+    cells = reconstruct(model, images, visible, mean, std, valid)
     note = NORMALIZED_NOTE if model.normalize_targets else PLAIN_NOTE
     hidden_share = 1 - visible.shape[1] / model.num_patches
     note = f"{100 * hidden_share:.0f} % of the patches are hidden. {note}"
+    if valid is not None and not valid.all():
+        note += f"\n{HOLES_NOTE}"
     figure = _grid(cells, names, note)
     save_figure(figure, path)
 
@@ -68,26 +75,49 @@ def reconstruct(
     visible: Tensor,
     mean: Sequence[float],
     std: Sequence[float],
+    valid: Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return original, masked, prediction and both pasted: each [N, H, W, 3] of 0..1.
+
+    Pixels without data are hatched in all of them; no prediction is shown of a patch with too
+    few others, since none is trained.
 
     Arguments as those of `draw_reconstructions`.
     """
     device = next(model.parameters()).device
     images = images.to(device)
+    valid = None if valid is None else valid.to(device)
     with evaluating(model), torch.no_grad():
-        out = model(images, visible.to(device))
-        pasted = model.reconstruct(out, images)
-    is_hidden = _hidden_pixels(out.is_masked, model)  # [N, H, W, 1]
+        out = model(images, visible.to(device), valid=valid)
+        pasted = model.reconstruct(out, images, valid)
+    is_hidden = is_predicted = _hidden_pixels(out.is_masked, model)  # [N, H, W, 1]
+    if valid is not None:
+        is_predicted = _hidden_pixels(out.is_masked & model.valid_patches(valid), model)
     original = _to_colours(images, mean, std)
     reconstruction = _to_colours(pasted, mean, std)
     blank = np.array(BLANK)
-    return (
+    cells = (
         original,
         np.where(is_hidden, blank, original),
-        np.where(is_hidden, reconstruction, blank),
+        np.where(is_predicted, reconstruction, blank),
         reconstruction,
     )
+    if valid is None:
+        return cells
+    first, second, third, fourth = (_hatched(cell, valid) for cell in cells)
+    return first, second, third, fourth
+
+
+def _hatched(pictures: np.ndarray, valid: Tensor) -> np.ndarray:
+    """Return pictures [N, H, W, 3] with diagonal stripes where they have no data."""
+    return np.where(valid.permute(0, 2, 3, 1).cpu().numpy(), pictures, hatching(*valid.shape[2:]))
+
+
+def hatching(height: int, width: int) -> np.ndarray:
+    """Return diagonal stripes [H, W, 3] of 0..1, which stand for pixels without data."""
+    thickness = max(1, min(height, width) // STRIPES_PER_SIDE // 2)
+    diagonal = (np.arange(height)[:, None] + np.arange(width)) // thickness % 2
+    return np.array(HATCHING)[diagonal]
 
 
 def draw_loss_curve(
@@ -146,7 +176,8 @@ def _grid(cells: Sequence[np.ndarray], names: Sequence[str], note: str) -> Figur
     # The longer side fills the cell, so that strips of any proportion stay readable.
     height = CELL_INCHES * min(1.0, height_px / width_px)
     width = CELL_INCHES * min(1.0, width_px / height_px)
-    gap, caption, title, footer = 0.08, 0.20, 0.28, 0.30
+    gap, caption, title = 0.08, 0.20, 0.28
+    footer = 0.18 + 0.12 * len(note.splitlines())
     pitch = CELL_INCHES + gap  # also of narrow pictures: titles and the note need the room
     total_width = len(cells) * pitch + gap
     total_height = title + num_images * (height + caption) + footer

@@ -18,8 +18,12 @@ from fcmae.data import (
     PretrainAugmentation,
     PretrainDataset,
     Reading,
+    sample_seed,
+    seeded,
     to_float,
 )
+from fcmae.data.decoding import Decoded
+from fcmae.data.holes import fill
 from fcmae.data.parts import Part
 from fcmae.errors import ConfigError
 from fcmae.settings.finetune import AugmentConfig
@@ -70,13 +74,26 @@ class FinetuneAugmentation:
 
     def __call__(self, crop: Tensor) -> Tensor:
         """Return the image of a crop, which may have been decoded at less than its full size."""
-        image = self._crop(crop)
+        return self.augment(Decoded(crop)).image
+
+    def augment(self, crop: Decoded) -> Decoded:
+        """Return the image of a crop; pixels without data are 0, as in pretraining.
+
+        A colour policy may move pixels, and gets them in the colour that becomes 0.
+        """
+        image, valid = self._crop.augment(crop)
+        if valid is not None and self.colour is not None:
+            mean = self._normalise.means
+            scaled = mean if image.is_floating_point() else (255 * mean).round()
+            image = torch.where(valid, image, scaled.to(image.dtype))
         if self.colour is not None:
             if image.dtype != torch.uint8:
                 image = (to_float(image) * 255).round().to(torch.uint8)
             image = images_to.pil_to_tensor(self.colour(images_to.to_pil_image(image)))
         image = self._normalise(image)
-        return image if self._erase is None else self._erase(image)
+        if self.colour is None:
+            image = fill(image, valid)
+        return Decoded(image if self._erase is None else self._erase(image), valid)
 
 
 def _colour_policy(
@@ -143,15 +160,21 @@ class FinetuneDataset(PretrainDataset):
             mask_ratio=0.0,
         )
 
+    def _make_crop(self, source: int, epoch: int, index: int) -> Decoded:
+        """Return one random crop: nothing is hidden, so that no number of patches is needed."""
+        with seeded(sample_seed(self.seed, "augment", epoch, index)):
+            return self.augmentation.augment(self._read(source, self.augmentation.choose_crop))
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """Return the sample of `key` = (epoch, index); raises DataError as PretrainDataset does."""
         epoch, index = key
-        image, source, skipped = self._make_image(epoch, index)
+        (image, valid), source, skipped = self._make_image(epoch, index)
         assert self.images.labels is not None
-        return {
+        sample = {
             "image": image,
             "label": self.images.labels[source],
             "path": self.images.paths[source],
             "index": index,
             "skipped": skipped,
         }
+        return sample if valid is None else {**sample, "valid": valid}

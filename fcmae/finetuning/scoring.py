@@ -21,6 +21,7 @@ from fcmae.data import (
     make_loader,
     open_images,
 )
+from fcmae.data.holes import without_masks
 from fcmae.data.recorded import read_paths
 from fcmae.data.splits import open_labelled, open_validation, with_labels
 from fcmae.errors import CheckpointError, ConfigError, DataError
@@ -121,7 +122,7 @@ def evaluate_only(config: FinetuneConfig, processes: Processes) -> Classificatio
     config = dataclasses.replace(config, model=model_config)
     metadata = weights_metadata(config)
     classes = metadata.get("classes")
-    images = _images_to_evaluate(config, classes)
+    images = without_masks(_images_to_evaluate(config, classes), create_reading(config))
     assert images.classes is not None
     if classes is not None and tuple(classes) != images.classes:
         raise CheckpointError(

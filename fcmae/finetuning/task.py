@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fcmae.data import ImageList
 from fcmae.data.augmentation import mean_and_std
+from fcmae.data.holes import without_masks
 from fcmae.data.splits import open_labelled
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
 from fcmae.finetuning.classifier_export import export_classifier, float32_weights
@@ -72,7 +73,11 @@ def finetune(
         NonFiniteLossError: the loss is NaN or infinite.
         DiskError: no checkpoint could be written several times in a row.
     """
-    train, validation = images or open_labelled(config.data, config.train.seed)
+    reading = create_reading(config)
+    train, validation = (
+        without_masks(found, reading)
+        for found in images or open_labelled(config.data, config.train.seed)
+    )
     task = Finetuning(config, train, validation)
     run = TrainingLoop(task, processes)
     signal = run.run()

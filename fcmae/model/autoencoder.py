@@ -12,7 +12,12 @@ from fcmae.errors import ConfigError, UnsupportedModelError
 from fcmae.model.backbones import create_backbone
 from fcmae.model.decoder import Decoder
 from fcmae.model.loss import normalize_patches, patch_statistics, reconstruction_loss
-from fcmae.model.masking import draw_visible, effective_mask_ratio, is_masked_from_visible
+from fcmae.model.masking import (
+    draw_visible,
+    effective_mask_ratio,
+    is_masked_from_visible,
+    valid_patches,
+)
 from fcmae.model.patches import patch_grid, patchify, unpatchify
 from fcmae.randomness import sample_seed, seeded
 from fcmae.settings.pretrain import PretrainConfig
@@ -25,7 +30,8 @@ class FCMAEOutput:
     """What a forward pass returns.
 
     Attributes:
-        loss: scalar, mean over hidden patches; float32 at least.
+        loss: scalar, mean over hidden patches; float32 at least. Of images with holes: over the
+            pixels that have data in hidden valid patches, each image weighing the same.
         prediction: [N, L, P * P * C], ordered (row, column, channel); in units of the targets,
             that is standardised per patch when `normalize_targets`. Arbitrary at visible patches.
         is_masked: bool [N, L], True where a patch is hidden.
@@ -40,6 +46,8 @@ class FCMAEOutput:
 
 class FCMAE(nn.Module):
     """Reconstructs hidden patches from what a sparse encoder sees of the visible ones.
+
+    Images may have holes, pixels without data: these are never context and never loss.
 
     Attributes:
         encoder: the dense timm model, which owns the encoder's parameters; what is exported.
@@ -57,6 +65,7 @@ class FCMAE(nn.Module):
         in_chans: int = 3,
         patch_size: int = 32,
         mask_ratio: float = 0.6,
+        min_valid: float = 0.5,
         decoder_dim: int = 512,
         decoder_depth: int = 1,
         normalize_targets: bool = True,
@@ -73,6 +82,8 @@ class FCMAE(nn.Module):
             in_chans: image channels.
             patch_size: side of a patch in pixels, a multiple of the encoder's total stride.
             mask_ratio: share of patches to hide; the number of visible ones is rounded down.
+            min_valid: share of a patch's pixels that must have data for the patch to be seen or
+                scored, above 0 and at most 1; matters for images with holes only.
             decoder_dim: width of the decoder.
             decoder_depth: number of its blocks.
             normalize_targets: standardise each target patch by its own mean and deviation.
@@ -96,6 +107,7 @@ class FCMAE(nn.Module):
         self.in_chans = in_chans
         self.patch_size = patch_size
         self.mask_ratio = mask_ratio
+        self.min_valid = min_valid
         self.normalize_targets = normalize_targets
         try:
             sparse_encoder = SparseConvNeXt(
@@ -135,17 +147,24 @@ class FCMAE(nn.Module):
         images: Tensor,
         visible: Tensor | None = None,
         *,
+        valid: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> FCMAEOutput:
         """Encode visible patches, predict all of them, score the hidden ones.
 
         Args:
             images: [N, C, H, W] of the model's image size, normalised.
-            visible: LongTensor [N, K] of row-major patch indices; None draws them.
+            visible: LongTensor [N, K] of row-major patch indices; None draws them, among valid
+                patches.
+            valid: bool [N, 1, H, W] or [N, H, W], False at pixels without data; None where all
+                have. Whatever these hold (NaN, too) is taken as 0, and no loss counts them, nor
+                any pixel of a patch in which less than `min_valid` has data. All True gives the
+                numbers of None, bit for bit.
             generator: source of the draw; None means torch's global generator.
 
         Raises:
-            ValueError: images of another size, or `visible` that does not fit them.
+            ValueError: images of another size, `visible` or `valid` that does not fit them, or an
+                image with too few valid patches to draw from.
         """
         if tuple(images.shape[2:]) != self.image_size:
             raise ValueError(
@@ -153,8 +172,16 @@ class FCMAE(nn.Module):
                 f"[N, {self.in_chans}, {self.image_size[0]}, {self.image_size[1]}]; "
                 "resize the images or create the model with their image_size."
             )
+        is_value = None
+        if valid is not None:
+            valid = _checked(valid, images)
+            images = images.masked_fill(~valid, 0)
+            is_value = self.values_with_data(valid)
         if visible is None:
-            visible = draw_visible(len(images), self.num_patches, self.mask_ratio, generator)
+            drawn_from = None if valid is None else self.valid_patches(valid)
+            visible = draw_visible(
+                len(images), self.num_patches, self.mask_ratio, generator, drawn_from
+            )
         elif visible.shape[-1] >= self.num_patches:
             raise ValueError(
                 f"visible: all {self.num_patches} patches are named, so nothing is hidden and the "
@@ -166,9 +193,19 @@ class FCMAE(nn.Module):
         prediction = self._decode(features, visible, is_masked)
         target = patchify(images, self.patch_size)
         if self.normalize_targets:
-            target = normalize_patches(target)
-        loss = reconstruction_loss(prediction, target, is_masked)
+            target = normalize_patches(target, is_value)
+        loss = reconstruction_loss(prediction, target, is_masked, is_value)
         return FCMAEOutput(loss, prediction, is_masked, visible)
+
+    def valid_patches(self, valid: Tensor) -> Tensor:
+        """Return which patches may be seen or scored: bool [N, 1, H, W] -> bool [N, L]."""
+        return valid_patches(valid, self.patch_size, self.min_valid)
+
+    def values_with_data(self, valid: Tensor) -> Tensor:
+        """Return which values count: bool [N, 1, H, W] -> [N, L, D], none of an invalid patch."""
+        is_pixel = patchify(valid, self.patch_size)  # [N, L, P * P]
+        is_pixel = is_pixel & self.valid_patches(valid).unsqueeze(-1)
+        return is_pixel.repeat_interleave(self.in_chans, dim=-1)
 
     def _decode(self, features: Tensor, visible: Tensor, is_masked: Tensor) -> Tensor:
         """Predict every patch: features [N, K, m, m, D] -> [N, L, P * P * C]."""
@@ -189,18 +226,24 @@ class FCMAE(nn.Module):
         return patchify(pixels, self.patch_size)
 
     @torch.no_grad()
-    def reconstruct(self, out: FCMAEOutput, images: Tensor) -> Tensor:
+    def reconstruct(self, out: FCMAEOutput, images: Tensor, valid: Tensor | None = None) -> Tensor:
         """Paste the predictions over the hidden patches of `images`: [N, C, H, W], same scale.
+
+        Pixels without data, and hidden patches with too few others, are left as they are.
 
         With normalised targets each prediction is scaled by its true patch's own mean and
         deviation, which the model never sees: brightness and contrast of hidden patches are given.
         """
         patches = patchify(images, self.patch_size)
         prediction = out.prediction.to(patches.dtype)
+        is_value = None if valid is None else self.values_with_data(_checked(valid, images))
         if self.normalize_targets:
-            mean, deviation = patch_statistics(patches)
+            mean, deviation = patch_statistics(patches, is_value)
             prediction = prediction * deviation + mean
-        patches = torch.where(out.is_masked.unsqueeze(-1), prediction, patches)
+        is_pasted = out.is_masked.unsqueeze(-1)
+        if is_value is not None:
+            is_pasted = is_pasted & is_value
+        patches = torch.where(is_pasted, prediction, patches)
         return unpatchify(patches, self.patch_size, self.grid)
 
 
@@ -219,6 +262,7 @@ def create_model(config: PretrainConfig) -> FCMAE:
             in_chans=data.in_chans,
             patch_size=config.mask.patch_size,
             mask_ratio=config.mask.ratio,
+            min_valid=config.mask.min_valid,
             decoder_dim=model.decoder_dim,
             decoder_depth=model.decoder_depth,
             normalize_targets=config.loss.normalize_targets,
@@ -230,3 +274,16 @@ def create_model(config: PretrainConfig) -> FCMAE:
     if model.checkpoint_activations:
         created.encoder.set_grad_checkpointing(True)
     return created
+
+
+def _checked(valid: Tensor, images: Tensor) -> Tensor:
+    """Return `valid` as [N, 1, H, W], or raise ValueError unless it fits the images."""
+    shape = (len(images), 1, *images.shape[2:])
+    if valid.dim() == 3:
+        valid = valid.unsqueeze(1)
+    if valid.dtype != torch.bool or tuple(valid.shape) != shape:
+        raise ValueError(
+            f"valid: got {valid.dtype} {list(valid.shape)} for images {list(images.shape)}, "
+            f"expected torch.bool {list(shape)}: False where an image has no data."
+        )
+    return valid.to(images.device)

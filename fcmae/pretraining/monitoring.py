@@ -7,23 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fcmae.data import (
+    Decoded,
     EvaluationDataset,
     EvaluationTransform,
     ImageList,
     Reading,
     UndecodableImageError,
-    decode_all,
+    decode,
     in_order,
     make_loader,
     sample_seed,
 )
 from fcmae.data.augmentation import mean_and_std
+from fcmae.data.holes import stack_valid
 from fcmae.evaluation import (
     Describer,
     Features,
@@ -35,7 +37,7 @@ from fcmae.evaluation import (
 from fcmae.evaluation.health import HealthCheck, draw_health, verdict
 from fcmae.evaluation.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.model.autoencoder import FCMAE, create_model
-from fcmae.model.masking import draw_visible
+from fcmae.model.masking import draw_visible, num_visible_patches
 from fcmae.runs.durable import write_text
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.pretrain import PretrainConfig
@@ -44,6 +46,15 @@ from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export import export
 
 BATCH_IMAGES = 32  # of pictures and scores; bounds memory, changes no number
+
+
+class _Pictured(NamedTuple):
+    """What the reconstruction pictures show: images, visible patches, captions, and holes."""
+
+    images: Tensor
+    visible: Tensor
+    names: list[str]
+    valid: Tensor | None
 
 
 class Watch:
@@ -107,25 +118,48 @@ class Watch:
         self._run.say(export(self._model.encoder, "timm", path, info))
         self._report_scores()
 
-    def _choose_pictures(self, images: ImageList) -> tuple[Tensor, Tensor, list[str]] | None:
+    def _read(self, path: str) -> Decoded:
+        """Return an image as the model takes it.
+
+        Raises:
+            UndecodableImageError: it cannot be decoded, or too few of its patches have data.
+        """
+        model = self._model
+        reading = Reading.of_settings(self._config.data)
+        picture = self._transform.prepare(decode(path, reading, self._transform.choose_part))
+        if picture.valid is not None:
+            found = int(model.valid_patches(picture.valid[None]).sum())
+            needed = num_visible_patches(model.num_patches, model.mask_ratio) + 1
+            if found < needed:
+                raise UndecodableImageError(
+                    path,
+                    f"has data in {found} of {model.num_patches} patches, which is less than the "
+                    f"{needed} that mask.ratio {model.mask_ratio:g} needs",
+                )
+        return picture
+
+    def _choose_pictures(self, images: ImageList) -> _Pictured | None:
         """Decode the fixed images and draw their masks; None when no file can be decoded."""
-        reading, wanted = Reading.of_settings(self._config.data), self._config.log.num_pictures
+        wanted = self._config.log.num_pictures
         rng = torch.Generator().manual_seed(sample_seed(self._config.train.seed, "pictures"))
         pictures, names = [], []
         for index in torch.randperm(len(images), generator=rng).tolist()[: 4 * wanted]:
             path = images.paths[index]
             try:
-                image = decode_all(path, reading, self._transform.choose_part)
+                pictures.append(self._read(path))
             except UndecodableImageError:
                 continue  # the training says so when it meets the file
-            pictures.append(self._transform(image))
             names.append(Path(path).name)
             if len(pictures) == wanted:
                 break
         if not pictures:
             return None
-        visible = draw_visible(len(pictures), self._model.num_patches, self._config.mask.ratio, rng)
-        return torch.stack(pictures), visible, names
+        stacked = torch.stack([picture.image for picture in pictures])
+        valid = stack_valid([picture.valid for picture in pictures])
+        patches = None if valid is None else self._model.valid_patches(valid)
+        ratio = self._config.mask.ratio
+        visible = draw_visible(len(pictures), self._model.num_patches, ratio, rng, patches)
+        return _Pictured(stacked, visible, names, valid)
 
     def _choose_scored(self, images: ImageList) -> ImageList | None:
         """Return labelled images to score on, or None when there are none or none is wanted."""
@@ -140,13 +174,13 @@ class Watch:
     def _draw_pictures(self, step: int) -> None:
         if self._pictured is None:
             return
-        pictures, visible, names = self._pictured
+        pictures, visible, names, valid = self._pictured
         mean, std = mean_and_std(self._config.data)
         path = self._folder.reconstructions / f"step-{step:08d}.png"
         with self._run.around("picture"):
             self._run.attempt(
                 lambda: draw_reconstructions(
-                    self._model, pictures, visible, mean, std, path, names
+                    self._model, pictures, visible, mean, std, path, names, valid
                 ),
                 path,
             )
@@ -159,17 +193,17 @@ class Watch:
 
     def _prepare_health(self, held_out: ImageList) -> HealthCheck | None:
         """Decode the held-out images, noting those that cannot be; None when there are none."""
-        reading, decoded = Reading.of_settings(self._config.data), []
+        pictures = []
         for path in held_out.paths:
             try:
-                image = decode_all(path, reading, self._transform.choose_part)
+                pictures.append(self._read(path))
             except UndecodableImageError as error:
                 self.undecodable.append((error.path, error.reason))
-                continue
-            decoded.append(self._transform(image))
-        if not decoded:
+        if not pictures:
             return None
-        return HealthCheck(self._model, torch.stack(decoded), self._config.train.seed)
+        images = torch.stack([picture.image for picture in pictures])
+        valid = stack_valid([picture.valid for picture in pictures])
+        return HealthCheck(self._model, images, self._config.train.seed, valid)
 
     def _log_health(self, step: int) -> None:
         """Measure, log and draw the health of the model; the first line has what to beat."""

@@ -18,6 +18,7 @@ from fcmae.data import (
     open_images,
 )
 from fcmae.data.augmentation import mean_and_std
+from fcmae.data.holes import without_masks
 from fcmae.data.recorded import fix_images
 from fcmae.data.splits import hold_out
 from fcmae.model.autoencoder import FCMAE, create_model
@@ -57,7 +58,8 @@ def pretrain(config: PretrainConfig, around: Around = nothing) -> str | None:
 
 def open_data(config: PretrainConfig) -> ImageList:
     """Return the images of a pretraining, those that it holds out included; raises DataError."""
-    return open_images(config.data.path, config.data.label, exclude=config.data.exclude)
+    images = open_images(config.data.path, config.data.label, exclude=config.data.exclude)
+    return without_masks(images, Reading.of_settings(config.data))
 
 
 def check(config: PretrainConfig) -> None:
@@ -134,6 +136,8 @@ class Pretraining(Task):
             reading=Reading.of_settings(self.config.data),
             num_patches=self.model.num_patches,
             mask_ratio=self.config.mask.ratio,
+            patch_size=self.model.patch_size,
+            min_valid=self.model.min_valid,
             cache=self._cache,
         )
 
@@ -141,7 +145,8 @@ class Pretraining(Task):
         """Return the reconstruction loss of the hidden patches."""
         images = batch["image"]
         normalised = self._normalise.to(images.device)(images)
-        loss: Tensor = network(normalised, batch["visible"]).loss
+        valid = batch.get("valid")  # there where an image has holes
+        loss: Tensor = network(normalised, batch["visible"], valid=valid).loss
         return loss
 
     def after_step(self, run: TrainingLoop, result: StepResult) -> None:

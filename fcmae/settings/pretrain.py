@@ -10,6 +10,7 @@ from fcmae.settings.ranges import (
     NonNegativeInt,
     PositiveInt,
     Share,
+    ShareAboveZero,
     ShareBelowOne,
     at_least,
     between,
@@ -74,6 +75,8 @@ class MaskConfig:
     """Share of patches to hide; the number of visible patches is rounded down."""
     patch_size: PositiveInt = 32
     """Side of a patch in pixels, a multiple of the encoder's total stride."""
+    min_valid: ShareAboveZero = 0.5
+    """Share of a patch's pixels that must have data for the patch to be seen or scored."""
 
 
 @dataclass(frozen=True, kw_only=True)

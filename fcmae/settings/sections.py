@@ -70,6 +70,12 @@ class ImagesConfig:
     """Red, green and blue, 0 to 1, below transparent pixels; null: black."""
     reader: str | None = field(default=None, metadata=MAY_CHANGE)
     """Your own reader of files, MODULE:FUNCTION or FILE.py:FUNCTION; null: none."""
+    holes: bool = True
+    """Leave out what files mark as no data (nodata, masks, NaN, alpha 0); false: use it as is."""
+    invalid: float | list[float] | None = None
+    """Value of the files' own that means no data, one for all bands or one per band, e.g. 0."""
+    valid_mask: str | None = None
+    """Mask beside each picture, 0 where it has no data, e.g. {stem}_mask.png or masks/{name}."""
     workers: NonNegativeInt = field(default=2, metadata=MAY_CHANGE)
     """Processes per training process that read images; 0 reads in the training process."""
     timeout_seconds: Duration = field(default=600.0, metadata=MAY_CHANGE)
@@ -217,6 +223,27 @@ class TaskConfig:
             data.reader,
             "MODULE:FUNCTION, such as my_readers:read, or null",
         )
+        check_holes(data.invalid, data.valid_mask)
+
+
+def check_holes(invalid: float | list[float] | None, valid_mask: str | None) -> None:
+    """Raise ConfigError unless values and masks of pixels without data are possible."""
+    values = invalid if isinstance(invalid, list) else [0.0 if invalid is None else invalid]
+    require(
+        len(values) > 0 and all(map(math.isfinite, values)),
+        "data.invalid",
+        invalid,
+        "a finite number, a list of one per band, or null (NaN means no data by itself)",
+    )
+    rest = "{stem}" if valid_mask is None else valid_mask
+    is_named = "{stem}" in rest or "{name}" in rest
+    rest = rest.replace("{stem}", "").replace("{name}", "")
+    require(
+        is_named and not set("{}") & set(rest) and valid_mask not in ("{name}", "./{name}"),
+        "data.valid_mask",
+        repr(valid_mask),
+        "a file that {stem} or {name} of the picture name, such as {stem}_mask.png, or null",
+    )
 
 
 def image_height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:

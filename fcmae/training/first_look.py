@@ -19,6 +19,7 @@ from torch import Tensor
 from fcmae.data import ImageList, SampleStream, to_float
 from fcmae.data.accounting import account_sentence
 from fcmae.errors import DataError
+from fcmae.evaluation.pictures import hatching
 from fcmae.runs.durable import write_atomically, write_text
 
 if TYPE_CHECKING:
@@ -38,11 +39,20 @@ class BandValues:
         raw: [C, 3] lowest, highest and mean on the 0..1 scale.
         normalised: [C, 4] lowest, highest, mean and standard deviation as the model gets them.
         num_images: that were looked at.
+        num_with_holes: of them, with pixels without data; these do not count.
     """
 
     raw: np.ndarray
     normalised: np.ndarray
     num_images: int
+    num_with_holes: int = 0
+
+    def holes_sentence(self) -> str:
+        """Say how many images have pixels without data."""
+        return (
+            f"{self.num_with_holes} of the first {self.num_images} images have pixels without "
+            "data, hatched in first_batch.png: these are filled, and never scored."
+        )
 
     def sentence(self) -> str:
         """Say the range of each band, or of all where they are many."""
@@ -96,11 +106,11 @@ def look_first(
         stream = SampleStream(len(loop.task.images), loop.config.train.seed, loop.effective_batch)
         keys = stream.samples(0, min(MOST_IMAGES, loop.effective_batch))
         try:
-            samples = [
-                sample["image"] for sample in map(loop.task.create_dataset().__getitem__, keys)
-            ]
+            drawn = [*map(loop.task.create_dataset().__getitem__, keys)]
         except DataError:
             return  # the training meets it, and says it
+        samples = [sample["image"] for sample in drawn]
+        valid = [sample.get("valid") for sample in drawn]
         shape = -1, 1, 1
         centre, scale = torch.tensor(mean).view(shape), torch.tensor(std).view(shape)
         if is_normalised:
@@ -108,10 +118,12 @@ def look_first(
         else:
             raw = [to_float(image) for image in samples]
             samples = [(image - centre) / scale for image in raw]
-        values = _values(raw, samples)
+        values = _values(raw, samples, valid)
         loop.say(values.sentence())
+        if values.num_with_holes:
+            loop.say(values.holes_sentence())
         path = loop.folder.first_batch
-        sheet = draw_sheet(raw)
+        sheet = draw_sheet([_hatched(*pair) for pair in zip(raw, valid, strict=True)])
         loop.attempt(lambda: write_atomically(path, sheet.save), path)
     write_files(loop, held_out, values)
 
@@ -167,14 +179,33 @@ def write_files(loop: TrainingLoop, held_out: ImageList, values: BandValues | No
     loop.attempt(lambda: write_text(path, "\n".join(lines) + "\n"), path)
 
 
-def _values(raw: Sequence[Tensor], normalised: Sequence[Tensor]) -> BandValues:
+def _values(
+    raw: Sequence[Tensor], normalised: Sequence[Tensor], valid: Sequence[Tensor | None]
+) -> BandValues:
     def flat(images: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(images)).transpose(0, 1).flatten(1)  # [C, N * H * W]
+        pixels = [
+            image.flatten(1) if mask is None or not mask.any() else image[:, mask[0]]
+            for image, mask in zip(images, valid, strict=True)
+        ]
+        return torch.cat(pixels, dim=1)  # [C, all pixels with data]
 
     values, seen = flat(raw), flat(normalised)
     spans = (values.amin(1), values.amax(1), values.mean(1))
     more = (seen.amin(1), seen.amax(1), seen.mean(1), seen.std(1))
-    return BandValues(torch.stack(spans, 1).numpy(), torch.stack(more, 1).numpy(), len(raw))
+    num_with_holes = sum(mask is not None for mask in valid)
+    return BandValues(
+        torch.stack(spans, 1).numpy(), torch.stack(more, 1).numpy(), len(raw), num_with_holes
+    )
+
+
+def _hatched(image: Tensor, valid: Tensor | None) -> Tensor:
+    """Return an image [C, H, W] with stripes where it has no data; grey ones unless it is RGB."""
+    if valid is None:
+        return image
+    stripes = torch.from_numpy(hatching(*image.shape[1:])).float().permute(2, 0, 1)
+    if len(image) != len(stripes):
+        stripes = stripes.mean(dim=0, keepdim=True)
+    return torch.where(valid, image, stripes)
 
 
 def draw_sheet(images: Sequence[Tensor]) -> Image.Image:

@@ -12,9 +12,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fcmae.errors import BackendUnavailableError
+from fcmae.errors import BackendUnavailableError, DataError
 from fcmae.model.autoencoder import FCMAE
-from fcmae.verification import reference
+from fcmae.verification import holes, reference
 from fcmae.verification.certificate import Line
 from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export import export_timm
@@ -100,6 +100,7 @@ def measure(case: Case) -> Iterator[Line]:
             yield from compare("minkowski = native", results, native[dtype], dtype)
             hidden_gradient = max(hidden_gradient, largest(hidden_part(case, results)))
     yield from hidden_pixels(case, backends, hidden_gradient)
+    yield from invalid_pixels(case)
     yield from batch_mates(case, backends)
     yield from fully_visible(case)
     yield exported(case)
@@ -157,6 +158,23 @@ def hidden_pixels(case: Case, backends: list[Backend], gradient: float) -> Itera
     after = case.model(case.with_hidden(1e6), case.visible).prediction
     yield Line("hidden pixels replaced: change of predictions", exact_change(after, before), 0)
     yield Line("gradient of features by hidden pixels", gradient, 0)
+
+
+def invalid_pixels(case: Case) -> Iterator[Line]:
+    """Yield lines on what pixels without data do to features, predictions and the loss."""
+    claim = "invalid pixels replaced"
+    try:
+        found = [holes.run(case.model, value) for value in (0.25, 1.0, float("nan"))]
+    except DataError as error:
+        yield Line(f"{claim}: change of features", None, note=f"{error.args[-1]}.")
+        return
+    first, *others = found
+    for name in ("features", "predictions", "loss"):
+        before = getattr(first, name)
+        change = max(exact_change(getattr(other, name), before) for other in others)
+        yield Line(f"{claim}: change of {name}", change, 0)
+    worst = max(largest(one.unscored_gradient) for one in found)
+    yield Line("gradient of loss by predictions of invalid pixels", worst, 0)
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ class EncoderInfo:
         bands: of the files, from 0, that are the channels; None by the rules of `data.decode`.
         background: red, green and blue in 0..1 below transparent pixels.
         reader: the function of the user's that reads the files, or None.
+        holes, invalid, valid_mask: what marks pixels without data, as in the settings.
         patch_size: side of the hidden patches, px; None if it was not pretrained by masking.
         mask_ratio: share of patches that was hidden in fact, or None.
         steps: of pretraining.
@@ -53,6 +54,9 @@ class EncoderInfo:
     bands: tuple[int, ...] | None = None
     background: tuple[float, float, float] = BLACK
     reader: str | None = None
+    holes: bool = True
+    invalid: float | tuple[float, ...] | None = None
+    valid_mask: str | None = None
     patch_size: int | None = None
     mask_ratio: float | None = None
     steps: int = 0
@@ -77,6 +81,9 @@ class EncoderInfo:
             bands=reading.bands,
             background=reading.background,
             reader=reading.reader,
+            holes=reading.holes,
+            invalid=reading.invalid,
+            valid_mask=reading.valid_mask,
             patch_size=config.mask.patch_size,
             mask_ratio=model.effective_mask_ratio,
             steps=step,
@@ -91,6 +98,9 @@ class EncoderInfo:
             bands=self.bands,
             background=self.background,
             reader=self.reader,
+            holes=self.holes,
+            invalid=self.invalid,
+            valid_mask=self.valid_mask,
         )
 
     @classmethod

@@ -117,9 +117,9 @@ def test_samples_are_the_same_from_an_empty_a_half_filled_and_a_full_cache(folde
 def test_what_is_in_the_cache_is_not_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, _ = fill(folder)
     decoded: list[str] = []
-    decode = cache.decode_all
+    decode = cache.decode
     monkeypatch.setattr(
-        cache, "decode_all", lambda path, *rest: decoded.append(path) or decode(path, *rest)
+        cache, "decode", lambda path, *rest: decoded.append(path) or decode(path, *rest)
     )
     samples(folder, opened)
     assert {Path(path).name for path in decoded} == {"8-broken.png"}
@@ -129,22 +129,22 @@ def test_what_is_in_the_cache_is_not_decoded(folder: Path, monkeypatch: pytest.M
 
 def test_images_are_reduced_to_the_side_and_never_enlarged(folder: Path) -> None:
     opened, _ = fill(folder)
-    assert opened.read(0, whole).shape == (3, SIDE, 96)
-    assert opened.read(6, whole).shape == (3, 40, 50)
-    assert opened.read(6, whole).dtype == torch.uint8
+    assert opened.read(0, whole).image.shape == (3, SIDE, 96)
+    assert opened.read(6, whole).image.shape == (3, 40, 50)
+    assert opened.read(6, whole).image.dtype == torch.uint8
     small = torch.from_numpy(np.array(noise(6, 40, 50))).permute(2, 0, 1)
-    assert torch.equal(opened.read(6, whole), small)
+    assert torch.equal(opened.read(6, whole).image, small)
 
 
 def test_a_file_that_changed_is_read_anew_and_kept_anew(folder: Path) -> None:
     opened, _ = fill(folder)
-    before = opened.read(1, whole)
+    before = opened.read(1, whole).image
     noise(99).save(folder / "1.jpg")
-    changed = opened.read(1, whole)
+    changed = opened.read(1, whole).image
     assert not torch.equal(changed, before)
     refilled, _ = fill(folder)
     assert refilled.missing() == [8]
-    assert torch.equal(refilled.read(1, whole), changed)
+    assert torch.equal(refilled.read(1, whole).image, changed)
     touched = os.stat(folder / "2.jpg").st_mtime_ns + 1
     os.utime(folder / "2.jpg", ns=(touched, touched))
     assert open_cache(folder).missing() == [2, 8]
@@ -161,9 +161,9 @@ def test_other_settings_have_other_files(folder: Path) -> None:
     fill(folder)
     other, _ = fill(folder, side=SIDE - 1)
     grey, _ = fill(folder, in_chans=1)
-    assert other.read(0, whole).shape == (3, SIDE - 1, 95)
-    assert grey.read(0, whole).shape == (1, SIDE, 96)
-    assert open_cache(folder).read(0, whole).shape == (3, SIDE, 96)
+    assert other.read(0, whole).image.shape == (3, SIDE - 1, 95)
+    assert grey.read(0, whole).image.shape == (1, SIDE, 96)
+    assert open_cache(folder).read(0, whole).image.shape == (3, SIDE, 96)
     assert len(list((folder.parent / "cache").glob("*.bin"))) == 6
 
 
@@ -199,7 +199,7 @@ def test_damage_costs_time_and_no_pixel(folder: Path, damage: str) -> None:
 
 def die_at_the_sixth(folder: Path) -> None:
     """Fill the cache two images at a time, and be killed when decoding comes to the sixth."""
-    decode = cache.decode_all
+    decode = cache.decode
 
     def decode_or_die(path: str, *rest: Any) -> torch.Tensor:
         if path.endswith("5.jpg"):
@@ -207,7 +207,7 @@ def die_at_the_sixth(folder: Path) -> None:
         return decode(path, *rest)
 
     cache.COMMIT_BYTES = 40_000  # two images
-    cache.decode_all = decode_or_die
+    cache.decode = decode_or_die
     open_cache(folder).fill(0, print)
 
 
@@ -222,7 +222,7 @@ def test_killed_while_filling_it_keeps_what_was_committed(folder: Path) -> None:
 
 def fill_while_others_wait(folder: Path, begun: Path, waiting: Path) -> None:
     """Fill the cache, and let the first image take until another process waits."""
-    decode = cache.decode_all
+    decode = cache.decode
 
     def decode_slowly(path: str, *rest: Any) -> torch.Tensor:
         begun.touch()
@@ -230,7 +230,7 @@ def fill_while_others_wait(folder: Path, begun: Path, waiting: Path) -> None:
             time.sleep(0.01)
         return decode(path, *rest)
 
-    cache.decode_all = decode_slowly
+    cache.decode = decode_slowly
     open_cache(folder).fill(0, print)
 
 

@@ -119,7 +119,7 @@ def test_leaving_early_ends_the_workers(dataset: PretrainDataset) -> None:
 def test_a_sample_that_cannot_be_made_is_one_sentence(workers: int, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"broken")
     dataset = make_dataset(find_images(str(tmp_path)))
-    with pytest.raises(DataError, match="images in a row cannot be decoded") as caught:
+    with pytest.raises(DataError, match="images in a row cannot be used") as caught:
         list(make_loader(dataset, [[(0, 0)]], workers))
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)

@@ -221,3 +221,32 @@ def predict(
                     cell = cells[y // cell_size, x // cell_size]
                     result.append(cell[start : start + channels])
     return torch.cat(result).view(len(features), grid[0] * grid[1], -1)
+
+
+def loss_with_holes(
+    prediction: Tensor,
+    patches: Tensor,
+    is_masked: Tensor,
+    has_data: Tensor,
+    *,
+    normalize_targets: bool,
+    min_valid: float,
+) -> float:
+    """Mean over images of the mean over values that have data, in hidden patches with enough.
+
+    `has_data` is bool [N, L, D], one per value.
+    """
+    images = []
+    for n in range(patches.shape[0]):
+        squares = []
+        for patch in range(patches.shape[1]):
+            places = [d for d in range(patches.shape[2]) if has_data[n, patch, d]]
+            if is_masked[n, patch] and len(places) >= min_valid * patches.shape[2]:
+                target = [float(patches[n, patch, d]) for d in places]
+                target = normalize(target) if normalize_targets else target
+                squares += [
+                    (float(prediction[n, patch, d]) - t) ** 2
+                    for d, t in zip(places, target, strict=True)
+                ]
+        images.append(sum(squares) / len(squares))
+    return sum(images) / len(images)

@@ -92,17 +92,21 @@ class Wanted:
         bands: the bands that will be picked, from 0; None: by the rules. Then nothing is converted.
         background: red, green and blue in 0..1 below transparent pixels.
         choose: the part of the picture that is needed; None: all.
+        is_exact: values are compared: none is converted, and no picture comes reduced.
     """
 
     in_chans: int | None = None
     bands: tuple[int, ...] | None = None
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     choose: Choose | None = None
+    is_exact: bool = False
 
     @property
     def colours(self) -> int | None:
         """1 or 3 where any picture may be converted to grey or RGB, else None."""
-        return self.in_chans if self.bands is None and self.in_chans in (1, 3) else None
+        if self.is_exact or self.bands is not None or self.in_chans not in (1, 3):
+            return None
+        return self.in_chans
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fcmae.data import sample_seed
+from fcmae.data.holes import stack_valid
 from fcmae.errors import ConfigError
 from fcmae.evaluation import (
     METHODS,
@@ -209,13 +210,15 @@ def _draw_pictures(
     batches = list(evaluation_loader(images, encoder.info))
     pictures = torch.cat([batch["image"] for batch in batches if batch["path"]])
     names = [Path(path).name for batch in batches for path in batch["path"]]
+    holes = [batch.get("valid", [None] * len(batch["path"])) for batch in batches]
+    valid = stack_valid([mask for masks in holes for mask in masks])
     info, model = encoder.info, encoder.model
     visible: list[Tensor] = []
     for name in names:  # one order of patches per image: a higher ratio hides more of the same
         rng = torch.Generator().manual_seed(sample_seed(evaluate.split_seed, "mask", name))
         visible.append(draw_visible(1, model.num_patches, model.mask_ratio, rng))
     original, seen, _, pasted = reconstruct(
-        model, pictures.to(device), torch.cat(visible), info.mean, info.std
+        model, pictures.to(device), torch.cat(visible), info.mean, info.std, valid
     )
     arrays = {
         name: (255 * array).round().astype(np.uint8)

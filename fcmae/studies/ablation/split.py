@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcmae.data import ImageList, open_images
+from fcmae.data import ImageList, Reading, open_images
+from fcmae.data.holes import without_masks
 from fcmae.data.splits import check_groups, open_with_held_out
 from fcmae.errors import ConfigError
 from fcmae.runs.durable import write_text
@@ -84,7 +85,8 @@ def open_split(ablation: Ablation) -> Split:
             exclude = base.data.exclude if is_cut else None
             share, seed, group = evaluate.val_share, evaluate.split_seed, base.data.group
             cut = open_with_held_out(source, label, share, seed, where, group, exclude)
-        train, test = map(_with_absolute_paths, cut)
+        reading = Reading.of_settings(base.data)
+        train, test = (_with_absolute_paths(without_masks(images, reading)) for images in cut)
         split = Split(train, test, source, is_cut, made_by)
     needs = [*evaluate.methods, *(["fine-tuning"] if ablation.finetune else [])]
     if needs and split.test.labels is None:

@@ -1,0 +1,94 @@
+"""Pictures with pixels without data, from their files to the loss of a model."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fcmae.data import (
+    Normalisation,
+    PretrainAugmentation,
+    PretrainDataset,
+    Reading,
+    collate,
+    find_images,
+)
+from fcmae.data.holes import without_masks
+from fcmae.model.autoencoder import FCMAE
+
+NUM_IMAGES = 2
+ENLARGED = 1.5  # sides of the files beside those of the images, so that crops are scaled
+
+
+class Outcome(NamedTuple):
+    """What a model makes of the pictures.
+
+    Attributes:
+        features: of the visible patches.
+        predictions: of all patches.
+        loss: scalar.
+        unscored_gradient: of the loss by each predicted value that has no data in the picture.
+    """
+
+    features: Tensor
+    predictions: Tensor
+    loss: Tensor
+    unscored_gradient: Tensor
+
+
+def run(model: FCMAE, value: float) -> Outcome:
+    """Write random pictures that hold `value` where they have no data, read them, run the model.
+
+    Raises:
+        DataError: the grid is too small to show patches, hide some and leave some out.
+    """
+    model = copy.deepcopy(model)
+    with tempfile.TemporaryDirectory() as folder:
+        batch = _read(model, Path(folder), value)
+    features: list[Tensor] = []
+    model.sparse_encoder.register_forward_hook(lambda _, __, found: features.append(found))
+    normalise = Normalisation((0.5,) * model.in_chans, (0.25,) * model.in_chans)
+    valid = batch["valid"]
+    # The reader has put 0 there; the model must not depend on it.
+    images = torch.where(valid, normalise(batch["image"]), value)
+    out = model(images, batch["visible"], valid=valid)
+    out.prediction.retain_grad()
+    out.loss.backward()
+    assert out.prediction.grad is not None
+    unscored = out.prediction.grad.masked_select(~model.values_with_data(valid))
+    return Outcome(features[0].detach(), out.prediction.detach(), out.loss.detach(), unscored)
+
+
+def _read(model: FCMAE, folder: Path, value: float) -> dict[str, Any]:
+    """Return a batch of crops of pictures whose corner and some spots have no data."""
+    rng = np.random.default_rng(0)
+    height, width = (round(ENLARGED * side) for side in model.image_size)
+    for number in range(NUM_IMAGES):
+        pixels = rng.random((height, width, model.in_chans), dtype=np.float32)
+        valid = np.ones((height, width), np.uint8)
+        valid[: height * 4 // 10, : width * 4 // 10] = 0
+        for _ in range(3):
+            top, left = rng.integers(height), rng.integers(width)
+            valid[top : top + 3, left : left + 2] = 0
+        pixels[valid == 0] = value
+        np.save(folder / f"{number}.npy", pixels)
+        np.save(folder / f"{number}-valid.npy", valid)
+    reading = Reading(in_chans=model.in_chans, valid_mask="{stem}-valid.npy")
+    augmentation = PretrainAugmentation(model.image_size, crop_scale=(0.8, 1.0), vertical_flip=True)
+    dataset = PretrainDataset(
+        without_masks(find_images(str(folder)), reading),
+        augmentation,
+        seed=0,
+        reading=reading,
+        num_patches=model.num_patches,
+        mask_ratio=model.mask_ratio,
+        patch_size=model.patch_size,
+        min_valid=model.min_valid,
+    )
+    return collate([dataset[0, index] for index in range(NUM_IMAGES)])
