@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from fcmae.data import (
 )
 from fcmae.data.holes import without_masks
 from fcmae.model.autoencoder import FCMAE
+from fcmae.runs.durable import write_bytes
 
 NUM_IMAGES = 2
 ENLARGED = 1.5  # sides of the files beside those of the images, so that crops are scaled
@@ -77,8 +79,10 @@ def _read(model: FCMAE, folder: Path, value: float) -> dict[str, Any]:
             top, left = rng.integers(height), rng.integers(width)
             valid[top : top + 3, left : left + 2] = 0
         pixels[valid == 0] = value
-        np.save(folder / f"{number}.npy", pixels)
-        np.save(folder / f"{number}-valid.npy", valid)
+        for name, array in ((f"{number}.npy", pixels), (f"{number}-valid.npy", valid)):
+            content = io.BytesIO()
+            np.save(content, array)
+            write_bytes(folder / name, content.getvalue())
     reading = Reading(in_chans=model.in_chans, valid_mask="{stem}-valid.npy")
     augmentation = PretrainAugmentation(model.image_size, crop_scale=(0.8, 1.0), vertical_flip=True)
     dataset = PretrainDataset(
