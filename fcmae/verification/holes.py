@@ -80,9 +80,9 @@ def _read(model: FCMAE, folder: Path, value: float) -> dict[str, Any]:
             valid[top : top + 3, left : left + 2] = 0
         pixels[valid == 0] = value
         for name, array in ((f"{number}.npy", pixels), (f"{number}-valid.npy", valid)):
-            content = io.BytesIO()
-            np.save(content, array)
-            write_bytes(folder / name, content.getvalue())
+            stream = io.BytesIO()
+            np.save(stream, array)
+            write_bytes(folder / name, stream.getvalue())
     reading = Reading(in_chans=model.in_chans, valid_mask="{stem}-valid.npy")
     augmentation = PretrainAugmentation(model.image_size, crop_scale=(0.8, 1.0), vertical_flip=True)
     dataset = PretrainDataset(
