@@ -105,7 +105,7 @@ def test_a_killed_run_on_pictures_with_holes_goes_on_bit_for_bit(tmp_path: Path)
     assert run(whole, log, before=without_pictures) == DONE, log.read_text()
     parts = arguments(data, tmp_path / "parts", **changes)
 
-    stop = signal_in("_note_loss", 4, signal.SIGTERM)
+    stop = signal_in("loss", 4, signal.SIGTERM)
     assert run(parts, log, before=stop) == INTERRUPTED, log.read_text()
     assert run(parts, log, before=without_pictures) == DONE, log.read_text()
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
