@@ -55,7 +55,7 @@ setup(
     packages=find_packages(include=["fcmae", "fcmae.*", "sparse", "sparse.*"]),
     package_data={"sparse.ops": ["*.c"]},
     python_requires=">=3.10",
-    # The lowest versions at which all tests pass; .ci/run installs exactly those, and the newest.
+    # Below these something is known to fail; .ci/lowest runs the suite at exactly these.
     install_requires=[
         "torch>=2.8",
         "torchvision>=0.23",

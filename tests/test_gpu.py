@@ -21,12 +21,11 @@ from backend_contract import CASES, Case, fresh_copy
 from comparison import assert_relative
 from pictures_on_disk import write_pictures
 from real_runs import final_state, pretrain_arguments
-from sparse.errors import BackendUnavailableError, UnsupportedModelError
 
 from fcmae.errors import DONE, INTERRUPTED
 from fcmae.runs.metrics import read_metrics
 from fcmae.training.optimization import set_tf32
-from sparse import SparseConvNeXt
+from sparse import BackendUnavailableError, SparseConvNeXt, UnsupportedModelError
 
 pytestmark = [
     pytest.mark.gpu,

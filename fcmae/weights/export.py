@@ -56,7 +56,10 @@ def convert_file(
     if target is None and to == "timm" and path.is_file() and path.name.startswith("classifier"):
         told.append(f"{path}: is a file of timm already, as fine-tuning wrote it.")
     else:
-        told += write(found, to, path)
+        try:
+            told += write(found, to, path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
     if to == "timm" and found.info is not None:
         told.append(f"Load it with: {found.info.timm_call(path)}")
     return told
@@ -88,7 +91,7 @@ def write(source: Source, to: str, path: Path, model: nn.Module | None = None) -
         Sentences for the user: what was written, the proof, and what was left out.
 
     Raises:
-        ConfigError: the file cannot be written there.
+        OSError: the file cannot be written there.
         CheckpointError: a part is missing, or what was written is not the same model; nothing is
             written then.
         BackendUnavailableError: transformers or onnx is needed and not installed.
@@ -106,17 +109,14 @@ def write(source: Source, to: str, path: Path, model: nn.Module | None = None) -
         )
     metadata = {name: text for name, text in source.metadata.items() if name != "layout"}
     encoder = source.build_model() if model is None or has_decoder else model
-    try:
-        if to == ONNX:
-            from fcmae.weights.export_onnx import export_onnx
+    if to == ONNX:
+        from fcmae.weights.export_onnx import export_onnx
 
-            size = None if source.info is None else source.info.image_size
-            told = [export_onnx(encoder, path, size, metadata)]
-        else:
-            assert source.info is not None
-            told = [export_timm(encoder, path, source.info, metadata)]
-    except OSError as error:
-        raise _unwritable(path, error) from error
+        size = None if source.info is None else source.info.image_size
+        told = [export_onnx(encoder, path, size, metadata)]
+    else:
+        assert source.info is not None
+        told = [export_timm(encoder, path, source.info, metadata)]
     return [*told, _left_out(["decoder."], to)] if has_decoder else told
 
 
@@ -142,7 +142,7 @@ def write_converted(
         Sentences for the user: what was written, the proof, and what was left out.
 
     Raises:
-        ConfigError: the file cannot be written there.
+        OSError: the file cannot be written there.
         CheckpointError: a part is missing, or the result is not the same model; nothing is
             written then.
         BackendUnavailableError: transformers is needed and not installed.
@@ -164,17 +164,14 @@ def write_converted(
             )
         proof = compare_models(state, source, written, to)
 
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if is_folder(target, to):
-            from fcmae.weights.export_huggingface import write_huggingface
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if is_folder(target, to):
+        from fcmae.weights.export_huggingface import write_huggingface
 
-            prove = functools.partial(compare_models, state, source, to=to)
-            proof = write_huggingface(weights, target, metadata, classes, prove)
-        else:
-            write_atomically(target, write)
-    except OSError as error:
-        raise _unwritable(target, error) from error
+        prove = functools.partial(compare_models, state, source, to=to)
+        proof = write_huggingface(weights, target, metadata, classes, prove)
+    else:
+        write_atomically(target, write)
     told = [
         f"{target}: written in the {to} layout; converted back it is the same bit for bit, and "
         f"{proof}"

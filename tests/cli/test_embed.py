@@ -83,7 +83,7 @@ def test_weights_of_others_need_their_model_named(
     assert "the weights are for data.in_chans 1" in capsys.readouterr().err
     named += ["--data.in_chans", 1]
     assert embed(weights, images, "--output", output, *named, "--data.image_size", 0) == MISTAKE
-    assert "data.image_size: got [0, 0], expected 1 to 16384 px" in capsys.readouterr().err
+    assert "data.image_size: got 0, expected 1 to 16384 px" in capsys.readouterr().err
     assert embed(weights, images, "--output", output, *named) == 0
     with np.load(output) as arrays:
         assert arrays["features"].shape == (4, 320)

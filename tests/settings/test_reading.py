@@ -256,7 +256,7 @@ def test_settings_of_nested_dicts_are_those_of_the_command_line() -> None:
     ("changed", "message"),
     [
         ({"mask": {"ratoi": 0.5}}, "base: unknown setting 'mask.ratoi'. Did you mean mask.ratio"),
-        ({"mask": 0.5}, "base: mask: got 0.5, expected settings such as mask.patch_size"),
+        ({"mask": 0.5}, "base: mask: got 0.5, expected settings such as mask.min_valid"),
         ({"mask": {"ratio": [0.5]}}, "mask.ratio: got .*, expected a number"),
         ({"mask": {"ratio": None}}, "mask.ratio: got null, expected a number"),
         ({"data": {}}, "data.path: not given"),

@@ -120,7 +120,7 @@ def test_nan_is_where_there_is_no_pixel(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", values)
     _, valid = decode(str(tmp_path / "a.npy"), Reading(in_chans=3))
     assert valid is not None
-    assert (~valid).nonzero().tolist() == [[2, 3]]
+    assert (~valid[0]).nonzero().tolist() == [[2, 3]]
 
 
 def test_a_pyramid_of_zarr_gives_its_full_resolution(tmp_path: Path) -> None:

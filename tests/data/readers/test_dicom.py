@@ -135,7 +135,7 @@ def test_padding_is_no_content(tmp_path: Path) -> None:
     stored = np.array([[5, 9, 200], [5, 5, 7]], np.uint8)
     _, valid = decode(write(tmp_path, stored, PixelPaddingValue=5), Reading(in_chans=1))
     assert valid is not None
-    assert torch.equal(valid, torch.from_numpy(stored != 5))
+    assert torch.equal(valid[0], torch.from_numpy(stored != 5))
 
 
 def test_a_report_has_no_picture(tmp_path: Path) -> None:

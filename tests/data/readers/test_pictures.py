@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 import zlib
@@ -112,9 +113,11 @@ def test_a_picture_of_transparency_alone_is_refused_or_laid_over_another_colour(
     Path(path).write_bytes(drawing(mode, form))
     with pytest.raises(UndecodableImageError, match=r"whole content is its transparency.*\[1, 1"):
         decode(path, Reading(in_chans=in_chans))
-    image, valid = decode(path, Reading(in_chans=in_chans, background=(1, 1, 1)))
+    reading = Reading(in_chans=in_chans, background=(1, 1, 1), holes=False)
+    image, _ = decode(path, reading)
     assert image.min() == 0
     assert image.float().mean() == pytest.approx(255 * (1 - 4 * 14 / 600))
+    _, valid = decode(path, dataclasses.replace(reading, holes=True))
     assert valid is not None
     assert int(valid.sum()) == 4 * 14
 
@@ -123,12 +126,14 @@ def test_the_background_shows_through(tmp_path: Path) -> None:
     half = np.full((4, 6, 4), (100, 0, 200, 51), np.uint8)
     half[0, 0, 3] = 0
     Image.fromarray(half).save(tmp_path / "a.png")
-    reading = Reading(in_chans=3, background=(1.0, 0.5, 0.0))
-    image, valid = decode(str(tmp_path / "a.png"), reading)
+    reading = Reading(in_chans=3, background=(1.0, 0.5, 0.0), holes=False)
+    image, _ = decode(str(tmp_path / "a.png"), reading)
     assert image[:, 0, 0].tolist() == [255, 128, 0]
     assert image[:, 1, 1].tolist() == pytest.approx([224, 102, 40], abs=1)
+    image, valid = decode(str(tmp_path / "a.png"), dataclasses.replace(reading, holes=True))
     assert valid is not None
-    assert (~valid).nonzero().tolist() == [[0, 0]]
+    assert (~valid[0]).nonzero().tolist() == [[0, 0]]
+    assert image[:, 0, 0].tolist() == [0, 0, 0]  # no data, not the background
 
 
 def test_suffixes_say_nothing(tmp_path: Path) -> None:
