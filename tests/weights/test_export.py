@@ -18,7 +18,7 @@ from fcmae.model.backbones import create_backbone
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.weights import files
 from fcmae.weights.encoder_info import EncoderInfo
-from fcmae.weights.export import export
+from fcmae.weights.export import convert_file, export
 from fcmae.weights.files import read_metadata
 
 INFO = EncoderInfo(
@@ -152,10 +152,14 @@ def test_unknown_formats_and_unwritable_files_are_the_users_mistake(tmp_path: Pa
     with pytest.raises(ConfigError, match="--to: got 'tim', expected one of timm"):
         export(encoder, "tim", tmp_path / "a.pth", INFO)
     (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "encoder.safetensors"
+    with pytest.raises(FileExistsError):  # a run says itself what follows from that
+        export(encoder, "timm", target, INFO)
+    export(encoder, "timm", tmp_path / "a.safetensors", INFO)
     with pytest.raises(
         ConfigError, match=r"encoder.safetensors: cannot be written.*name another file"
     ):
-        export(encoder, "timm", tmp_path / "file" / "encoder.safetensors", INFO)
+        convert_file(tmp_path / "a.safetensors", target, to="timm")
 
 
 def test_v1_encoders_export_too(tmp_path: Path) -> None:
