@@ -190,7 +190,7 @@ def test_a_job_whose_requeues_are_used_up_says_so_in_one_sentence(
 def test_what_slurm_refuses_is_one_sentence_and_leaves_nothing(
     setting: str, reason: str, slurm: Slurm, data: Path, tmp_path: Path
 ) -> None:
-    settings = [setting, "--slurm.hours=1"]
+    settings = [setting, "--slurm.hours=1", "--slurm.cpus_per_process=1"]
     settings += [] if "gpus" in setting else ["--slurm.gpus=0"]
     done = fcmae(slurm, "submit", *words_of_a_run(data, tmp_path / "run"), *settings)
     assert done.returncode == MISTAKE
