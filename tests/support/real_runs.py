@@ -165,6 +165,8 @@ def _signal_in(moment: str, at_call: int, *numbers: signal.Signals) -> None:
         "step": (Optimization, "step"),
     }[moment]
     original, calls = getattr(owner, method), 0
+    for number in numbers:  # tests started by nohup hand down that SIGHUP is ignored
+        signal.signal(number, signal.SIG_DFL)
 
     def signalling(self: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal calls
