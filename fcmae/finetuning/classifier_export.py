@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,15 +48,11 @@ def export_classifier(
     reading = create_reading(config)
     info = EncoderInfo(
         model_name=config.model.name,
-        in_chans=config.data.in_chans,
         stem_stride=config.model.stem_stride,
         image_size=image_height_width(config.data.image_size),
         mean=mean,
         std=std,
-        value_range=reading.value_range,
-        bands=reading.bands,
-        background=reading.background,
-        reader=reading.reader,
+        **dataclasses.asdict(reading),
         steps=step,
     )
     metadata = info.to_metadata() | {

@@ -10,13 +10,17 @@ import tifffile
 import torch
 
 from fcmae.data import Reading
+from fcmae.evaluation.classification import ClassificationScores
+from fcmae.finetuning.classifier_export import export_classifier
 from fcmae.finetuning.setup import create_evaluation_transform, create_reading
 from fcmae.model.autoencoder import create_model
+from fcmae.model.backbones import create_backbone
 from fcmae.pretraining.task import pretrain
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import from_plain
 from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.files import read_metadata
 from fcmae.weights.sources import load_described_encoder
 
 DATA = {
@@ -86,3 +90,24 @@ def test_a_run_hands_its_reading_to_fine_tuning_and_embed(
     assert info.reading() == READING
     assert (info.mean, info.std) == ((0.3, 0.4), (0.1, 0.2))
     capsys.readouterr()
+
+
+def test_a_classifier_says_all_of_how_its_images_were_read(tmp_path: Path) -> None:
+    values = {"value_range": [0, 4095], "invalid": 7, "holes": False}
+    plain = {
+        "run": {"dir": "unused"},
+        "data": {"path": "unused", "in_chans": 2, "image_size": 64, **values},
+        "model": {"name": "convnextv2_atto"},
+        "train": {"steps": 1},
+        "augment": {"rand_augment": None},
+    }
+    config = from_plain(FinetuneConfig, plain, where="test")
+    model = create_backbone("convnextv2_atto", in_chans=2, num_classes=2)
+    scores = ClassificationScores(torch.eye(2).long(), 0.1)
+    path = tmp_path / "classifier.safetensors"
+    export_classifier(model.state_dict(), path, config, ("a", "b"), 1, scores)
+    info = EncoderInfo.from_metadata(read_metadata(path))
+    assert info is not None
+    assert info.reading() == create_reading(config)
+    assert info.reading().invalid == 7
+    assert not info.reading().holes
