@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "fcmae/__init__.py").read_text("utf-8"))
 
+RECIPES = sorted({file.parent for file in (ROOT / "configs").glob("**/*.yaml")})
+
 EXTRAS = {
     # 2,624 photographs of solar cells, CC BY-NC-SA 4.0, 91 MB
     "quickstart": ["elpv-dataset>=1.0"],
@@ -28,6 +30,7 @@ EXTRAS["test"] = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
+    "setuptools>=68",
     "imagecodecs>=2026.3.6",  # older ones read packed samples and cannot write them for the tests
     *EXTRAS["dicom"],
     *EXTRAS["arrays"],
@@ -52,8 +55,33 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
-    packages=find_packages(include=["fcmae", "fcmae.*", "sparse", "sparse.*"]),
-    package_data={"sparse.ops": ["*.c"]},
+    author="The FCMAE toolkit's developers",
+    url="https://arxiv.org/abs/2301.00808",
+    project_urls={"Paper": "https://arxiv.org/abs/2301.00808"},
+    keywords="self-supervised learning, masked autoencoder, ConvNeXt, sparse convolution",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    packages=[
+        *find_packages(include=["fcmae", "fcmae.*", "sparse", "sparse.*"]),
+        *("fcmae." + ".".join(folder.relative_to(ROOT).parts) for folder in RECIPES),
+    ],
+    # The recipes lie at the top of the repository, and inside the package once it is installed.
+    package_dir={"fcmae.configs": "configs"},
+    package_data={
+        "fcmae": ["py.typed"],
+        "sparse": ["py.typed"],
+        "sparse.ops": ["*.c"],
+        **{"fcmae." + ".".join(folder.relative_to(ROOT).parts): ["*.yaml"] for folder in RECIPES},
+    },
     python_requires=">=3.10",
     # Below these something is known to fail; .ci/lowest runs the suite at exactly these.
     install_requires=[

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fcmae.data.decoding import read_image
     from fcmae.model.autoencoder import FCMAE, FCMAEOutput
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FCMAE",

@@ -67,13 +67,16 @@ def next_command(config: PretrainConfig, arguments: list[str]) -> str:
 
     A configs/X.yaml with a configs/X_finetune.yaml beside it is fine-tuned by that one.
     """
+    from fcmae.settings.files import find_config
+
     weights = str(Path(config.run.dir) / "export" / "encoder.safetensors")
     for position, argument in enumerate(arguments):
         option, _, given = argument.partition("=")
         given = given or "".join(arguments[position + 1 : position + 2])
-        beside = given.removesuffix(".yaml") + "_finetune.yaml"
-        if option == "--config" and Path(beside).is_file():
-            command = ["python", "finetune.py", "--config", beside]
+        suffix = ".yaml" if given.endswith(".yaml") else ""
+        beside = f"{given.removesuffix('.yaml')}_finetune{suffix}"
+        if option == "--config" and find_config(beside).is_file():
+            command = ["fcmae", "finetune", "--config", beside]
             # The file names the weights of the run that X.yaml makes when nothing is overridden.
             return shlex.join(
                 command if _names(beside, weights) else [*command, "--model.weights", weights]

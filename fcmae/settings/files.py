@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel brings the recipes inside the package; in a repository they lie beside it.
+_INSIDE = PACKAGE / "configs"
+RECIPES = _INSIDE if _INSIDE.is_dir() else PACKAGE.parent / "configs"
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,19 +49,49 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def shipped() -> list[str]:
+    """Return the names of the recipes that come with the package, such as `pretrain/atto`."""
+    return sorted(
+        file.relative_to(RECIPES).with_suffix("").as_posix() for file in RECIPES.glob("**/*.yaml")
+    )
+
+
+def find_config(path: str, where: str = "--config") -> Path:
+    """Return the file that a word means: itself, or the shipped recipe of that name.
+
+    A file of one's own wins. `pretrain/atto` or, where only one folder has it, `small_data`.
+
+    Raises:
+        ConfigError: told with `where`: recipes of several folders have the name.
+    """
+    file = Path(path)
+    if file.is_absolute() or file.suffix or (file.exists() and not file.is_dir()):
+        return file
+    names = shipped()
+    meant = [name for name in names if path in (name, name.rpartition("/")[2])]
+    if path in meant or len(meant) == 1:
+        return RECIPES / f"{path if path in meant else meant[0]}.yaml"
+    if meant:
+        raise ConfigError(
+            f"{where}: {path!r} is the name of several recipes; expected {' or '.join(meant)}."
+        )
+    return file
+
+
 def read_yaml(path: str, where: str) -> Plain:
-    """Return what a YAML file of settings holds.
+    """Return what a YAML file of settings holds; `path` may be the name of a shipped recipe.
 
     Raises:
         ConfigError: told with `where`, the option that names the file: it cannot be read, is in
             another encoding than UTF-8, is no YAML, has a key twice, or holds no settings.
     """
     try:
-        content = yaml.load(_decode(Path(path).read_bytes()), _Loader)  # a safe one
+        content = yaml.load(_decode(find_config(path, where).read_bytes()), _Loader)  # a safe one
     except OSError as error:
+        near = difflib.get_close_matches(Path(path).stem, shipped(), n=2)
         raise ConfigError(
             f"{where}: {path!r} cannot be read ({error.strerror}); expected a YAML file of "
-            "settings, such as those in configs/."
+            f"settings, or a recipe's name such as {' or '.join(near) or 'pretrain/atto'}."
         ) from error
     except UnicodeError as error:
         raise ConfigError(f"{where}: {path!r} {error}; save it as UTF-8.") from error
