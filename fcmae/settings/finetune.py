@@ -100,7 +100,7 @@ class FinetuneOptimConfig(OptimConfig):
     base_lr: FiniteFloat = 8e-4
     """Learning rate per 256 images; the rate is base_lr * effective batch size / 256."""
     min_lr: FiniteFloat = 1e-6
-    """Learning rate, absolute, at the end of the cosine."""
+    """Learning rate, absolute, at the end of the schedule."""
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     """AdamW's averaging constants."""
     layer_decay: ShareAboveZero = 0.9

@@ -15,6 +15,7 @@ from fcmae.settings.ranges import (
     PositiveInt,
     Seed,
     Share,
+    ShareAboveZero,
     ShareBelowOne,
     between,
     check_ranges,
@@ -104,8 +105,13 @@ class OptimConfig:
 
     base_lr: FiniteFloat = 1.5e-4
     """Learning rate per 256 images; the rate is base_lr * effective batch size / 256."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """After the warm-up cosine falls to the end; wsd is constant and falls in the last decay_share,
+    and its runs can be extended: a larger train.steps or train.epochs goes on before the decay."""
+    decay_share: ShareAboveZero = 0.2
+    """wsd: share of the run in which the rate falls as 1 - sqrt of the way through it."""
     min_lr: FiniteFloat = 0.0
-    """Learning rate, absolute, at the end of the cosine."""
+    """Learning rate, absolute, at the end of the schedule."""
     weight_decay: FiniteFloat = 0.05
     """Decay of weight matrices; norms, biases, GRN weights and the mask token have none."""
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)

@@ -14,6 +14,8 @@ class Schedule:
     Attributes:
         total_steps: of the whole run.
         warmup_steps: of the linear rise.
+        decay_start: steps before the rate falls; what comes earlier is the same whatever the
+            length. None of a cosine, which falls from the warm-up on by the length.
         peak: largest learning rate, before layer decay.
 
     Raises:
@@ -38,6 +40,10 @@ class Schedule:
                 f"{effective_batch} images / 256); raise optim.base_lr or lower optim.min_lr."
             )
         self._final = optim.min_lr / self.peak if self.peak else 0.0
+        self.decay_start: int | None = None
+        if optim.schedule == "wsd":
+            decay_steps = max(1, round(optim.decay_share * self.total_steps))
+            self.decay_start = max(self.warmup_steps, self.total_steps - decay_steps)
 
     def steps(self, number: int | None, epochs: float | None, otherwise: int = 0) -> int:
         """Return a duration in steps: given as such, or in epochs, or `otherwise`."""
@@ -52,17 +58,33 @@ class Schedule:
             warmup_steps=self.warmup_steps,
             total_steps=self.total_steps,
             final=self._final,
+            decay_start=self.decay_start,
         )
 
 
-def lr_factor(step: int, *, warmup_steps: int, total_steps: int, final: float = 0.0) -> float:
-    """Return the multiplier of the peak rate at 0-based `step`: linear rise, half cosine to final.
+def lr_factor(
+    step: int,
+    *,
+    warmup_steps: int,
+    total_steps: int,
+    final: float = 0.0,
+    decay_start: int | None = None,
+) -> float:
+    """Return the multiplier of the peak rate at 0-based `step`: linear rise, then the decay.
 
-    Source: ConvNeXt V2, table 8: warm-up from 0, then cosine decay, both per step.
+    Without `decay_start` half a cosine down to `final`; with it 1 until that step, and then
+    1 - sqrt(share of the decay that is over), down to `final`.
+
+    Source: ConvNeXt V2, table 8: warm-up from 0, then cosine decay, both per step. Warm-up,
+    constant, decay: Hu et al. 2024 (arXiv 2404.06395); the shape of the decay and its share of a
+    fifth: Haegele et al. 2024 (arXiv 2405.18392).
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    progress = min((step - warmup_steps) / max(1, total_steps - warmup_steps), 1.0)
+    start = warmup_steps if decay_start is None else decay_start
+    progress = min(max(0, step - start) / max(1, total_steps - start), 1.0)
+    if decay_start is not None:
+        return final + (1 - final) * (1.0 - math.sqrt(progress))
     return final + (1 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

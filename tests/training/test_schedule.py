@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
-from fcmae.training.schedule import lr_factor, peak_lr, steps_of
+from fcmae.settings.sections import OptimConfig, TrainConfig
+from fcmae.training.schedule import Schedule, lr_factor, peak_lr, steps_of
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,36 @@ def test_epochs_are_rounded_up_to_steps_without_float_noise(
     epochs: float, images: int, batch: int, expected: int
 ) -> None:
     assert steps_of(epochs, images, batch) == expected
+
+
+def schedule(steps: int, warmup: int = 4, **optim: Any) -> Schedule:
+    """Return the schedule of a run with a peak rate of 1."""
+    settings = OptimConfig(base_lr=1.0, warmup_steps=warmup, **optim)
+    return Schedule(TrainConfig(steps=steps), settings, 100, 256)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.25), (3, 1.0), (4, 1.0), (80, 1.0), (85, 0.55), (96, 0.19502), (99, 0.12278)],
+)
+def test_warmup_constant_decay_by_hand(step: int, expected: float) -> None:
+    found = schedule(100, schedule="wsd", min_lr=0.1)
+    assert found.decay_start == 80
+    assert found(step) == pytest.approx(expected, abs=1e-5)
+
+
+def test_before_the_decay_of_the_shorter_run_two_lengths_have_equal_rates() -> None:
+    short, long = (schedule(steps, schedule="wsd") for steps in (500, 1000))
+    assert (short.decay_start, long.decay_start) == (400, 800)
+    assert [short(step) for step in range(401)] == [long(step) for step in range(401)]
+    assert short(401) < long(401)
+
+
+def test_the_decay_begins_behind_the_warm_up_and_lasts_a_step_at_least() -> None:
+    assert schedule(10, warmup=9, schedule="wsd", decay_share=0.5).decay_start == 9
+    assert schedule(10, schedule="wsd", decay_share=0.01).decay_start == 9
+    assert schedule(10, warmup=10, schedule="wsd")(9) == 1.0
+
+
+def test_a_cosine_has_no_step_before_its_decay() -> None:
+    assert schedule(10).decay_start is None
