@@ -91,6 +91,7 @@ setup(
         "numpy>=1.26",
         "pyyaml>=6.0",
         "jsonargparse[signatures]>=4.48",
+        "docstring-parser>=0.15",
         "tqdm>=4.66",
         "matplotlib>=3.10.7",
         "tensorboard>=2.16.2",

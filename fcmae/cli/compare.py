@@ -11,7 +11,8 @@ def run(arguments: list[str]) -> int:
     from fcmae.errors import DONE, INTERRUPTED, ConfigError
     from fcmae.settings.files import read_value
     from fcmae.settings.finetune import FinetuneConfig
-    from fcmae.settings.reading import asks_for_help, parse, take_options
+    from fcmae.settings.help import asks_for_help
+    from fcmae.settings.reading import parse, take_options
 
     if asks_for_help(arguments):
         print(

@@ -17,7 +17,8 @@ USAGE = (
 
 def run(arguments: list[str]) -> int:
     """Check the settings of job and command, and queue the job."""
-    from fcmae.settings.reading import asks_for_help, parse, take_options
+    from fcmae.settings.help import asks_for_help
+    from fcmae.settings.reading import parse, take_options
     from fcmae.settings.submit import SubmitConfig
 
     command, arguments = (arguments or ["--help"])[0], arguments[1:]

@@ -26,9 +26,10 @@ RUN                the folder of a pretraining: its weights, with GRN's redrawn 
 def run(arguments: list[str]) -> int:
     """Verify, print the table, and return 1 if a claim fails."""
     from fcmae.errors import DONE, FAILED, ConfigError
+    from fcmae.settings.help import asks_for_help
     from fcmae.settings.pretrain import PretrainConfig
     from fcmae.settings.ranges import require
-    from fcmae.settings.reading import asks_for_help, parse, take_options
+    from fcmae.settings.reading import parse, take_options
 
     if asks_for_help(arguments):
         print(_HELP)

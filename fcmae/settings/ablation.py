@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fcmae.errors import ConfigError
 from fcmae.settings.files import Plain, read_value, read_yaml
+from fcmae.settings.help import asks_for_help
 from fcmae.settings.ranges import (
     InnerShare,
     NonNegativeInt,
@@ -20,7 +21,6 @@ from fcmae.settings.ranges import (
 from fcmae.settings.reading import (
     COMMAND_LINE,
     Layers,
-    asks_for_help,
     from_plain,
     parse,
     unknown_setting,
@@ -125,7 +125,7 @@ def parse_ablation(arguments: list[str]) -> Ablation:
             a value that cannot be, an empty grid, or one without seeds.
     """
     if asks_for_help(arguments):
-        parse(AblationConfig, ["--help"], prog="fcmae ablate")
+        parse(AblationConfig, arguments, prog="fcmae ablate")
     layers = Layers(depth=2)
     layers.add_arguments(arguments, _check_name, _check_sections, read_value, {"jobs": "run.jobs"})
     return read_ablation(layers.plain, COMMAND_LINE)

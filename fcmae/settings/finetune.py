@@ -149,7 +149,22 @@ class CompareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(TaskConfig):
-    """Settings of `fcmae finetune`."""
+    """Settings of `fcmae finetune`, which trains a classifier from an encoder's weights."""
+
+    COMMON = (
+        "run.dir",
+        "data.path",
+        "data.val_path",
+        "data.image_size",
+        "data.in_chans",
+        "model.name",
+        "model.weights",
+        "optim.base_lr",
+        "train.batch_size",
+        "train.steps",
+        "train.epochs",
+        "compare.scratch",
+    )
 
     data: FinetuneDataConfig
     model: FinetuneModelConfig = field(default_factory=FinetuneModelConfig)

@@ -123,7 +123,22 @@ class PretrainLogConfig(LogConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TaskConfig):
-    """Settings of `fcmae pretrain`."""
+    """Settings of `fcmae pretrain`, which pretrains an encoder on images or continues a run."""
+
+    COMMON = (
+        "run.dir",
+        "data.path",
+        "data.image_size",
+        "data.in_chans",
+        "data.workers",
+        "model.name",
+        "model.init_from",
+        "mask.ratio",
+        "optim.base_lr",
+        "train.batch_size",
+        "train.steps",
+        "train.epochs",
+    )
 
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import re
+import sys
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from fcmae.errors import ConfigError, remark
 from fcmae.settings.files import Plain, read_yaml
+from fcmae.settings.help import asks_for_help, print_help
 from fcmae.settings.ranges import hints_of, words_for
 from fcmae.settings.sections import EITHER_OR
 
@@ -33,7 +35,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 def parse(config_class: type[Config], arguments: list[str], *, prog: str) -> Config:
     """Return the settings that `arguments` spell: `--config FILE`, `--section.name VALUE`.
 
-    Later arguments win over earlier ones. `--help` and `--print_config` print and exit.
+    Later arguments win. `--help`, `--help_all` and `--print_config` print and exit.
 
     Args:
         config_class: a dataclass of sections, or of settings without sections.
@@ -45,7 +47,8 @@ def parse(config_class: type[Config], arguments: list[str], *, prog: str) -> Con
             a missing setting, or a value that the dataclass refuses.
     """
     if asks_for_help(arguments):
-        _parser(config_class, prog).parse_args(["--help"])
+        print_help(config_class, arguments, prog)
+        sys.exit()
     printing = [word for word in arguments if word.partition("=")[0] == "--print_config"]
     prefix, known = _prefix(config_class), _names(config_class)
 
@@ -115,11 +118,6 @@ def forbidden_changes(saved: Plain, config: Any) -> dict[str, tuple[Any, Any]]:
             if old != new and not field.metadata.get("may_change"):
                 found[f"{section.name}.{field.name}"] = (old, new)
     return found
-
-
-def asks_for_help(arguments: list[str]) -> bool:
-    """Whether a command line has -h or --help."""
-    return not {"-h", "--help"}.isdisjoint(arguments)
 
 
 def take_options(
