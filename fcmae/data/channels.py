@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fcmae.data.readers import Description, Pixels, UnreadableError
-from fcmae.data.readers.contract import only_transparency
+from fcmae.data.readers.contract import BLACK, only_transparency
 from fcmae.data.reading import Reading
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to grey
@@ -115,14 +115,14 @@ def _scale(
 
 
 def _laid_over(
-    values: np.ndarray, alpha: int, background: tuple[float, float, float]
+    values: np.ndarray, alpha: int, background: tuple[float, float, float] | None
 ) -> np.ndarray:
     """Return values in 0..1 laid over a background by their transparency."""
     opacity = values[..., alpha : alpha + 1]
     colours = values[..., :alpha]
-    below = np.array(background, np.float32)
+    below = np.array(background or BLACK, np.float32)
     if alpha == 1:
-        below = np.array([np.dot(LUMA, background)], np.float32)
+        below = np.array([np.dot(LUMA, below)], np.float32)
     laid = colours * opacity + below * (1 - opacity)
     if opacity.min() < opacity.max() and np.ptp(laid.reshape(-1, alpha), axis=0).max() == 0:
         raise UnreadableError(only_transparency(background))

@@ -82,8 +82,9 @@ def decode(path: str, reading: Reading, choose: Choose | None = None) -> Decoded
         * Transparency: pixels are laid over `reading.background` in formats whose last band is
           transparency and nothing else (PNG, WebP, GIF, AVIF, BMP), for 1 and 3 channels. No
           colour of a TIFF or JPEG 2000 is ever multiplied by anything: bands after the colours
-          are left out. A picture that consists of its transparency alone is refused where the
-          background has its colour.
+          are left out. Where no background is given, pixels with an alpha of 0 are without data
+          (`reading.holes`) and black lies below the others. A picture that consists of its
+          transparency alone is refused where the background has its colour.
         * Range: `reading.value_range` = (black, white) counts for every type and clips to it.
           Without it, the bits that the file states are filled: 8-bit values are 0..255, packed
           12-bit ones 0..4095, 16-bit ones 0..65535 and signed ones 0..32767; floats are 0..1;

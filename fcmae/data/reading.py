@@ -14,8 +14,6 @@ from fcmae.data.readers import Wanted
 from fcmae.settings.finetune import FinetuneDataConfig
 from fcmae.settings.pretrain import DataConfig
 
-BLACK = (0.0, 0.0, 0.0)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -26,10 +24,11 @@ class Reading:
         value_range: (black, white) of the files' own values; None: as type and header say.
         bands: the bands of a file that become the channels, in their order, from 0; None: by
             the rules.
-        background: red, green and blue in 0..1 that transparent pixels are laid over.
+        background: red, green and blue in 0..1 that transparent pixels are laid over, which are
+            content then. None: black below what shines through; an alpha of 0 is no data.
         reader: a function of the user's that reads files, MODULE:FUNCTION, or None.
         holes: whether pixels are without data that files themselves say are: nodata and masks of
-            TIFFs, NaN, an alpha of 0.
+            TIFFs, NaN, an alpha of 0 without `background`.
         invalid: a value of the files' own that means no data, for all bands or one per band; a
             pixel has none where every band but transparency holds it.
         valid_mask: the file beside a picture whose zeros mark pixels without data: a path from
@@ -39,7 +38,7 @@ class Reading:
     in_chans: int
     value_range: tuple[float, float] | None = None
     bands: tuple[int, ...] | None = None
-    background: tuple[float, float, float] = BLACK
+    background: tuple[float, float, float] | None = None
     reader: str | None = None
     holes: bool = True
     invalid: float | tuple[float, ...] | None = None
@@ -66,7 +65,7 @@ class Reading:
             in_chans=data.in_chans,
             value_range=chosen("value_range"),
             bands=chosen("bands"),
-            background=chosen("background") or BLACK,
+            background=chosen("background"),
             reader=chosen("reader"),
             holes=data.holes and known.get("holes", True),
             invalid=chosen("invalid"),

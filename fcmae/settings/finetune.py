@@ -42,7 +42,7 @@ class FinetuneDataConfig(ImagesConfig):
     bands: list[NonNegativeInt] | None = None
     """Bands of a file, from 0, that are the channels; null: as model.weights say, else by rule."""
     background: tuple[Share, Share, Share] | None = None
-    """Red, green, blue below transparent pixels; null: as model.weights say, else black."""
+    """Red, green, blue below transparent pixels; null: as model.weights say, else holes."""
     reader: str | None = field(default=None, metadata=MAY_CHANGE)
     """Your own reader of files, MODULE:FUNCTION; null: as model.weights say, else none."""
     val_path: str | None = field(default=None, metadata=MAY_CHANGE)

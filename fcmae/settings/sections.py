@@ -68,7 +68,7 @@ class ImagesConfig:
     bands: list[NonNegativeInt] | None = None
     """Bands of a file, counted from 0, that are the channels, in their order; null: by rule."""
     background: tuple[Share, Share, Share] | None = None
-    """Red, green and blue, 0 to 1, below transparent pixels; null: black."""
+    """Red, green and blue, 0 to 1, below transparent pixels; null: an alpha of 0 is no data."""
     reader: str | None = field(default=None, metadata=MAY_CHANGE)
     """Your own reader of files, MODULE:FUNCTION or FILE.py:FUNCTION; null: none."""
     holes: bool = True

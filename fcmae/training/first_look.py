@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fcmae.data import ImageList, SampleStream, to_float
 from fcmae.data.accounting import account_sentence
+from fcmae.data.reading_rules import reading_sentences
 from fcmae.errors import DataError
 from fcmae.evaluation.pictures import hatching
 from fcmae.runs.durable import write_atomically, write_text
@@ -102,11 +103,14 @@ def look_first(
     """
     say_files(loop, held_out)
     values = None
+    stream = SampleStream(len(loop.task.images), loop.config.train.seed, loop.effective_batch)
+    keys = list(stream.samples(0, min(MOST_IMAGES, loop.effective_batch)))
+    dataset = loop.task.create_dataset()
+    for sentence in reading_sentences(dataset.reading, map(dataset.path_of, keys)):
+        loop.say(sentence)
     if loop.progress.step == 0:
-        stream = SampleStream(len(loop.task.images), loop.config.train.seed, loop.effective_batch)
-        keys = stream.samples(0, min(MOST_IMAGES, loop.effective_batch))
         try:
-            drawn = [*map(loop.task.create_dataset().__getitem__, keys)]
+            drawn = [*map(dataset.__getitem__, keys)]
         except DataError:
             return  # the training meets it, and says it
         samples = [sample["image"] for sample in drawn]

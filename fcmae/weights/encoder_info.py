@@ -13,7 +13,6 @@ from timm.models.convnext import ConvNeXt
 from fcmae import __version__
 from fcmae.data import Reading
 from fcmae.data.augmentation import mean_and_std
-from fcmae.data.reading import BLACK
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
 from fcmae.randomness import seeded
@@ -34,7 +33,7 @@ class EncoderInfo:
         mean, std: per channel on the 0..1 scale, as images are normalised.
         value_range: (black, white) of the image files' own values; None by file type.
         bands: of the files, from 0, that are the channels; None by the rules of `data.decode`.
-        background: red, green and blue in 0..1 below transparent pixels.
+        background: red, green and blue in 0..1 below transparent pixels; None: these are holes.
         reader: the function of the user's that reads the files, or None.
         holes, invalid, valid_mask: what marks pixels without data, as in the settings.
         patch_size: side of the hidden patches, px; None if it was not pretrained by masking.
@@ -52,7 +51,7 @@ class EncoderInfo:
     std: tuple[float, ...]
     value_range: tuple[float, float] | None = None
     bands: tuple[int, ...] | None = None
-    background: tuple[float, float, float] = BLACK
+    background: tuple[float, float, float] | None = None
     reader: str | None = None
     holes: bool = True
     invalid: float | tuple[float, ...] | None = None

@@ -160,6 +160,8 @@ class ForkServer:
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
                 "MPLBACKEND": "Agg",
+                # pyarrow, which pandas imports, starts a thread that only gives memory back
+                "JE_ARROW_MALLOC_CONF": "background_thread:false",
                 "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             }
             self._process = subprocess.Popen(

@@ -33,8 +33,12 @@ Beside these:
 - Any other file by a function of your own: `data.reader`, see `examples/own_reader.py`.
 
 No colour of a TIFF or JPEG 2000 is multiplied by a band that might be transparency.
-Transparency is composited, over
-`data.background`, only in PNG, WebP, GIF, AVIF and BMP, for 1 and 3 channels.
+Transparency is composited only in
+PNG, WebP, GIF, AVIF and BMP, for 1 and 3 channels: over `data.background`, and all pixels are
+content then; without
+it over black, and pixels with an alpha of 0 are holes (`data.holes`). A run says at its start
+which of these rules
+its files meet.
 """
 
 

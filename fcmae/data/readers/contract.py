@@ -90,23 +90,32 @@ class Wanted:
             means, and lets a format convert colours to grey (1) or RGB (3) by itself, laid over
             `background` where they are transparent; None: everything as the file has it.
         bands: the bands that will be picked, from 0; None: by the rules. Then nothing is converted.
-        background: red, green and blue in 0..1 below transparent pixels.
+        background: red, green and blue in 0..1 below transparent pixels, which count as content
+            then; None: they have none, and black lies below those that shine through.
         choose: the part of the picture that is needed; None: all.
         is_exact: values are compared: none is converted, and no picture comes reduced.
     """
 
     in_chans: int | None = None
     bands: tuple[int, ...] | None = None
-    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    background: tuple[float, float, float] | None = None
     choose: Choose | None = None
     is_exact: bool = False
 
     @property
     def colours(self) -> int | None:
         """1 or 3 where any picture may be converted to grey or RGB, else None."""
-        if self.is_exact or self.bands is not None or self.in_chans not in (1, 3):
-            return None
-        return self.in_chans
+        return self.in_chans if self.lays_over and not self.is_exact else None
+
+    @property
+    def lays_over(self) -> bool:
+        """Whether a picture with transparency becomes one without, over a background."""
+        return self.bands is None and self.in_chans in (1, 3)
+
+    @property
+    def clear_is_hole(self) -> bool:
+        """Whether pixels that are transparent through and through have no content."""
+        return self.background is None or not self.lays_over
 
 
 @dataclass(frozen=True)
@@ -154,9 +163,13 @@ class Reader(Protocol):
         """Return the pixels of the part that is wanted."""
 
 
-def only_transparency(background: tuple[float, float, float]) -> str:
+BLACK = (0.0, 0.0, 0.0)  # lies below transparency where no background is given
+
+
+def only_transparency(background: tuple[float, float, float] | None) -> str:
     """Return the reason why a picture is refused that shows nothing on a background."""
+    below = f"data.background {list(background)}" if background else "black"
     return (
-        f"its whole content is its transparency: laid over data.background {list(background)} "
+        f"its whole content is its transparency: laid over {below} "
         "nothing is seen; set data.background to another colour, such as [1, 1, 1] for white"
     )

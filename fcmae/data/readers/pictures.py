@@ -16,6 +16,7 @@ from PIL import Image, ImageMode
 from fcmae.data.parts import Part
 from fcmae.data.readers import deep_pictures
 from fcmae.data.readers.contract import (
+    BLACK,
     Description,
     Pixels,
     Source,
@@ -143,7 +144,7 @@ def _read(source: Source, kind: str, wanted: Wanted) -> Pixels:
             laid, transparency = _laid_over(picture, wanted)
             if part is not None:
                 transparency = transparency.crop(_box(part))
-            valid = np.asarray(transparency) > 0
+            valid = np.asarray(transparency) > 0 if wanted.clear_is_hole else None
         if part is not None and _box(part) != (0, 0, *laid.size):
             laid = laid.crop(_box(part))
         mode = _mode_wanted(laid, wanted.colours)
@@ -153,7 +154,7 @@ def _read(source: Source, kind: str, wanted: Wanted) -> Pixels:
         if values.ndim == 2:
             values = values[..., None]
         about = _about(kind, mode, as_seen(height, width, orientation))
-        if about.alpha is not None:
+        if about.alpha is not None and wanted.clear_is_hole:
             valid = values[..., about.alpha] > 0
         if valid is not None:
             valid = None if valid.all() else upright(valid, orientation)
@@ -177,7 +178,7 @@ def _reduce(picture: Image.Image, part: Part, colours: int | None) -> Part:
 def _laid_over(picture: Image.Image, wanted: Wanted) -> tuple[Image.Image, Image.Image]:
     """Return the picture laid over the background, and its transparency (0 is nothing there)."""
     coloured = picture.convert("RGBA")
-    background = tuple(round(255 * value) for value in wanted.background)
+    background = tuple(round(255 * value) for value in wanted.background or BLACK)
     below = Image.new("RGBA", picture.size, (*background, 255))
     laid = Image.alpha_composite(below, coloured)
     transparency = coloured.getchannel("A")

@@ -8,13 +8,14 @@ import struct
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
 from format_cases import bands, picture
 from PIL import Image
 
-from fcmae.data import Reading, UndecodableImageError, decode
+from fcmae.data import Reading, UndecodableImageError, decode, to_float
 from fcmae.data.readers import describe, kind_of
 
 COLOURS = bands(3)
@@ -113,27 +114,48 @@ def test_a_picture_of_transparency_alone_is_refused_or_laid_over_another_colour(
     Path(path).write_bytes(drawing(mode, form))
     with pytest.raises(UndecodableImageError, match=r"whole content is its transparency.*\[1, 1"):
         decode(path, Reading(in_chans=in_chans))
-    reading = Reading(in_chans=in_chans, background=(1, 1, 1), holes=False)
-    image, _ = decode(path, reading)
+    reading = Reading(in_chans=in_chans, background=(1, 1, 1))
+    image, valid = decode(path, reading)
+    assert valid is None  # the background is content
     assert image.min() == 0
     assert image.float().mean() == pytest.approx(255 * (1 - 4 * 14 / 600))
-    _, valid = decode(path, dataclasses.replace(reading, holes=True))
-    assert valid is not None
-    assert int(valid.sum()) == 4 * 14
 
 
 def test_the_background_shows_through(tmp_path: Path) -> None:
     half = np.full((4, 6, 4), (100, 0, 200, 51), np.uint8)
     half[0, 0, 3] = 0
     Image.fromarray(half).save(tmp_path / "a.png")
-    reading = Reading(in_chans=3, background=(1.0, 0.5, 0.0), holes=False)
-    image, _ = decode(str(tmp_path / "a.png"), reading)
+    reading = Reading(in_chans=3, background=(1.0, 0.5, 0.0))
+    image, valid = decode(str(tmp_path / "a.png"), reading)
+    assert valid is None
     assert image[:, 0, 0].tolist() == [255, 128, 0]
     assert image[:, 1, 1].tolist() == pytest.approx([224, 102, 40], abs=1)
-    image, valid = decode(str(tmp_path / "a.png"), dataclasses.replace(reading, holes=True))
+    image, valid = decode(str(tmp_path / "a.png"), dataclasses.replace(reading, background=None))
     assert valid is not None
     assert (~valid[0]).nonzero().tolist() == [[0, 0]]
-    assert image[:, 0, 0].tolist() == [0, 0, 0]  # no data, not the background
+    assert image[:, 0, 0].tolist() == [0, 0, 0]  # no data, and nothing below it
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_transparent_pixels_are_holes_unless_a_background_is_given(
+    depth: int, tmp_path: Path
+) -> None:
+    white = 2**depth - 1
+    values = np.full((4, 6, 4), white, f"uint{depth}")
+    values[1, 2, 3] = 0
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(values))
+    path = str(tmp_path / "a.png")
+    for asked in ({"in_chans": 3}, {"in_chans": 4}, {"in_chans": 2, "bands": (0, 3)}):
+        valid = decode(path, Reading(**asked)).valid
+        assert valid is not None
+        assert (~valid[0]).nonzero().tolist() == [[1, 2]]
+    grey = Reading(in_chans=3, background=(0.5, 0.5, 0.5))
+    for reading in (grey, dataclasses.replace(grey, invalid=3.0)):  # values are compared there
+        image, valid = decode(path, reading)
+        assert valid is None
+        assert to_float(image)[:, 1, 2].tolist() == pytest.approx([0.5] * 3, abs=0.01)
+    all_bands = decode(path, dataclasses.replace(grey, in_chans=4))  # nothing is laid over it
+    assert all_bands.valid is not None
 
 
 def test_suffixes_say_nothing(tmp_path: Path) -> None:
