@@ -26,6 +26,7 @@ EXTRAS = {
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.7"],
     "slurm": ["submitit>=1.5"],
 }
+EXTRAS["docs"] = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4"]
 EXTRAS["test"] = [
     "pytest>=8",
     "pytest-timeout>=2.3",
@@ -40,6 +41,7 @@ EXTRAS["test"] = [
 ]
 EXTRAS["dev"] = [
     *EXTRAS["test"],
+    *EXTRAS["docs"],
     "import-linter>=2.1",
     "mypy>=1.10",
     "pre-commit>=3.7",
