@@ -17,22 +17,21 @@ EXTRAS = {
     "dicom": [
         "pydicom>=3.0.1",
         "pylibjpeg>=2.0",
-        "pylibjpeg-libjpeg>=2.1",
-        "pylibjpeg-openjpeg>=2.2",
+        "pylibjpeg-libjpeg>=2.2",
+        "pylibjpeg-openjpeg>=2.3",
         "pylibjpeg-rle>=2.0",
     ],
-    "arrays": ["h5py>=3.10", "zarr>=2.18.7"],
+    "arrays": ["h5py>=3.11", "zarr>=2.18.7"],
     "huggingface": ["transformers>=4.40"],
-    "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.7"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.19", "onnxscript>=0.7"],
     "slurm": ["submitit>=1.5"],
 }
 EXTRAS["docs"] = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4"]
 EXTRAS["test"] = [
-    "pytest>=8",
+    "pytest>=8.4",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "setuptools>=68",
-    "imagecodecs>=2026.3.6",  # older ones read packed samples and cannot write them for the tests
     *EXTRAS["dicom"],
     *EXTRAS["arrays"],
     *EXTRAS["huggingface"],
@@ -90,7 +89,7 @@ setup(
         "torch>=2.8",
         "torchvision>=0.23",
         "timm>=1.0.21",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "pyyaml>=6.0",
         "jsonargparse[signatures]>=4.48",
         "docstring-parser>=0.15",
@@ -98,8 +97,8 @@ setup(
         "matplotlib>=3.10.7",
         "tensorboard>=2.16.2",
         "safetensors>=0.4.3",
-        "scikit-learn>=1.4",
-        "scipy>=1.11",
+        "scikit-learn>=1.4.2",
+        "scipy>=1.13",
         "pillow>=12.0",
         # Every TIFF, since TIFF is what microscopes, cameras and satellites write; its codecs read
         # deep PNG, JPEG 2000 and AVIF, too.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from format_cases import packed_tiff
 
 import fcmae
 from fcmae.data import Reading, UndecodableImageError, decode
@@ -72,9 +73,11 @@ def write(path: Path, kind: str, layout: str, compression: str | None, stored: A
         ),
         "4 pages": ((4, height, width), {"photometric": "minisblack", "metadata": None}),
     }[layout]
+    values, options = values_of(kind, shape), {**options, **stored}
     if kind == "packed 12":
-        options = {**options, "bitspersample": 12}
-    tifffile.imwrite(path, values_of(kind, shape), compression=compression, **options, **stored)
+        path.write_bytes(packed_tiff(values, 12, **options))
+    else:
+        tifffile.imwrite(path, values, compression=compression, **options)
 
 
 def channels_last(values: np.ndarray) -> np.ndarray:
