@@ -88,7 +88,7 @@ setup(
     install_requires=[
         "torch>=2.8",
         "torchvision>=0.23",
-        "timm>=1.0.21",
+        "timm>=1.0.30",
         "numpy>=2.0",
         "pyyaml>=6.0",
         "jsonargparse[signatures]>=4.48",

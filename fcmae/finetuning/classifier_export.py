@@ -45,14 +45,13 @@ def export_classifier(
         OSError: the file cannot be written.
     """
     mean, std = mean_and_std(config.data, weights_metadata(config))
-    reading = create_reading(config)
     info = EncoderInfo(
         model_name=config.model.name,
         stem_stride=config.model.stem_stride,
         image_size=image_height_width(config.data.image_size),
         mean=mean,
         std=std,
-        **dataclasses.asdict(reading),
+        **dataclasses.asdict(create_reading(config)),
         steps=step,
     )
     metadata = info.to_metadata() | {

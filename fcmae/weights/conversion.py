@@ -114,19 +114,10 @@ def read_weights(state: Mapping[str, Tensor], source: str) -> Weights:
         if 0 not in shape  # of a stage whose width nothing tells
         and tuple(stored[common].shape) not in accepted_shapes(entries[common].layout, shape)
     ]
-    listed = [
-        f"{len(found)} {kind}: {', '.join(found)}"
-        for kind, found in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of a wrong shape", misshaped),
-        )
-        if found
-    ]
-    if listed:
+    if faults := list_faults(missing, unexpected, misshaped):
         raise CheckpointError(
-            f"not a complete {source} layout ({'; '.join(listed)}); use the file as it was "
-            "saved, or name its layout if it is another one."
+            f"not a complete {source} layout ({faults}); use the file as it was saved, or name "
+            "its layout if it is another one."
         )
     return Weights(
         {
@@ -135,6 +126,12 @@ def read_weights(state: Mapping[str, Tensor], source: str) -> Weights:
         },
         structure,
     )
+
+
+def list_faults(missing: list[str], unexpected: list[str], misshaped: list[str]) -> str:
+    """Return all entries that do not fit, counted by what is wrong; "" when none is."""
+    kinds = {"missing": missing, "unexpected": unexpected, "of a wrong shape": misshaped}
+    return "; ".join(f"{len(n)} {kind}: {', '.join(n)}" for kind, n in kinds.items() if n)
 
 
 def write_weights(weights: Weights, to: str) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,14 @@ from fcmae.settings.sections import image_height_width
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderInfo:
-    """How an encoder is built, fed, and where it comes from.
+class EncoderInfo(Reading):
+    """How an encoder is built, fed - its Reading - and where it comes from.
 
     Attributes:
         model_name: of timm.
-        in_chans: image channels.
         stem_stride: pixels per cell of the stem.
         image_size: (height, width) of pretraining, px.
         mean, std: per channel on the 0..1 scale, as images are normalised.
-        value_range: (black, white) of the image files' own values; None by file type.
-        bands: of the files, from 0, that are the channels; None by the rules of `data.decode`.
-        background: red, green and blue in 0..1 below transparent pixels; None: these are holes.
-        reader: the function of the user's that reads the files, or None.
-        holes, invalid, valid_mask: what marks pixels without data, as in the settings.
         patch_size: side of the hidden patches, px; None if it was not pretrained by masking.
         mask_ratio: share of patches that was hidden in fact, or None.
         steps: of pretraining.
@@ -44,18 +38,10 @@ class EncoderInfo:
     """
 
     model_name: str
-    in_chans: int
     stem_stride: int
     image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    value_range: tuple[float, float] | None = None
-    bands: tuple[int, ...] | None = None
-    background: tuple[float, float, float] | None = None
-    reader: str | None = None
-    holes: bool = True
-    invalid: float | tuple[float, ...] | None = None
-    valid_mask: str | None = None
     patch_size: int | None = None
     mask_ratio: float | None = None
     steps: int = 0
@@ -68,14 +54,13 @@ class EncoderInfo:
     ) -> EncoderInfo:
         """Return what is true of a run's encoder after `step` steps."""
         mean, std = mean_and_std(config.data)
-        reading = Reading.of_settings(config.data)
         return cls(
             model_name=config.model.name,
             stem_stride=config.model.stem_stride,
             image_size=image_height_width(config.data.image_size),
             mean=mean,
             std=std,
-            **asdict(reading),
+            **asdict(Reading.of_settings(config.data)),
             patch_size=config.mask.patch_size,
             mask_ratio=model.effective_mask_ratio,
             steps=step,
@@ -84,16 +69,7 @@ class EncoderInfo:
 
     def reading(self) -> Reading:
         """Return how files become the images that the encoder was trained on."""
-        return Reading(
-            in_chans=self.in_chans,
-            value_range=self.value_range,
-            bands=self.bands,
-            background=self.background,
-            reader=self.reader,
-            holes=self.holes,
-            invalid=self.invalid,
-            valid_mask=self.valid_mask,
-        )
+        return Reading(**{own.name: getattr(self, own.name) for own in fields(Reading)})
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> EncoderInfo | None:
@@ -109,11 +85,7 @@ class EncoderInfo:
 
     def to_metadata(self) -> dict[str, str]:
         """Return texts as safetensors stores them; values other than texts as JSON."""
-        values = {
-            "format": "pt",
-            "fcmae_version": __version__,
-            **asdict(self),
-        }  # "pt": transformers
+        values = {"format": "pt", "fcmae_version": __version__, **asdict(self)}  # for transformers
         return {
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in values.items()
@@ -138,8 +110,7 @@ class EncoderInfo:
         options += "" if self.stem_stride == 4 else f"patch_size={self.stem_stride}, "
         return (
             f'timm.create_model("{self.model_name}", num_classes={len(self.classes or ())}, '
-            f"{options}"
-            f'checkpoint_path="{path}")'
+            f'{options}checkpoint_path="{path}")'
         )
 
 

@@ -12,10 +12,10 @@ import torch
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from fcmae.errors import BackendUnavailableError, CheckpointError
+from fcmae.errors import BackendUnavailableError
 from fcmae.runs.durable import write_files
+from fcmae.weights.proof import largest_difference
 
-TOLERANCE = 1e-5  # share of the largest output; other kernels, other order of sums, float32
 OPSET = 18
 CELLS = 7  # on a side of the last feature map, where nobody says the size of the images
 CHECKED_BATCHES = (1, 3)  # neither is the batch that the model is traced with
@@ -61,7 +61,7 @@ def export_onnx(
     outputs = _Outputs(copy.deepcopy(model).cpu().float()).eval()
     num_bytes = sum(4 * weight.numel() for weight in outputs.parameters())
     in_chans = model.stem[0].in_channels
-    height, width = size or (CELLS * _total_stride(model),) * 2
+    height, width = size or (CELLS * int(model.feature_info[-1]["reduction"]),) * 2
     shape = (in_chans, height, width)
 
     def write(folder: Path) -> float:
@@ -97,7 +97,6 @@ def export_onnx(
 
 @torch.no_grad()
 def _largest_difference(outputs: _Outputs, path: Path, shape: tuple[int, int, int]) -> float:
-    """Return the largest difference of any output as a share of its largest value."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -106,22 +105,13 @@ def _largest_difference(outputs: _Outputs, path: Path, shape: tuple[int, int, in
     for batch in CHECKED_BATCHES:
         images = torch.randn(batch, *shape, generator=rng)
         found = session.run(outputs.names, {"images": images.numpy()})
-        for name, expected, array in zip(outputs.names, outputs(images), found, strict=True):
-            gap = float((expected - torch.from_numpy(array)).abs().max())
-            scale = float(expected.abs().max())
-            if not gap <= TOLERANCE * scale:  # also when it is NaN
-                raise CheckpointError(
-                    f"export: {name} of ONNX Runtime differ by {gap:.3g} from the model's on "
-                    f"random images, expected {TOLERANCE * scale:.2g} at most; nothing was "
-                    "written. Weights that are not finite cause this: look at the run's loss."
-                )
-            largest = max(largest, gap / scale if scale else 0.0)
+        gap = largest_difference(
+            dict(zip(outputs.names, outputs(images), strict=True)),
+            dict(zip(outputs.names, map(torch.from_numpy, found), strict=True)),
+            *("ONNX Runtime", "the model"),
+        )
+        largest = max(largest, gap)
     return largest
-
-
-def _total_stride(model: ConvNeXt) -> int:
-    """Return the pixels per cell of the last feature map."""
-    return int(model.feature_info[-1]["reduction"])
 
 
 def _import_onnx() -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fcmae.errors import CheckpointError
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.folder import RunFolder
-from fcmae.weights.conversion import timm_state_for
+from fcmae.weights.conversion import list_faults, timm_state_for
 from fcmae.weights.files import load_state_dict_file, named_tensors
 
 
@@ -115,19 +115,11 @@ def _check_entries(
         for name, tensor in state.items()
         if name in own and tuple(tensor.shape) != own[name]
     ]
-    found = [
-        f"{len(names)} {kind}: {', '.join(names)}"
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshaped),
-        )
-        if names
-    ]
-    if not found:
+    faults = list_faults(missing, unexpected, misshaped)
+    if not faults:
         return
     hint = "choose the model.name and model.stem_stride that the weights were made with"
     stem = state.get("stem.0.weight")
     if stem is not None and stem.dim() == 4 and stem.shape[1] != own["stem.0.weight"][1]:
         hint = f"the weights are for data.in_chans {stem.shape[1]}"
-    raise CheckpointError(f"{where}: does not fit the model ({'; '.join(found)}); {hint}.")
+    raise CheckpointError(f"{where}: does not fit the model ({faults}); {hint}.")

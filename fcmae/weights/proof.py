@@ -35,24 +35,37 @@ def compare_models(before: State, source: str, after: State, to: str) -> str:
         expected = run_layout(before, source, weights, images, is_masked)
         found = run_layout(after, to, weights, images, is_masked)
         minkowski = _minkowski_proof(after, to, weights, images)
-    largest = 0.0
-    compared = [name for name in expected if name in found]
-    for name in compared:
-        gap = float((expected[name] - found[name]).abs().max())
-        scale = float(expected[name].abs().max())
-        if not gap <= TOLERANCE * scale:  # also when it is NaN
-            raise CheckpointError(
-                f"convert: {name} of the {to} model differ by {gap:.3g} from those of the {source} "
-                f"model on random images, expected {TOLERANCE * scale:.2g} at most; nothing was "
-                "written."
-            )
-        largest = max(largest, gap / scale if scale else 0.0)
-    outputs = " and ".join(compared)
+    largest = largest_difference(expected, found, f"the {to} model", f"the {source} model")
+    outputs = " and ".join(name for name in expected if name in found)
     sentence = (
         f"both models ran on {len(images)} random images of {images.shape[2]} x {images.shape[3]} "
         f"px; the largest difference of {outputs} is {largest:.1e} of the largest value."
     )
     return sentence + minkowski
+
+
+def largest_difference(expected: Outputs, found: Outputs, of: str, to: str) -> float:
+    """Return the largest difference of what both have, each as a share of its largest value.
+
+    Args:
+        expected, found: tensors of equal shapes by name.
+        of, to: which model `found` is of, and `expected`, for the message.
+
+    Raises:
+        CheckpointError: a difference above TOLERANCE, or one that is not a number.
+    """
+    largest = 0.0
+    for name in (name for name in expected if name in found):
+        gap = float((expected[name] - found[name]).abs().max())
+        scale = float(expected[name].abs().max())
+        if not gap <= TOLERANCE * scale:  # also when it is NaN
+            raise CheckpointError(
+                f"export: {name} of {of} differ by {gap:.3g} from those of {to} on random images, "
+                f"expected {TOLERANCE * scale:.2g} at most; nothing was written. Weights that are "
+                "not finite cause this: look at the run's loss."
+            )
+        largest = max(largest, gap / scale if scale else 0.0)
+    return largest
 
 
 def run_layout(

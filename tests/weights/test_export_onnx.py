@@ -14,7 +14,7 @@ from tiny_run import make_run
 from fcmae.__main__ import main
 from fcmae.convert import convert_state_dict
 from fcmae.errors import BackendUnavailableError, CheckpointError
-from fcmae.weights import export_onnx
+from fcmae.weights import export_onnx, proof
 from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export import export
 
@@ -100,7 +100,7 @@ def test_one_classifier_has_the_same_logits_in_timm_transformers_and_onnx_runtim
 def test_a_file_that_onnx_runtime_reads_differently_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_onnx, "TOLERANCE", -1.0)
+    monkeypatch.setattr(proof, "TOLERANCE", -1.0)
     path = tmp_path / "model.onnx"
     path.write_text("an older file")
     with pytest.raises(CheckpointError, match=r"feature_map of ONNX Runtime differ by .* nothing"):
