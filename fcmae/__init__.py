@@ -3,8 +3,6 @@
 Fully convolutional masked autoencoder of ConvNeXt V2 (arXiv 2301.00808).
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from fcmae.errors import (

@@ -1,7 +1,5 @@
 """The console command `fcmae`, also `python -m fcmae`: one of the subcommands of fcmae.cli."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import sys

@@ -3,8 +3,6 @@
 The tables of the layouts, and everything about files, are in fcmae/weights/.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Randomness derived from what a sample is, never from a worker, a rank or a restart."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import random

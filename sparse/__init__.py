@@ -3,8 +3,6 @@
 Knows sites, features and convolutions; nothing of masks' origin, losses or training.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -3,8 +3,6 @@
 Patches must nest: the stem and the downsampling layers may not look across a patch border.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The sparse encoder: one contract over interchangeable backends."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Literal, get_args

@@ -1,7 +1,5 @@
 """`fcmae ablate`: a grid of runs, each evaluated in the same way; `fcmae report`: pages of runs."""
 
-from __future__ import annotations
-
 SUMMARY = "pretrain over a grid of settings and seeds, evaluate, and write a report"
 REPORT_SUMMARY = "write report.html, .md and .csv of a run or an ablation"
 

@@ -1,7 +1,5 @@
 """`fcmae bench`: time and memory of every backend on this machine, side by side."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 SUMMARY = "time and memory of every backend on your machine"

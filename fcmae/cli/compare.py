@@ -1,7 +1,5 @@
 """`fcmae compare`: does pretraining help, and with how many labels?"""
 
-from __future__ import annotations
-
 SUMMARY = "fine-tune from pretrained weights and from scratch on shares of the labels"
 DEFAULT_SHARES = "[1, 5, 10, 100]"
 

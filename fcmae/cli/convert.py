@@ -1,7 +1,5 @@
 """`fcmae convert IN OUT --to FORMAT`: weights in the format that another code reads."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fcmae.settings.arguments import new_parser, parse_arguments

@@ -1,7 +1,5 @@
 """`fcmae export SOURCE --to FORMAT`: what a run has trained, as a file that others load."""
 
-from __future__ import annotations
-
 from fcmae.cli.convert import add_options
 from fcmae.settings.arguments import new_parser, parse_arguments
 

@@ -1,7 +1,5 @@
 """`fcmae finetune`: fine-tune a classifier on labelled images, or compare, or evaluate one."""
 
-from __future__ import annotations
-
 SUMMARY = "fine-tune a classifier on your labelled images, or continue a run"
 
 

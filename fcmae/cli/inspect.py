@@ -1,7 +1,5 @@
 """`fcmae inspect FOLDER...`: what is in a set of files, what is wrong with it, how to read it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fcmae.settings.arguments import new_parser, parse_arguments

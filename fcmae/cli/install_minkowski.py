@@ -1,7 +1,5 @@
 """`fcmae install-minkowski`: build MinkowskiEngine 0.5.4 for this Python, install and test it."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

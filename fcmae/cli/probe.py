@@ -1,7 +1,5 @@
 """`fcmae probe RUN DATA`: what the frozen features know, beside an untrained encoder's."""
 
-from __future__ import annotations
-
 from fcmae.settings.arguments import add_reading_options, new_parser, parse_arguments
 
 SUMMARY = "kNN and linear probe: pretrained, untrained and raw pixels side by side"

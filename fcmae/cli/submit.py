@@ -1,7 +1,5 @@
 """`fcmae submit COMMAND`: train as a job of a SLURM cluster, queued again until it is done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

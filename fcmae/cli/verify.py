@@ -1,7 +1,5 @@
 """`fcmae verify [RUN | --config FILE]`: the sparsity certificate of the user's own model."""
 
-from __future__ import annotations
-
 import json
 from typing import TYPE_CHECKING, cast
 

@@ -1,7 +1,5 @@
 """Every file below the given paths, counted: an image, left out with a reason, or no image."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Mapping
 from dataclasses import dataclass, field

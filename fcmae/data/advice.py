@@ -1,7 +1,5 @@
 """From what was seen of a set of files to settings that read it right; every choice has a rule."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

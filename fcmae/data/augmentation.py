@@ -1,7 +1,5 @@
 """What happens to an image between the file and the model: crop, scale, flip, normalise."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ outdated or full cache costs time and changes nothing. pixels-KIND.bin holds the
 another, index-KIND.bin one RECORD each, written when the pixels are on disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import errno

@@ -1,7 +1,5 @@
 """From a file's own values to the channels of a model: bands, colours, transparency, range."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

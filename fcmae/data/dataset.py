@@ -1,7 +1,5 @@
 """Samples by key: everything about one depends on (seed, epoch, index) alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

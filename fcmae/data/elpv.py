@@ -4,8 +4,6 @@ They come with the PyPI package `elpv-dataset` under CC BY-NC-SA 4.0 (share alik
 commercial use) and are read where the package put them, never copied.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 

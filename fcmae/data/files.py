@@ -1,7 +1,5 @@
 """Find images in folders, lists of paths, tables of labels and shards; nothing is decoded here."""
 
-from __future__ import annotations
-
 import array
 import os
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Images that belong together (one patient, one slide, one serial number) and are never parted."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 

@@ -4,8 +4,6 @@
 where all of it has. Pixels without data hold 0, so that nothing of theirs can spread.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Sequence

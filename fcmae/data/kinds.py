@@ -1,7 +1,5 @@
 """What a file may be, by its name and, where the name says nothing, by its first bytes."""
 
-from __future__ import annotations
-
 import os
 import re
 

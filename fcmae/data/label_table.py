@@ -1,7 +1,5 @@
 """Labels from a table: a CSV with the columns path and label."""
 
-from __future__ import annotations
-
 import csv
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Text files of paths, and what a user leaves out by patterns or by such files."""
 
-from __future__ import annotations
-
 import codecs
 import fnmatch
 import os

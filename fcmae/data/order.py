@@ -3,8 +3,6 @@
 Pure arithmetic on (seed, position), so that a run can start anywhere and be split in any way.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

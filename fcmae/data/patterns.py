@@ -1,7 +1,5 @@
 """Many paths written as one: {000..099}, {a,b}, * and ?."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re

@@ -5,8 +5,6 @@ Deviation: 64 bits alone take objects of one build for copies; finer ones tell t
 test_copies_are_found_and_pictures_of_one_build_are_told_apart.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The images of a run, fixed when it starts: a continued run sees the same list."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

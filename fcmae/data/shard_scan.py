@@ -1,7 +1,5 @@
 """What lies in a tar or zip file and where: one pass over its headers, no pixel is read."""
 
-from __future__ import annotations
-
 import collections
 import json
 import os

@@ -1,7 +1,5 @@
 """Sets of images that lie in one or many shards: their order, their labels, their accounting."""
 
-from __future__ import annotations
-
 import array
 import heapq
 import os

@@ -4,8 +4,6 @@ An index of the members is made once and kept beside the shard, or in a cache fo
 shard's cannot be written. It is mapped into memory, so that all readers share one copy.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import io

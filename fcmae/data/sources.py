@@ -1,7 +1,5 @@
 """From what `data.path` and `data.label` say to lists of images, and lists cut in two."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from fcmae.data.elpv import open_elpv

@@ -3,8 +3,6 @@
 Every draw is random but the same for every call: a function of its seed, its purpose and the class.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence

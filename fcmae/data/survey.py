@@ -1,7 +1,5 @@
 """Looks at every file of a set: headers of all, pixels of a sample, on all cores."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """Scores of a classifier: overall, balanced and per class, as numbers, text and picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One vector per image from a frozen encoder, and from raw pixels as the trivial baseline."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """k nearest neighbours by cosine similarity: what frozen features know without any training."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

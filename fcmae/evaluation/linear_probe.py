@@ -1,7 +1,5 @@
 """A linear classifier on frozen features: logistic regression by scikit-learn."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """PNG pictures of a run: reconstructions of images, and the curve of the loss."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

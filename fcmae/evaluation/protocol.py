@@ -3,8 +3,6 @@
 Repeats over several draws of the labels, and claims no more than fcmae.evaluation.statistics does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The noise is estimated from all settings together, so that two seeds of five set
 than two values; it is taken to be the same for all of them. One rule decides what is claimed: RULE.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Writes a fine-tuned classifier as safetensors that timm loads and that says what it is."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Labelled images for fine-tuning: which ones, how they are changed at random, how they load."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Evaluates a classifier on labelled images, in one process or many, or a stored one alone."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

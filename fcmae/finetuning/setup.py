@@ -1,7 +1,5 @@
 """Builds the parts of a fine-tuning from its settings: pure construction, nothing is run."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """Fine-tuning: a classifier on labelled images, evaluated, kept at its best, exported."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ page by page. Training on a CPU makes and frees the same tensors in every step; 
 says what keeping them is worth.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

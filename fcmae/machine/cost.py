@@ -1,7 +1,5 @@
 """What a pretraining costs: arithmetic counted from the model, time read from its log."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What a result was computed on, in words: hardware and versions."""
 
-from __future__ import annotations
-
 import os
 import platform
 from pathlib import Path

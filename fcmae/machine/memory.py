@@ -1,7 +1,5 @@
 """Memory in bytes, of this process and of this machine; new processes with peaks of their own."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

@@ -3,8 +3,6 @@
 Each is as small as it can be and says why; none of the sources' text is kept beyond its anchor.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import astuple, dataclass
 from pathlib import Path

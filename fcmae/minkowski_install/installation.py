@@ -1,7 +1,5 @@
 """The installation from start to end: look in the cache, else fetch, edit and build; then test."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fcmae.minkowski_install.child import InstallError, last_line, run_module

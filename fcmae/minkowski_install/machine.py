@@ -1,7 +1,5 @@
 """What the wheel is built for, and whether this machine has the tools to build it."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import os

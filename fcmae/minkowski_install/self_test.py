@@ -3,8 +3,6 @@
 `python -m fcmae.minkowski_install.self_test` prints a line per case; exit status 1 on a failure.
 """
 
-from __future__ import annotations
-
 import sys
 
 import torch

@@ -1,7 +1,5 @@
 """The source release of MinkowskiEngine: fetched once, checked, unpacked."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import tarfile

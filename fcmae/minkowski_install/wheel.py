@@ -1,7 +1,5 @@
 """Wheels of MinkowskiEngine: built, kept in a cache, installed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

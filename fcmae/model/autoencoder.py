@@ -1,7 +1,5 @@
 """FCMAE: the fully convolutional masked autoencoder (ConvNeXt V2, arXiv 2301.00808)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Creates the dense timm ConvNeXt that is pretrained, exported and fine-tuned."""
 
-from __future__ import annotations
-
 import difflib
 
 import timm

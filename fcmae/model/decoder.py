@@ -1,7 +1,5 @@
 """The light decoder: projection, mask tokens, ConvNeXt V2 blocks on the grid, pixel head."""
 
-from __future__ import annotations
-
 import torch
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ Values without data do not exist for it: `is_value`, bool [N, L, D], is False th
 patch's values exist, every number is bit for bit that without `is_value`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

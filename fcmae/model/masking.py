@@ -6,8 +6,6 @@ have data.
 
 # N images, L patches per image, K visible patches per image
 
-from __future__ import annotations
-
 import math
 
 import torch

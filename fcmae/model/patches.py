@@ -3,8 +3,6 @@
 # N images, C channels, H x W pixels, P patch side in px, R x Q patch grid,
 # L = R * Q patches per image, D = P * P * C values per patch
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from fcmae.errors import ConfigError

@@ -3,8 +3,6 @@
 Nothing here changes the training: it draws from no global generator and trains no weight.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

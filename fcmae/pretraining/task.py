@@ -1,7 +1,5 @@
 """The pretraining of a run folder: FCMAE on crops of images, watched and exported."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The report of an ablation, built from the folders of its cells."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The page about a comparison of two starts over shares of the labels."""
 
-from __future__ import annotations
-
 import csv
 import io
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A report before it is written: titles, sentences, tables and pictures, whatever the format."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The figures of a report: vector pictures by matplotlib, pictures of images by Pillow."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

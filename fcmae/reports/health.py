@@ -1,7 +1,5 @@
 """The label-free health of runs, where their logs have it."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A document as one HTML file: styles and pictures inside, no script, no link, no network."""
 
-from __future__ import annotations
-
 import base64
 import html
 

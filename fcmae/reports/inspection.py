@@ -1,7 +1,5 @@
 """The page about a set of files: what is in it, what is wrong with it, and how to read it."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence

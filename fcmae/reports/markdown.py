@@ -1,7 +1,5 @@
 """A document as Markdown, with its pictures as files beside it."""
 
-from __future__ import annotations
-
 from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Table, Text
 
 PICTURE_FOLDER = "report_pictures"

@@ -1,7 +1,5 @@
 """What is known of runs and ablations, read from their folders alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

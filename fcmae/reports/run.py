@@ -1,7 +1,5 @@
 """The report of a single pretraining run."""
 
-from __future__ import annotations
-
 import csv
 import io
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What an ablation allows to say, in sentences, and no more than that."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Writes reports: report.html, report.md with its pictures, report.csv."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fcmae.errors import ConfigError

@@ -3,8 +3,6 @@
 checkpoints/step-00001200/{state.pt, sha256}   checkpoints/last   (names the newest)
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle

@@ -4,8 +4,6 @@ Who has something to write gives a function that fills the file `partial`, whose
 A failing disk is an OSError, whatever library wrote.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -4,8 +4,6 @@ The writer of the tensorboard package hands them to a thread of its own, whose e
 a folder that was removed) come out as a traceback and nowhere else.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import time

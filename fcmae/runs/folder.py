@@ -1,7 +1,5 @@
 """The folder of one run: its files' names, its settings, and the one process that may write."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """Gives back the settings and the model of a run folder."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple

@@ -4,8 +4,6 @@ They are POSIX record locks, which end with the process that took them, however 
 its children do not keep.
 """
 
-from __future__ import annotations
-
 import errno
 import sys
 from typing import IO, Any

@@ -1,7 +1,5 @@
 """What a run writes while it trains: metrics.jsonl, one line per event, and TensorBoard."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

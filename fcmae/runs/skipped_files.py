@@ -1,7 +1,5 @@
 """Files of a run that could not be used: counted, listed, and too many stop the run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from fcmae.errors import DataError

@@ -1,7 +1,5 @@
 """The settings of an ablation: its own sections, the base run, the grid, and the fine-tuning."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal

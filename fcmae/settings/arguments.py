@@ -1,7 +1,5 @@
 """Command lines of the commands with few options: jsonargparse with errors of one sentence."""
 
-from __future__ import annotations
-
 import difflib
 import re
 

@@ -1,7 +1,5 @@
 """What `fcmae bench` measures; every field is an option of the command."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """YAML as settings are written in it: read strictly, and refused in one sentence."""
 
-from __future__ import annotations
-
 import codecs
 import difflib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The settings of a pretraining run: the sections that it has beside those of every training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Ranges of numbers: annotations that say them, the words for them, and the one check of them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -3,8 +3,6 @@
 Unknown names, wrong types and values out of range become one ConfigError each.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools

@@ -1,7 +1,5 @@
 """The sections that pretraining and fine-tuning share, and the check of what must agree in them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """The settings of a job of a cluster."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal

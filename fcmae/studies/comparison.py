@@ -4,8 +4,6 @@ Both take the same labelled images, order, augmentation, steps and seeds, and ar
 last step: nothing is chosen on the images that score them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Jobs stay known to the controller for MinJobAge (300 s as installed) after their end.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """Jobs of a cluster: a training that SLURM starts, stops and starts again, by submitit."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math

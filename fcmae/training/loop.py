@@ -3,8 +3,6 @@
 What a step computes depends on the settings, the weights and the number of the step alone.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

@@ -3,8 +3,6 @@
 Layer-wise rates know timm's parameter names; the rates themselves come from schedule.py.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re

@@ -1,7 +1,5 @@
 """The processes that train together, as torchrun starts them; one process without it."""
 
-from __future__ import annotations
-
 import datetime
 import gc
 import os

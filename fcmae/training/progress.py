@@ -1,7 +1,5 @@
 """How far a run is, and what is said and kept of a step whose loss is NaN or infinite."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path

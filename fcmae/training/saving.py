@@ -1,7 +1,5 @@
 """What a run writes beside its log: checkpoints and results, and what is said of a full disk."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

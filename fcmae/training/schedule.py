@@ -1,7 +1,5 @@
 """The length of a run in steps, and the learning rate as arithmetic on the step."""
 
-from __future__ import annotations
-
 import math
 
 from fcmae.errors import ConfigError

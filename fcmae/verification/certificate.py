@@ -1,7 +1,5 @@
 """The certificate: claims, what was measured of each, and the table that is printed."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Measures each claim of the certificate on one model."""
 
-from __future__ import annotations
-
 import copy
 import tempfile
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Pictures with pixels without data, from their files to the loss of a model."""
 
-from __future__ import annotations
-
 import copy
 import io
 import tempfile

@@ -7,8 +7,6 @@ model and shares no arithmetic and no geometry with the backends that it judges.
 # N images, K visible patches per image, M sites of the batch, C channels, P patch side in pixels,
 # m patch side in cells of the stage at hand
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

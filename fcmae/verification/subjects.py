@@ -1,7 +1,5 @@
 """`fcmae verify`: proves on the user's own model that what runs is sparse FCMAE."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

@@ -4,8 +4,6 @@ A second reading of what the names mean, for the proof of conversions: written f
 shares nothing with the tables.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Converts state dicts between layouts: strictly, by tables, through one common form."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Writes weights in any format, and nothing that has not proved to be the same model."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Writes a model as a folder that transformers loads: ConvNextV2, or ConvNext for V1."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writes an encoder or a classifier as ONNX and compares it with ONNX Runtime's results."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Mapping

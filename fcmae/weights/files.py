@@ -3,8 +3,6 @@
 What the names mean is told in formats.py, and which model they fit in loading.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import pickle

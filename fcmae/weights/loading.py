@@ -1,7 +1,5 @@
 """Loads weights into a timm model: every entry fits, or nothing is loaded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from timm.models.convnext import ConvNeXt

@@ -1,7 +1,5 @@
 """Runs weights before and after a conversion on the same images, each as its own layout says."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

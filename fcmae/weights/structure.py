@@ -1,7 +1,5 @@
 """What a ConvNeXt is made of, read from the names and sizes of its weights."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ The readable reference for the other backends: it computes every site and hides 
 
 # N images, C channels, H x W cells of the stage, K visible patches, m patch side in cells
 
-from __future__ import annotations
-
 import torch
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
 from torch import Tensor, nn

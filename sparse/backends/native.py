@@ -4,8 +4,6 @@ Features are blocks [N, K, m, m, C]: image, visible patch, the m x m cells of th
 Stem, norms, MLPs and downsampling never leave a patch and are matrix products on the blocks.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from timm.layers.activations import GELU
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock

@@ -4,8 +4,6 @@ A library is kept in the user's cache folder under a name made of source, flags 
 that answers, so it is built once, in a second. FCMAE_COMPILED=0 in the environment switches it off.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Submanifold depthwise convolution on visible patches: the one layer that looks across patches."""
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Depthwise convolution by the compiled kernels: visible patches are read where they lie."""
 
-from __future__ import annotations
-
 import ctypes
 
 import torch

@@ -1,7 +1,5 @@
 """Global response normalisation over the active sites of a batch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ On AVX-512 machines torch multiplies float32 with MKL, which stays at AVX2 on AM
 oneDNN, which torch carries too, uses the whole width there and runs at twice the rate.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ Every array of two to four axes is an image or many, see `layout.layout_of`; of 
 pyramid the full resolution alone.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from typing import Any

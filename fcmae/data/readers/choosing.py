@@ -1,7 +1,5 @@
 """Which reader reads a file: the first that knows its content. Nothing here knows a format."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import stat

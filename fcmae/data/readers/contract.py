@@ -3,8 +3,6 @@
 Values are the file's own: nothing is scaled, inverted or multiplied here, `decoding.py` does that.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field

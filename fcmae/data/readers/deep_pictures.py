@@ -1,7 +1,5 @@
 """Reads the pictures that Pillow cuts to 8 bits: deep colours in PNG, JPEG 2000, AVIF and PPM."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

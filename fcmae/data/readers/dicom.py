@@ -3,8 +3,6 @@
 Black and white are the file's window, else all that its stored bits can say.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -3,8 +3,6 @@
 The one rule for .npy, .npz, HDF5 and Zarr; what it decides is told at the start of a run.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

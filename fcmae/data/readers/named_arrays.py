@@ -1,7 +1,5 @@
 """Files that hold arrays by name: which image an item means, in .npz, HDF5 and Zarr alike."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

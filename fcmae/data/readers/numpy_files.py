@@ -1,7 +1,5 @@
 """Reads NumPy's own files: .npy and .npz, one image or many in an array."""
 
-from __future__ import annotations
-
 import math
 import zipfile
 from typing import BinaryIO

@@ -1,7 +1,5 @@
 """Pictures stored turned or mirrored, as EXIF and TIFF say, brought upright."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Readers that users bring: one function, named in `data.reader` as MODULE:FUNCTION."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util

@@ -4,8 +4,6 @@ What Pillow would cut to 8 bits goes to `deep_pictures.py`. A picture whose pixe
 whatever is wrong with the texts, profiles and EXIF beside them.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import re

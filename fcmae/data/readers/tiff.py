@@ -3,8 +3,6 @@
 What the bands mean is decided here, by what the file says; `tiff_axes.py` finds them.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -4,8 +4,6 @@ Bands are samples (S) and channels (C). Times, depths and other named axes count
 about which a file says nothing the shape decides, as of arrays: see `layout.layout_of`.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

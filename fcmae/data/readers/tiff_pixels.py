@@ -3,8 +3,6 @@
 A part too large to hold is averaged down while it is read, rows of tiles at a time.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,6 @@
 Source: ConvNeXt V2, section 3.1, "feature cosine distance analysis".
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Measures of features: rank, diversity of channels, dead and saturated channels."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The health of a run as one PNG."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path

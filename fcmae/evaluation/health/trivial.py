@@ -5,8 +5,6 @@ Brightness is given to it, as it is to the model: its prediction's own mean is t
 Pixels without data (`valid`, see `FCMAE.forward`) are neither shown to it nor scored.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

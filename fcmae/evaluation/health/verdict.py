@@ -1,7 +1,5 @@
 """Whether a run is still improving, by a stated rule on its held-out loss."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

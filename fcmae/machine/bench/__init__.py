@@ -1,7 +1,5 @@
 """Benchmarks: time and memory of every backend, against the dense model and a ViT-MAE."""
 
-from __future__ import annotations
-
 from fcmae.machine.bench.measuring import Measurement, measure
 from fcmae.settings.bench import BenchSettings
 

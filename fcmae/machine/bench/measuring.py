@@ -1,7 +1,5 @@
 """Measures all that BenchSettings asks for, group by group."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator

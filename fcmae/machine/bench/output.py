@@ -1,7 +1,5 @@
 """Results of a benchmark as a table, as JSON and as pictures."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Sequence

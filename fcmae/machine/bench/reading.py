@@ -1,7 +1,5 @@
 """How fast one core reads images for pretraining, against the bare decoder on the same files."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

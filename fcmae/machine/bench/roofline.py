@@ -1,7 +1,5 @@
 """How much arithmetic an encoder's visible sites need, and how fast this machine multiplies."""
 
-from __future__ import annotations
-
 import time
 
 import torch

@@ -1,7 +1,5 @@
 """What is measured: one piece of work on one model, as a function without arguments."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

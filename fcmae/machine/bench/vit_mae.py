@@ -1,7 +1,5 @@
 """A ViT-MAE of timm's blocks: what a user might pretrain instead of a ConvNet."""
 
-from __future__ import annotations
-
 import math
 
 import torch

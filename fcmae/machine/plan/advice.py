@@ -1,7 +1,5 @@
 """A plan in words, and what it advises."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Turns what two trials measured into the time and the memory of a whole run."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

@@ -1,7 +1,5 @@
 """Trials of a pretraining, each in a process of its own so that its peak memory is its own."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

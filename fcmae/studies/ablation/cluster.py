@@ -1,7 +1,5 @@
 """Cells of an ablation as jobs of a cluster, by submitit: the same interface as processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The result is evaluation.json in the cell's folder; a cell that has it is done.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

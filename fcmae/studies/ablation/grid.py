@@ -1,7 +1,5 @@
 """From an ablation to its cells: one complete pretraining configuration each, checked."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """The images of an ablation, cut once: what cells train on and what every cell is scored on."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -4,8 +4,6 @@ An expected failure is one sentence in failures/NAME.txt, any other a traceback 
 ablation goes on with the other cells.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import threading
