@@ -24,7 +24,7 @@ EXTRAS = {
     "arrays": ["h5py>=3.11", "zarr>=2.18.7"],
     "huggingface": ["transformers>=4.40"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.19", "onnxscript>=0.7"],
-    "slurm": ["submitit>=1.5"],
+    "slurm": ["submitit>=1.5.4"],
 }
 EXTRAS["docs"] = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4"]
 EXTRAS["test"] = [

@@ -1,7 +1,5 @@
 """The rules by which files are read, in two sentences: said once, at the start of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from fcmae.data.decoding import UndecodableImageError, describe_image

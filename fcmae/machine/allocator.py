@@ -9,8 +9,9 @@ import ctypes
 import os
 import sys
 
-# glibc's malloc.h and the environment variables of the same meaning, for programs started from here
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD = -1  # of glibc's malloc.h
+M_MMAP_MAX = -4
+# The environment variables of the same meaning, for programs started from here.
 NEVER = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
 
 

@@ -1,7 +1,5 @@
 """What `--help` prints: the settings that people set, or with `--help_all` every one of them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect
