@@ -42,7 +42,8 @@ def export_classifier(
     Raises:
         OSError: the file cannot be written.
     """
-    mean, std = mean_and_std(config.data, weights_metadata(config))
+    known = weights_metadata(config)
+    mean, std = mean_and_std(config.data, known)
     info = EncoderInfo(
         model_name=config.model.name,
         stem_stride=config.model.stem_stride,
@@ -51,6 +52,7 @@ def export_classifier(
         std=std,
         **dataclasses.asdict(create_reading(config)),
         steps=step,
+        origin=known.get("origin", ""),
     )
     metadata = info.to_metadata() | {
         "classes": json.dumps(classes),

@@ -17,9 +17,9 @@ from fcmae.model.backbones import create_backbone
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.sections import image_height_width
 from fcmae.training.optimization import lr_scale, parameter_groups
-from fcmae.weights.encoder_info import facts_of_run
-from fcmae.weights.files import read_metadata
-from fcmae.weights.loading import load_encoder, weights_file
+from fcmae.weights.loading import load_encoder
+from fcmae.weights.public import find_public, is_public
+from fcmae.weights.sources import metadata_of
 
 HEAD_STD = 0.02  # timm's, before head_init_scale
 PRETRAINED_HEAD_SCALE = 0.001  # 2e-5, as the released code redraws the head
@@ -69,7 +69,9 @@ def create_classifier(
     _draw_head(model, scale, config.train.seed)
     if model_config.weights is None:
         return model, []
-    told = load_encoder(model, model_config.weights)
+    told = load_encoder(model, model_config.weights, inflate=model_config.inflate)
+    if is_public(model_config.weights):
+        told.insert(0, find_public(model_config.weights).notice)
     known = weights_metadata(config).get("classes")
     if known is not None and tuple(known) != classes and len(known) == len(classes):
         _draw_head(model, scale, config.train.seed)
@@ -87,12 +89,15 @@ def _draw_head(model: ConvNeXt, scale: float, seed: int) -> None:
 def weights_metadata(config: FinetuneConfig) -> dict[str, Any]:
     """Return what model.weights says about itself; {} without weights or metadata.
 
-    A run that has exported nothing yet says what its settings do.
+    Statistics and bands of another number of channels are left out where their stem is, too.
     """
     if config.model.weights is None:
         return {}
-    file = weights_file(config.model.weights)
-    return facts_of_run(config.model.weights) if file is None else read_metadata(file)
+    known = metadata_of(config.model.weights)
+    may_differ = config.model.inflate is not None or is_public(config.model.weights)
+    if may_differ and known.get("in_chans", config.data.in_chans) != config.data.in_chans:
+        return {n: v for n, v in known.items() if n not in ("mean", "std", "bands")}
+    return known
 
 
 def create_reading(config: FinetuneConfig) -> Reading:

@@ -112,7 +112,8 @@ class Watch:
             lines = read_metrics(self._folder.metrics)
             self._run.say(f"held-out loss: {verdict(lines, self._run.total_steps)}")
         path = self._folder.export / "encoder.safetensors"
-        info = EncoderInfo.of_run(self._config, self._model, step)
+        origin = self._folder.read_origin()
+        info = EncoderInfo.of_run(self._config, self._model, step, origin)
         self._run.say(export(self._model.encoder, "timm", path, info))
         self._report_scores()
 

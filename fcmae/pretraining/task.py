@@ -21,6 +21,10 @@ from fcmae.data.recorded import fix_images
 from fcmae.data.splits import hold_out
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.pretraining.monitoring import Watch
+from fcmae.pretraining.start import Start, load_start
+from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.runs.durable import write_text
+from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.first_look import look_first, write_files
 from fcmae.training.loop import Around, TrainingLoop, nothing
@@ -79,10 +83,9 @@ class Pretraining(Task):
 
     def __init__(self, config: PretrainConfig, images: ImageList) -> None:
         model = create_model(config)
-        if config.model.init_from is not None:
-            from fcmae.weights.loading import load_encoder
-
-            load_encoder(model.encoder, config.model.init_from)
+        # What a checkpoint holds needs no start: weights that are gone by then are not missed.
+        is_started = bool(CheckpointStore(RunFolder(config.run.dir).checkpoints).steps())
+        self._start = Start([], "") if is_started else load_start(model, config)
         training, self._held_out = hold_out(
             images, config.health, config.train.seed, config.data.group
         )
@@ -107,6 +110,12 @@ class Pretraining(Task):
             run.processes.wait()
             self._cache.load()
         undecodable, num_held_out = run.processes.from_main(lambda: self._start_watching(run))
+        for sentence in () if run.is_continued else self._start.told:
+            run.say(sentence)
+        if run.processes.is_main and self._start.origin:
+            run.attempt(
+                lambda: write_text(run.folder.origin, self._start.origin + "\n"), run.folder.origin
+            )
         if not run.is_continued:  # a checkpoint has them already
             run.skipped.add_unlisted(undecodable, num_held_out - len(undecodable))
 

@@ -20,7 +20,7 @@ class RunFolder:
     """Names the files of a run.
 
     config.yaml metrics.jsonl images.jsonl held_out.jsonl skipped_files.txt files.txt scores.txt
-    first_batch.png loss_curve.png health.png finished.txt lock
+    first_batch.png loss_curve.png health.png origin.txt finished.txt lock
     tensorboard/ checkpoints/ reconstructions/ export/
     """
 
@@ -38,8 +38,16 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.reconstructions = self.path / "reconstructions"
         self.export = self.path / "export"
+        self.origin = self.path / "origin.txt"
         self.finished = self.path / "finished.txt"
         self._lock: IO[str] | None = None
+
+    def read_origin(self) -> str:
+        """Return the origin and licence of the weights that the run started from; "" of none."""
+        try:
+            return " ".join(self.origin.read_text(encoding="utf-8").split())
+        except OSError:
+            return ""
 
     def open(self, config: Any, *, report: Callable[[str], None] = print) -> None:
         """Create the folder and its config.yaml, or check that it holds the run of `config`.

@@ -19,6 +19,7 @@ from fcmae.settings.sections import (
     MAY_CHANGE,
     CropConfig,
     ImagesConfig,
+    Inflate,
     OptimConfig,
     TaskConfig,
     check_crops,
@@ -62,7 +63,9 @@ class FinetuneModelConfig:
     name: str = "convnextv2_tiny"
     """timm name: convnextv2_{atto..huge} or convnext_*."""
     weights: str | None = field(default=None, metadata=MAY_CHANGE)
-    """Weights file of this model, or a run folder; null starts from scratch."""
+    """A run, a weights file, or timm/NAME, hf-hub:OWNER/NAME; null starts from scratch."""
+    inflate: Inflate | None = field(default=None, metadata=MAY_CHANGE)
+    """Stem for other channels: none draws it, mean or tile make it of theirs; null refuses."""
     stem_stride: int = 4
     """Pixels per cell of the stem, as in pretraining: 4, or 2 or 1 for small images."""
     drop_path: ShareBelowOne = 0.0

@@ -19,6 +19,7 @@ from fcmae.settings.sections import (
     CropConfig,
     ImagesConfig,
     ImageSize,
+    Inflate,
     LogConfig,
     TaskConfig,
     check_crops,
@@ -60,7 +61,11 @@ class ModelConfig:
     drop_path: ShareBelowOne = 0.0
     """Stochastic depth rate of the encoder's last block."""
     init_from: str | None = field(default=None, metadata=MAY_CHANGE)
-    """Weights to start the encoder from: a run folder or a weights file; null draws them."""
+    """Start of the encoder: a run, a weights file, timm/NAME, hf-hub:OWNER/NAME; null: random."""
+    init_decoder_from: str | None = field(default=None, metadata=MAY_CHANGE)
+    """Start of the decoder: a pretraining run of the same shapes; null draws it."""
+    inflate: Inflate | None = field(default=None, metadata=MAY_CHANGE)
+    """Stem for other channels: none draws it, mean or tile make it of theirs; null refuses."""
     checkpoint_activations: bool = field(default=False, metadata=MAY_CHANGE)
     """Recompute the blocks of the encoder in the backward pass: less memory, more time."""
 

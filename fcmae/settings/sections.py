@@ -31,6 +31,8 @@ EITHER_OR = (
 PixelsPerSide = Annotated[int, between(1, 16384, " px per side")]
 ImageSize = PixelsPerSide | tuple[PixelsPerSide, PixelsPerSide]
 Channels = Annotated[int, between(1, 4096)]
+# What becomes of a stem for another number of channels; see fcmae.weights.loading.load_encoder.
+Inflate = Literal["none", "mean", "tile"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,18 @@ from fcmae.runs.folder import RunFolder
 from fcmae.runs.loading import is_pretraining_run, load_run
 from fcmae.settings.ranges import check_range
 from fcmae.settings.sections import Channels, ImageSize
-from fcmae.weights.conversion import State, check_format, detect, read_weights, timm_state_for
-from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.conversion import (
+    State,
+    check_format,
+    detect,
+    read_weights,
+    timm_state_for,
+    write_weights,
+)
+from fcmae.weights.encoder_info import EncoderInfo, facts_of_run
 from fcmae.weights.files import load_state_dict_file, read_metadata
-from fcmae.weights.loading import load_encoder
+from fcmae.weights.loading import load_encoder, weights_file
+from fcmae.weights.public import PublicWeights, find_public, is_public
 
 # Licence notes of weights that others released, by the name that the user gives as origin.
 ORIGINS = {
@@ -86,8 +94,8 @@ def open_source(path: Path | str, layout: str = "auto", origin: str = "") -> Sou
     """Return the weights that a user names.
 
     Args:
-        path: weights file, Hugging Face folder, or folder of a run: what its fine-tuning has
-            exported, else its newest checkpoint.
+        path: weights file, published weights by name, Hugging Face folder, or folder of a run:
+            what its fine-tuning has exported, else its newest checkpoint.
         layout: format, or `auto` to tell by names and shapes.
         origin: where weights or images come from; a known origin adds its licence note.
 
@@ -118,6 +126,8 @@ def open_source(path: Path | str, layout: str = "auto", origin: str = "") -> Sou
 def _open(path: Path) -> Source:
     """Read the weights; the layout is "" where the names must tell it."""
     where = str(path)
+    if is_public(path):
+        return _open_public(find_public(where))
     if not path.is_dir():
         return _open_file(path, where)
     folder = RunFolder(path)
@@ -131,7 +141,8 @@ def _open(path: Path) -> Source:
     if is_pretraining_run(path):
         config, model, step = load_run(path)
         return dataclasses.replace(
-            Source.of_model(model, EncoderInfo.of_run(config, model, step)), where=where
+            Source.of_model(model, EncoderInfo.of_run(config, model, step, folder.read_origin())),
+            where=where,
         )
     newest = CheckpointStore(folder.checkpoints).load_newest()
     if newest is None:
@@ -148,6 +159,68 @@ def _open_file(path: Path, where: str) -> Source:
     info = EncoderInfo.from_metadata(metadata)
     layout = str(metadata.get("layout", "timm")) if info is not None else ""
     return Source(where, state, layout, texts, info, None if info is None else info.classes)
+
+
+def _open_public(public: PublicWeights) -> Source:
+    """Return published weights with what their repository says of them."""
+    state, known = load_state_dict_file(public.file), public.metadata
+    info = None
+    if "model_name" in known and detect(state) == "timm":
+        info = described(known, known["model_name"], known.get("in_chans", 3))
+        if known.get("classes") and "head.fc.weight" not in state:
+            info = dataclasses.replace(info, classes=None)
+    texts = {"origin": known["origin"]} | (info.to_metadata() if info else {})
+    layout = "timm" if info is not None else ""
+    return Source(public.name, state, layout, texts, info, known.get("classes"))
+
+
+def metadata_of(source: Path | str) -> dict[str, Any]:
+    """Return what weights say about themselves, by the names of EncoderInfo's attributes.
+
+    A run that has exported nothing yet says what its settings do; {} where nobody says anything.
+
+    Raises:
+        CheckpointError: as `weights_file`.
+        ConfigError: a run whose settings cannot be read.
+    """
+    if is_public(source):
+        return dict(find_public(str(source)).metadata)
+    file = weights_file(source)
+    if file is not None:
+        return read_metadata(file)
+    return facts_of_run(source) | {"origin": RunFolder(source).read_origin()}
+
+
+def load_decoder(model: FCMAE, source: Path | str) -> None:
+    """Load the decoder of a pretraining into `model`, every entry or nothing.
+
+    Args:
+        model: changed in place.
+        source: a run, or a checkpoint of a whole FCMAE in any layout.
+
+    Raises:
+        CheckpointError: as `open_source`; no decoder, or one of other shapes, all listed.
+    """
+    found = open_source(source)
+    state = write_weights(read_weights(found.state, found.layout), "fcmae")
+    theirs = {n.removeprefix("decoder."): t for n, t in state.items() if n.startswith("decoder.")}
+    try:
+        model.decoder.load_state_dict(theirs)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{source}: its decoder does not fit ({' '.join(str(error).split())[:500]}); choose "
+            "the model.decoder_dim, model.decoder_depth, data.in_chans and encoder of that run."
+        ) from error
+
+
+def described(known: Mapping[str, Any], model_name: str, in_chans: int, **more: Any) -> EncoderInfo:
+    """Return what is known of weights as an EncoderInfo; what nobody says is as usual."""
+    mean, std = default_mean_std(in_chans)
+    usual = {"stem_stride": 4, "image_size": (224, 224), "mean": mean, "std": std}
+    fields = EncoderInfo.__dataclass_fields__
+    told = {name: value for name, value in known.items() if name in fields}
+    own = {"model_name": model_name, "in_chans": in_chans}
+    return EncoderInfo(**{**usual, **told, **more, **own})
 
 
 def _class_names(folder: Path) -> tuple[str, ...] | None:
@@ -190,14 +263,18 @@ def load_described_encoder(
     }
     named = [f"--{name}" for name, value in given.items() if value is not None]
     is_run = Path(source).is_dir()
-    info = None if is_run else EncoderInfo.from_metadata(read_metadata(source))
+    known = metadata_of(source) if is_public(source) else {}
+    info = None if is_run or known else EncoderInfo.from_metadata(read_metadata(source))
+    if "model_name" in known:
+        info = described(known | {"classes": None}, known["model_name"], known["in_chans"])
     if named and (is_run or info is not None):
         raise ConfigError(f"{source}: says itself what {', '.join(named)} say; remove them.")
     if is_run:
         config, model, step = load_run(source)
-        return model.encoder, EncoderInfo.of_run(config, model, step)
+        origin = RunFolder(source).read_origin()
+        return model.encoder, EncoderInfo.of_run(config, model, step, origin)
     if info is None:
-        if model_name is None and Path(source).is_file():
+        if model_name is None and (known or Path(source).is_file()):
             raise ConfigError(
                 f"{source}: does not say which model its weights belong to; "
                 "add --model.name, such as --model.name convnextv2_atto."
@@ -206,14 +283,12 @@ def load_described_encoder(
         side = 224 if image_size is None else image_size
         check_range("data.image_size", side, ImageSize)
         check_range("data.in_chans", channels, Channels)
-        mean, std = default_mean_std(channels)
-        info = EncoderInfo(
-            model_name=model_name or "convnextv2_atto",  # a file that is missing is told below
-            in_chans=channels,
+        info = described(
+            known | {"classes": None},
+            model_name or "convnextv2_atto",  # a file that is missing is told below
+            channels,
             stem_stride=4 if stem_stride is None else stem_stride,
             image_size=(side, side),
-            mean=mean,
-            std=std,
         )
     encoder = info.create_model()
     load_encoder(encoder, source)
