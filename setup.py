@@ -22,7 +22,8 @@ EXTRAS = {
         "pylibjpeg-rle>=2.0",
     ],
     "arrays": ["h5py>=3.11", "zarr>=2.18.7"],
-    "huggingface": ["transformers>=4.40"],
+    # exports for transformers, and images of data sets that `datasets` saved on disk
+    "huggingface": ["transformers>=4.40", "datasets>=2.20"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.19", "onnxscript>=0.7"],
     "slurm": ["submitit>=1.5.4"],
 }

@@ -10,7 +10,7 @@ MOST_KINDS = 4  # of files that are no images, named in a sentence
 
 @dataclass
 class Accounting:
-    """Counts of files; `num_images` and the others add up to `num_files`.
+    """Counts of files and of images in them; they add up to `num_entries`.
 
     Attributes:
         num_images: taken for images.
@@ -21,6 +21,8 @@ class Accounting:
         excluded: images left out on request.
         notes: sentences about the way in which files were found.
         masks: images that say where another one has data.
+        stacks: files that hold several images, each of which is counted.
+        in_stacks: the images in these.
     """
 
     num_images: int = 0
@@ -31,12 +33,19 @@ class Accounting:
     excluded: int = 0
     notes: list[str] = field(default_factory=list)
     masks: int = 0
+    stacks: int = 0
+    in_stacks: int = 0
+
+    @property
+    def num_entries(self) -> int:
+        """All that was met and is counted: files, and of those with many images each of these."""
+        others = len(self.problems) + sum(self.no_images.values())
+        return self.num_images + others + self.repeated + self.excluded + self.masks
 
     @property
     def num_files(self) -> int:
         """All files that were met."""
-        others = len(self.problems) + sum(self.no_images.values())
-        return self.num_images + others + self.repeated + self.excluded + self.masks
+        return self.num_entries - self.in_stacks + self.stacks
 
     def told(self) -> tuple[Problem, ...]:
         """Return what must be said: files and folders that cannot be used."""
@@ -64,9 +73,9 @@ def account_sentence(
     """
     skipped = len(accounting.problems) if skipped is None else skipped
     no_images = sum(accounting.no_images.values())
-    num_files = accounting.num_files
+    num_entries = accounting.num_entries
     # Lists of one's own, draws per class, a continued run: what is left was found and is not read.
-    unused = num_files - used - held_out - skipped - no_images
+    unused = num_entries - used - held_out - skipped - no_images
     unused -= accounting.repeated + accounting.excluded + accounting.masks
     parts = [f"{used:,} used"]
     for count, name in (
@@ -81,7 +90,13 @@ def account_sentence(
             parts.append(f"{count:,} {name}")
     if no_images:
         parts.append(f"{no_images:,} no images ({kinds_sentence(accounting.no_images)})")
-    sentence = f"{num_files:,} files: " + ", ".join(parts)
+    sentence = f"{accounting.num_files:,} files"
+    if accounting.stacks:
+        sentence += (
+            f", {accounting.stacks:,} of them with {accounting.in_stacks:,} images, which makes "
+            f"{num_entries:,}"
+        )
+    sentence += ": " + ", ".join(parts)
     if accounting.folders:
         sentence += f"; {len(accounting.folders):,} folders cannot be read"
     return sentence + "."

@@ -6,7 +6,7 @@ The one reading of labelled trees; every command takes its labels, its parts and
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -41,6 +41,14 @@ class Tree:
     parts: dict[Part, str] = field(default_factory=dict)
     part_of: np.ndarray | None = None
     why_unlabelled: str = ""
+
+    def select(self, indices: np.ndarray) -> Tree:
+        """Return the tree of the images at `indices`, in that order."""
+        return replace(
+            self,
+            labels=None if self.labels is None else Labels(self.labels.array[indices]),
+            part_of=None if self.part_of is None else self.part_of[indices],
+        )
 
 
 def read_tree(root: str, paths: PathList) -> Tree:

@@ -12,16 +12,19 @@ from fcmae.data.image_list import ImageList
 from fcmae.data.kinds import PICTURE_EXTENSIONS, SHARD_EXTENSIONS, extension_of, is_picture
 from fcmae.data.label_table import TABLE_EXTENSION, read_label_table
 from fcmae.data.listing import LIST_EXTENSION, kept_indices, read_lines
-from fcmae.data.path_list import PathList
+from fcmae.data.path_list import Labels, PathList
 from fcmae.data.patterns import expand
-from fcmae.data.readers import is_store, split_item
+from fcmae.data.readers import EVERYTHING, Wanted, is_saved_dataset, is_store, split_item
+from fcmae.data.saved_labels import read_saved
 from fcmae.data.shard_sets import images_of_shards, member_paths, open_shards
 from fcmae.data.shards import is_shard
+from fcmae.data.stacks import spread
 from fcmae.data.walking import Visited, walk, why_no_file
 from fcmae.errors import ConfigError
 
 __all__ = ["PICTURE_EXTENSIONS", "ImageList", "Problem", "find_images"]
 
+ALONE = "is one file; labels come from class folders, or from a CSV"
 SEVERAL = "is several paths; labels come from the class folders of one folder, or from a CSV"
 
 
@@ -29,6 +32,7 @@ def find_images(
     paths: str | Sequence[str],
     where: str = "data.path",
     exclude: str | Sequence[str] | None = None,
+    wanted: Wanted = EVERYTHING,
 ) -> ImageList:
     """Return every image under `paths`: folders (searched to any depth), image files, text files.
 
@@ -39,7 +43,9 @@ def find_images(
     of shards (.tar, .zip) are named SHARD::MEMBER, and those of several shards are sorted by
     MEMBER. Names that begin with a dot are skipped. Links are followed, each folder is entered
     once, so loops end. A file is an image by its suffix, or, where the suffix is missing or says
-    nothing, by its first bytes. `accounting` has every other file.
+    nothing, by its first bytes; a folder that is a Zarr store or a data set saved by Hugging Face
+    is one file. `accounting` has every other file. A file with several images stands for all of
+    them, FILE::NUMBER, see `stacks.spread`.
 
     Images have labels when `paths` is one folder with one folder per class, as `read_tree` says,
     one table, or shards with labels or such folders in them.
@@ -48,6 +54,7 @@ def find_images(
         paths: what the user wrote.
         where: the setting or argument it was written in, for messages.
         exclude: patterns of paths, and text files that name images, to leave out.
+        wanted: how the images will be read, which decides what the shape of an array means.
 
     Raises:
         ConfigError: a path does not exist or is of no known kind, or no image was found.
@@ -62,21 +69,39 @@ def find_images(
         images = images_of_shards(indices, accounting)
         return _without(images, given, where, exclude)
     if len(given) == 1 and extension_of(given[0]) == TABLE_EXTENSION and os.path.isfile(given[0]):
-        return _of_table(given[0], where, exclude, accounting)
+        return _of_table(given[0], where, exclude, wanted, accounting)
     visited: Visited = set()
     root = given[0] if len(given) == 1 and os.path.isdir(given[0]) else None
+    saved = None
+    if root is not None and is_store(root):
+        saved = read_saved(root, where) if is_saved_dataset(root) else None
+        root = None
     found = _collect(
         (item for path in given for item in _images_at(path, where, visited, accounting)),
         accounting,
         may_repeat=root is None,
     )
-    found = _leave_out(found, exclude, accounting)
-    if not found:
+    several = spread(found, wanted, accounting)
+    paths = found if several is None else several.paths
+    kept = kept_indices(paths, exclude) if len(paths) else None
+    if kept is not None:
+        accounting.excluded += len(paths) - len(kept)
+        paths = paths.select(kept)
+    if not paths:
         raise ConfigError(_nothing_found(given, where, accounting))
-    accounting.num_images = len(found)
-    tree = Tree(why_unlabelled=SEVERAL) if root is None else read_tree(root, found)
+    accounting.num_images = len(paths)
+    if saved is not None:
+        tree = saved if kept is None else saved.select(kept)
+    elif root is None:
+        tree = Tree(why_unlabelled=SEVERAL if len(given) > 1 else ALONE)
+    elif several is None:
+        tree = read_tree(root, paths)
+    else:  # folders are those of files; what is named in a file may hold slashes, too
+        file_of = several.file_of if kept is None else several.file_of[kept]
+        files, again = np.unique(file_of, return_inverse=True)
+        tree = read_tree(root, found.select(files)).select(again)
     return ImageList(
-        found,
+        paths,
         tree.labels,
         tree.classes,
         root,
@@ -163,24 +188,22 @@ def _collect(found: Iterable[bytes], accounting: Accounting, *, may_repeat: bool
     return paths.select(kept)
 
 
-def _leave_out(
-    paths: PathList, exclude: str | Sequence[str] | None, accounting: Accounting
-) -> PathList:
-    kept = kept_indices(paths, exclude)
-    if kept is None:
-        return paths
-    accounting.excluded += len(paths) - len(kept)
-    return paths.select(kept)
-
-
 def _of_table(
-    path: str, where: str, exclude: str | Sequence[str] | None, accounting: Accounting
+    path: str,
+    where: str,
+    exclude: str | Sequence[str] | None,
+    wanted: Wanted,
+    accounting: Accounting,
 ) -> ImageList:
-    """Return the images of a table of paths and labels."""
+    """Return the images of a table of paths and labels; those of one file share its label."""
     table = read_label_table(path, where, accounting)
+    several = spread(table.paths, wanted, accounting)
+    labels = table.labels
+    if several is not None and labels is not None:
+        labels = Labels(labels.array[several.file_of])
     images = ImageList(
-        table.paths,
-        table.labels,
+        table.paths if several is None else several.paths,
+        labels,
         table.classes,
         None,
         accounting.told(),

@@ -9,6 +9,8 @@ PICTURE_EXTENSIONS = (
     *(".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".dcm", ".dicom", ".npy", ".npz"),
     *(".h5", ".hdf5"),
 )
+# Of these, those that may hold more images than one
+MANY_IMAGES_EXTENSIONS = (".dcm", ".dicom", ".npy", ".npz", ".h5", ".hdf5")
 SHARD_EXTENSIONS = (".tar", ".zip")
 # Never looked into, so that a set with a million notes beside its pictures is found quickly.
 OTHER_EXTENSIONS = frozenset(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fcmae.data.elpv import open_elpv
 from fcmae.data.files import ImageList, find_images
+from fcmae.data.readers import EVERYTHING, Wanted
 from fcmae.errors import ConfigError
 
 ELPV = "elpv"
@@ -14,11 +15,12 @@ def open_images(
     label: str | None = None,
     where: str = "data.path",
     exclude: str | Sequence[str] | None = None,
+    wanted: Wanted = EVERYTHING,
 ) -> ImageList:
     """Return the images of `path`: "elpv" (built in; a folder of that name is "./elpv"), or files.
 
     `label` chooses among the labels of elpv; a folder's labels are its class folders. `exclude`
-    leaves files out; see `find_images`.
+    leaves files out, and `wanted` says what arrays of images hold; see `find_images`.
 
     Raises:
         ConfigError: as `find_images` and `open_elpv`; elpv mixed with folders; a label that
@@ -34,4 +36,4 @@ def open_images(
             f"data.label: {label!r} chooses a label of elpv, but {where} is {path!r}, whose labels "
             "are the names of its class folders; remove data.label."
         )
-    return find_images(path, where, exclude)
+    return find_images(path, where, exclude, wanted)

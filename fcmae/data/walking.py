@@ -9,6 +9,7 @@ from typing import Literal
 
 from fcmae.data.accounting import Accounting
 from fcmae.data.kinds import HIDDEN, PICTURE_EXTENSIONS, extension_of, is_picture, kind_of
+from fcmae.data.readers import is_store
 
 Visited = set[tuple[int, int]]
 
@@ -21,11 +22,13 @@ class _Folder:
         path: of the folder.
         names: of its images, sorted, with a zero byte behind each: small in memory.
         folders: (name, folder) of those in it.
+        is_store: it is one file in fact, and what lies in it is nobody's business.
     """
 
     path: bytes
     names: bytes = b""
     folders: list[tuple[bytes, _Folder]] = field(default_factory=list)
+    is_store: bool = False
 
 
 def walk(folder: str, visited: Visited, accounting: Accounting) -> Iterator[bytes]:
@@ -53,7 +56,11 @@ def _scan(folder: str, visited: Visited, accounting: Accounting) -> _Folder:
         except OSError as error:
             accounting.folders.append((path, f"the folder cannot be read ({error.strerror})"))
             continue
-        names, below = [], []
+        names: list[bytes] = []
+        below: list[bytes] = []
+        if is_store(path, [entry.name for entry in entries]):
+            node.is_store = True
+            continue
         for entry in entries:
             found = _look_at(entry, accounting)
             if found == "folder":
@@ -124,6 +131,9 @@ def _in_order(root: _Folder) -> Iterator[bytes]:
         item = waiting.pop()
         if isinstance(item, bytes):
             yield item
+            continue
+        if item.is_store:
+            yield item.path.rstrip(b"/") or item.path
             continue
         prefix = os.path.join(item.path, b"")
         names = item.names.split(b"\0")[:-1]

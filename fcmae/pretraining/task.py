@@ -60,8 +60,9 @@ def pretrain(config: PretrainConfig, around: Around = nothing) -> str | None:
 
 def open_data(config: PretrainConfig) -> ImageList:
     """Return the images of a pretraining, those that it holds out included; raises DataError."""
-    images = open_images(config.data.path, config.data.label, exclude=config.data.exclude)
-    return without_masks(images, Reading.of_settings(config.data))
+    data, reading = config.data, Reading.of_settings(config.data)
+    images = open_images(data.path, data.label, exclude=data.exclude, wanted=reading.wanted())
+    return without_masks(images, reading)
 
 
 def check(config: PretrainConfig) -> None:

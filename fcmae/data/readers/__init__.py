@@ -5,6 +5,7 @@ list of `choosing.py`; a user's own is a function, see `own.py`.
 """
 
 from fcmae.data.readers.choosing import (
+    EVERYTHING,
     SEPARATOR,
     describe,
     is_store,
@@ -15,17 +16,21 @@ from fcmae.data.readers.choosing import (
 )
 from fcmae.data.readers.contract import Description, Pixels, UnreadableError, Wanted
 from fcmae.data.readers.own import own_reader
+from fcmae.data.readers.saved_datasets import is_saved_dataset, open_dataset
 
 __all__ = [
+    "EVERYTHING",
     "SEPARATOR",
     "Description",
     "Pixels",
     "UnreadableError",
     "Wanted",
     "describe",
+    "is_saved_dataset",
     "is_store",
     "items",
     "kind_of",
+    "open_dataset",
     "own_reader",
     "read",
     "split_item",

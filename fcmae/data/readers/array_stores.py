@@ -43,7 +43,7 @@ class ZarrReader:
 
     def kind_of(self, source: Source) -> str | None:
         """Return "Zarr" for a folder with the files of a store."""
-        return "Zarr" if source.file is None and is_store(source.path) else None
+        return "Zarr" if source.file is None and is_zarr(source.path) else None
 
     def items(self, source: Source, wanted: Wanted) -> list[str]:
         """Return NAME, NUMBER or NAME::NUMBER of every image."""
@@ -58,8 +58,8 @@ class ZarrReader:
         return _in_zarr(source).read(source.item, wanted)
 
 
-def is_store(folder: str) -> bool:
-    """Whether a folder is one array file in fact: a Zarr store."""
+def is_zarr(folder: str) -> bool:
+    """Whether a folder is a Zarr store."""
     return any(os.path.isfile(os.path.join(folder, name)) for name in ZARR_FILES)
 
 

@@ -4,9 +4,9 @@ import contextlib
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from fcmae.data.readers.array_stores import Hdf5Reader, ZarrReader, is_store
+from fcmae.data.readers.array_stores import ZARR_FILES, Hdf5Reader, ZarrReader, is_zarr
 from fcmae.data.readers.contract import (
     HEAD_BYTES,
     Description,
@@ -20,6 +20,11 @@ from fcmae.data.readers.dicom import DicomReader
 from fcmae.data.readers.numpy_files import NpyReader, NpzReader
 from fcmae.data.readers.own import read_own
 from fcmae.data.readers.pictures import PictureReader
+from fcmae.data.readers.saved_datasets import (
+    DATASET_FILES,
+    SavedDatasetReader,
+    is_saved_dataset,
+)
 from fcmae.data.readers.tiff import TiffReader
 from fcmae.data.shards import open_member, split_member
 
@@ -32,10 +37,24 @@ READERS: tuple[Reader, ...] = (
     NpzReader(),
     Hdf5Reader(),
     ZarrReader(),
+    SavedDatasetReader(lambda source: reader_of(source)),
 )
+STORE_FILES = (*ZARR_FILES, *DATASET_FILES)
 SEPARATOR = "::"  # between a file and what is named in it
 
 EVERYTHING = Wanted()
+
+
+def is_store(folder: str, names: Collection[str] | None = None) -> bool:
+    """Whether a folder is one file in fact: a Zarr store, or a data set saved by Hugging Face.
+
+    Args:
+        folder: its path.
+        names: of all that lies in it, where they are known already.
+    """
+    if names is not None and not any(name in names for name in STORE_FILES):
+        return False
+    return is_zarr(folder) or is_saved_dataset(folder)
 
 
 def split_item(path: str) -> tuple[str, str]:
@@ -55,7 +74,7 @@ def split_item(path: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Source]:
-    """Open what a path names: a file, FILE::ITEM of an array file, or SHARD::MEMBER.
+    """Open what a path names: a file, a folder that is one, FILE::ITEM, or SHARD::MEMBER.
 
     Raises:
         UnreadableError: it is no file (nor a Zarr store), or empty.
