@@ -38,11 +38,6 @@ def run(arguments: list[str]) -> None:
     from fcmae.training.processes import choose_device
     from fcmae.weights.sources import load_described_encoder
 
-    images = open_images(parsed.images, parsed.label, where="IMAGES")
-    if images.accounting is not None:
-        print(account_sentence(images.accounting, used=len(images)))
-    if images.labels is None:
-        print(f"no labels: {', '.join(parsed.images)} {images.why_unlabelled}.")
     device = choose_device(parsed.device)
     encoder, info = load_described_encoder(
         parsed.source,
@@ -51,6 +46,12 @@ def run(arguments: list[str]) -> None:
         stem_stride=parsed.model.stem_stride,
         image_size=parsed.data.image_size,
     )
+    wanted = info.reading().wanted()
+    images = open_images(parsed.images, parsed.label, where="IMAGES", wanted=wanted)
+    if images.accounting is not None:
+        print(account_sentence(images.accounting, used=len(images)))
+    if images.labels is None:
+        print(f"no labels: {', '.join(parsed.images)} {images.why_unlabelled}.")
     images, info = with_masks(images, info)
     loader = evaluation_loader(images, info, batch_size=parsed.batch_size, workers=parsed.workers)
     features = extract_features(encoder.to(device), loader, device)

@@ -13,17 +13,21 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--label", type=str, help="Label of elpv: type or defect.")
     parser.add_argument("--labels", type=int, default=200, help="Labelled images per draw.")
     parser.add_argument("--draws", type=int, default=5, help="Draws of labelled images, 3 or more.")
+    parser.add_argument("--group", type=str, help="As data.group, which it is by default.")
     parser.add_argument("--seed", type=int, default=0, help="Which images are drawn.")
     add_reading_options(parser)
     parsed = parse_arguments(parser, arguments)
 
-    from fcmae.data import open_images
+    import torch
+
+    from fcmae.data import Reading, open_images
     from fcmae.data.splits import with_labels
     from fcmae.evaluation import (
         check_draws,
         evaluation_loader,
         extract_together,
         score_features,
+        sides_of,
         summary,
         thumbnails,
         with_masks,
@@ -34,12 +38,15 @@ def run(arguments: list[str]) -> None:
     from fcmae.weights.encoder_info import EncoderInfo
 
     check_draws(parsed.labels, parsed.draws)
-    images = open_images(parsed.data, parsed.label, where="DATA")
-    images = with_labels(images, "DATA", parsed.data)
     device = choose_device(parsed.device)
     config, model, step = load_run(parsed.run)
+    wanted = Reading.of_settings(config.data).wanted()
+    images = open_images(parsed.data, parsed.label, where="DATA", wanted=wanted)
+    images = with_labels(images, "DATA", parsed.data)
     info = EncoderInfo.of_run(config, model, step)
     images, info = with_masks(images, info)
+    group = parsed.group or config.data.group
+    images, sides = sides_of(images, group, is_asked=parsed.group is not None)
     loader = evaluation_loader(images, info, batch_size=parsed.batch_size, workers=parsed.workers)
     features = extract_together(
         {
@@ -54,6 +61,12 @@ def run(arguments: list[str]) -> None:
         print(f"skipped {path!r}: {reason}")
     if features["pretrained"].num_with_holes:
         print(features["pretrained"].holes_sentence())
-    scores = score_features(features, labels=parsed.labels, draws=parsed.draws, seed=parsed.seed)
+    if sides is not None:
+        places = {path: place for place, path in enumerate(images.paths)}
+        kept = [places[path] for path in features["pretrained"].paths]
+        sides = sides.select(torch.tensor(kept))
+    scores = score_features(
+        features, labels=parsed.labels, draws=parsed.draws, seed=parsed.seed, sides=sides
+    )
     print(f"Frozen features of {parsed.run} after {step} steps:")
     print(summary(scores, "pretrained", ("untrained", "raw pixels")))

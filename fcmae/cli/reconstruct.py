@@ -41,13 +41,13 @@ def run(arguments: list[str]) -> None:
 
     if parsed.limit < 1:
         raise ConfigError(f"--limit: got {parsed.limit}, expected 1 or more.")
-    images = open_images(parsed.images, where="IMAGES")
     device = choose_device(parsed.device)
     config, model, step = load_run(parsed.run)
     ratio = config.mask.ratio if parsed.mask.ratio is None else parsed.mask.ratio
     num_visible_patches(model.num_patches, ratio)  # an impossible ratio is an error before reading
     model.to(device)
     info = EncoderInfo.of_run(config, model, step)
+    images = open_images(parsed.images, where="IMAGES", wanted=info.reading().wanted())
     folder = Path(parsed.output) if parsed.output else RunFolder(parsed.run).reconstructions
     images, info = with_masks(images, info)
     if len(images) > parsed.limit:

@@ -90,7 +90,7 @@ def account_sentence(
             parts.append(f"{count:,} {name}")
     if no_images:
         parts.append(f"{no_images:,} no images ({kinds_sentence(accounting.no_images)})")
-    sentence = f"{accounting.num_files:,} files"
+    sentence = f"{accounting.num_files:,} file{'s' * (accounting.num_files != 1)}"
     if accounting.stacks:
         sentence += (
             f", {accounting.stacks:,} of them with {accounting.in_stacks:,} images, which makes "

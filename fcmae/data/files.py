@@ -77,11 +77,14 @@ def find_images(
         saved = read_saved(root, where) if is_saved_dataset(root) else None
         root = None
     found = _collect(
-        (item for path in given for item in _images_at(path, where, visited, accounting)),
-        accounting,
-        may_repeat=root is None,
+        item for path in given for item in _images_at(path, where, visited, accounting)
     )
+    if root is None and (first := _first_of_each(found, accounting)) is not None:
+        found = found.select(first)
     several = spread(found, wanted, accounting)
+    if several is not None and root is None:  # a file and one of its images, both named
+        first = _first_of_each(several.paths, accounting)
+        several = several if first is None else several.select(first)
     paths = found if several is None else several.paths
     kept = kept_indices(paths, exclude) if len(paths) else None
     if kept is not None:
@@ -166,18 +169,19 @@ def _listed(
             accounting.problems.append((path, reason))
 
 
-def _collect(found: Iterable[bytes], accounting: Accounting, *, may_repeat: bool) -> PathList:
-    """Return the paths, each once."""
+def _collect(found: Iterable[bytes]) -> PathList:
     blob, starts = bytearray(), array.array("q", [0])
     for path in found:
         blob += path
         starts.append(len(blob))
-    paths = PathList.of_bytes(blob, starts)
-    if not may_repeat:
-        return paths
+    return PathList.of_bytes(blob, starts)
+
+
+def _first_of_each(paths: PathList, accounting: Accounting) -> np.ndarray | None:
+    """Return the indices of the paths without those named before; None where each is new."""
     keys = np.fromiter(map(hash, paths.raw()), np.int64, len(paths))
     if len(np.unique(keys)) == len(keys):
-        return paths
+        return None
     seen: set[bytes] = set()
     kept = [
         index
@@ -185,7 +189,7 @@ def _collect(found: Iterable[bytes], accounting: Accounting, *, may_repeat: bool
         if not (path in seen or seen.add(path))  # type: ignore[func-returns-value]
     ]
     accounting.repeated += len(paths) - len(kept)
-    return paths.select(kept)
+    return np.array(kept, np.int64)
 
 
 def _of_table(

@@ -17,6 +17,7 @@ from fcmae.data.image_list import ImageList
 from fcmae.data.parts import Choose
 from fcmae.data.readers import SEPARATOR, Pixels, UnreadableError, Wanted, read, split_item
 from fcmae.data.reading import Reading
+from fcmae.data.shards import has_member, split_member
 from fcmae.errors import ConfigError
 
 EDGE_PX = 1e-6  # this near its end the kernel is 0
@@ -26,16 +27,25 @@ CUBIC_REACH = 2  # px of the bicubic kernel to either side, in the coarser of th
 def mask_of(path: str, reading: Reading) -> str | None:
     """Return where the mask of a picture lies, None without masks.
 
-    The mask of one of several images in a file is the image of that number or name in the mask.
+    The mask of one of several images in a file is the image of that number or name in the mask;
+    that of a member of a shard is a member of the same shard.
     """
     if reading.valid_mask is None:
         return None
+    if (packed := split_member(path)) is not None:
+        shard, member = packed
+        return f"{shard}{SEPARATOR}{_beside(member, reading.valid_mask)}"
     file, item = split_item(path)
+    mask = _beside(file, reading.valid_mask)
+    return f"{mask}{SEPARATOR}{item}" if item else mask
+
+
+def _beside(file: str, pattern: str) -> str:
+    """Return the path of what lies beside a file by a pattern with {stem} or {name} in it."""
     folder, name = os.path.split(file)
     stem = os.path.splitext(name)[0]
-    place = reading.valid_mask.replace("{stem}", stem).replace("{name}", name)
-    mask = os.path.normpath(os.path.join(folder, place))
-    return f"{mask}{SEPARATOR}{item}" if item else mask
+    place = pattern.replace("{stem}", stem).replace("{name}", name)
+    return os.path.normpath(os.path.join(folder, place))
 
 
 def valid_pixels(pixels: Pixels, reading: Reading) -> np.ndarray | None:
@@ -126,11 +136,22 @@ def stack_valid(masks: Sequence[Tensor | None]) -> Tensor | None:
 
 def has_masks(images: ImageList, reading: Reading) -> bool:
     """Return whether an image has a mask where `reading` says that masks lie."""
-    return reading.valid_mask is not None and any(map(os.path.exists, _masks_of(images, reading)))
+    return reading.valid_mask is not None and any(map(_is_there, _masks_of(images, reading)))
+
+
+def _is_there(path: str) -> bool:
+    if (packed := split_member(path)) is not None:
+        return has_member(*packed)
+    return os.path.exists(path)
 
 
 def _masks_of(images: ImageList, reading: Reading) -> list[str]:
-    return [split_item(mask_of(path, reading) or "")[0] for path in images.paths]
+    """Return the file, or the member of a shard, that holds the mask of each image."""
+    return [_file_of(mask_of(path, reading) or "") for path in images.paths]
+
+
+def _file_of(path: str) -> str:
+    return path if split_member(path) is not None else split_item(path)[0]
 
 
 def without_masks(images: ImageList, reading: Reading) -> ImageList:
@@ -149,7 +170,9 @@ def without_masks(images: ImageList, reading: Reading) -> ImageList:
         )
     known = set(masks)
     kept = images.select(
-        place for place, path in enumerate(images.paths) if os.path.normpath(path) not in known
+        place
+        for place, path in enumerate(images.paths)
+        if os.path.normpath(_file_of(path)) not in known
     )
     if kept.accounting is not None:
         count = len(images) - len(kept)

@@ -10,6 +10,7 @@ import numpy as np
 from fcmae.data.accounting import Accounting
 from fcmae.data.listing import read_lines
 from fcmae.data.path_list import Labels, PathList
+from fcmae.data.readers import is_store, split_item
 from fcmae.data.walking import why_no_file
 from fcmae.errors import ConfigError
 
@@ -58,7 +59,7 @@ def read_label_table(path: str, where: str, accounting: Accounting) -> LabelTabl
             )
         name, label = (row[column].strip() for column in columns)
         file = os.path.join(folder, name)
-        if not os.path.isfile(file):
+        if not (os.path.isfile(file) or is_store(file) or os.path.isfile(split_item(file)[0])):
             reason = f"{why_no_file(file)} (line {rows.line_num} of {path})"
             accounting.problems.append((file, reason))
         elif found.setdefault(file, label) != label:

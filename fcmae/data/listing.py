@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fcmae.data.path_list import PathList
+from fcmae.data.readers import SEPARATOR, split_item
 from fcmae.errors import ConfigError
 
 LIST_EXTENSION = ".txt"
@@ -37,9 +38,10 @@ def kept_indices(paths: PathList, exclude: str | Sequence[str] | None) -> np.nda
 
     Args:
         paths: all of them.
-        exclude: patterns of whole paths such as */docs/* (* stands for anything, slashes too), and
+        exclude: patterns of whole paths such as */docs/* (* stands for anything, slashes too) and
             text files (.txt) with a path per line, relative to the file's folder or to the working
-            directory; what stands behind a tab is a remark, as in skipped_files.txt.
+            directory; what stands behind a tab is a remark, as in skipped_files.txt. Who names a
+            file means all images in it.
 
     Raises:
         ConfigError: a text file cannot be read, or what is given leaves out nothing.
@@ -52,21 +54,35 @@ def kept_indices(paths: PathList, exclude: str | Sequence[str] | None) -> np.nda
     if patterns:
         joined = "|".join(f"(?:{fnmatch.translate(pattern)})" for pattern in patterns)
         matches = re.compile(os.fsencode(joined), re.DOTALL).match
-        left_out |= np.fromiter((matches(p) is not None for p in paths.raw()), bool, len(paths))
+        left_out |= np.fromiter(
+            (any(map(matches, _with_file(path))) for path in paths.raw()), bool, len(paths)
+        )
     named: set[bytes] = set()
     for listing in given:
         if listing.endswith(LIST_EXTENSION):
             named |= _named(os.path.expanduser(listing))
     if named:
         here = os.fsencode(os.getcwd())
-        absolute = (os.path.normpath(os.path.join(here, path)) for path in paths.raw())
-        left_out |= np.fromiter((path in named for path in absolute), bool, len(paths))
+
+        def is_named(path: bytes) -> bool:
+            absolute = (os.path.normpath(os.path.join(here, name)) for name in _with_file(path))
+            return not named.isdisjoint(absolute)
+
+        left_out |= np.fromiter(map(is_named, paths.raw()), bool, len(paths))
     if not left_out.any():
         raise ConfigError(
             f"data.exclude: {', '.join(given)} leaves out none of {len(paths)} images; expected "
             "patterns of whole paths such as '*/docs/*', or text files of paths."
         )
     return np.flatnonzero(~left_out)
+
+
+def _with_file(path: bytes) -> tuple[bytes, ...]:
+    """Return a path and, of one image of several in a file (FILE::ITEM), that of the file."""
+    if SEPARATOR.encode() not in path:
+        return (path,)
+    file, item = split_item(os.fsdecode(path))
+    return (path, os.fsencode(file)) if item else (path,)
 
 
 def _named(listing: str) -> set[bytes]:

@@ -22,7 +22,7 @@ def reading_sentences(reading: Reading, paths: Iterable[str]) -> list[str]:
             headers.append(describe_image(path, reading))
         except UndecodableImageError:
             continue  # met, counted and listed by the training
-    bands = f"bands: {_bands(reading, headers)}{_transparency(reading, headers)}."
+    bands = f"bands: {_bands(reading, headers)}{_transparency(reading, headers)}{_rest(headers)}."
     return [bands, f"values: {_values(reading, headers)}; {_holes(reading)}."]
 
 
@@ -51,6 +51,14 @@ def _bands(reading: Reading, headers: Sequence[Description]) -> str:
 def _taken(about: Description) -> int:
     """Return how many bands are colours or transparency."""
     return (1 if about.colour == "grey" else 3) + (about.alpha is not None)
+
+
+def _rest(headers: Sequence[Description]) -> str:
+    """Say where more lies in a file than is read."""
+    notes = [about.note for about in headers if about.note]
+    if not notes:
+        return ""
+    return f"; {len(notes)} of the first {len(headers)} files hold more than is read ({notes[0]})"
 
 
 def _transparency(reading: Reading, headers: Sequence[Description]) -> str:

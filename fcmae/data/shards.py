@@ -99,6 +99,14 @@ def open_member(shard: str, name: str) -> io.BytesIO:
     return io.BytesIO(content_of(member, descriptor.number))
 
 
+def has_member(shard: str, name: str) -> bool:
+    """Whether there is a shard with an image of that name."""
+    try:
+        return _opened(shard, os.getpid())[0].find(name) is not None
+    except (OSError, DamagedShardError):
+        return False
+
+
 class _Descriptor:
     """An open file that is closed when nobody needs it any more."""
 

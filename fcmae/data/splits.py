@@ -14,6 +14,8 @@ import torch
 from fcmae.data.grouping import draw_groups, group_numbers
 from fcmae.data.image_list import ImageList
 from fcmae.data.path_list import Labels, as_indices
+from fcmae.data.readers import EVERYTHING, Wanted
+from fcmae.data.reading import Reading
 from fcmae.data.sources import open_images
 from fcmae.errors import ConfigError
 from fcmae.randomness import sample_seed
@@ -119,8 +121,53 @@ def hold_out(
     """Split images into those to train on and those that health is measured on.
 
     At most a twentieth of the images is held out, or as near to it as whole groups come; none
-    when that is fewer than four.
+    when that is fewer than four. A set that is cut in parts is read as fine-tuning reads it: only
+    its part for training is trained on, and images of the one for validation are held out.
+
+    Raises:
+        ConfigError: images of one group are in both of these parts.
     """
+    if "train" in images.parts:
+        training = images.part("train")
+        if "validation" not in images.parts:
+            return _hold_out_some(training, config, seed, group)
+        validation = images.part("validation")
+        if group is not None:
+            check_groups(training, validation, group)
+        count = 0 if config.checks == 0 else min(config.images, len(validation))
+        chosen = validation.select(_drawn(range(len(validation)), count, seed, "held-out"))
+        return training, dataclasses.replace(chosen, problems=())
+    return _hold_out_some(images, config, seed, group)
+
+
+def parts_sentence(images: ImageList, held_out: ImageList) -> str | None:
+    """Say what a pretraining does with a set that is cut in parts, None with another one.
+
+    Args:
+        images: the whole set.
+        held_out: what `hold_out` held out of it.
+    """
+    if "train" not in images.parts:
+        return None
+    counts = {part: len(images.part(part)) for part in images.parts}
+    said = [f"{counts['train']:,} images of {images.parts['train']}/ are trained on"]
+    if "validation" in images.parts:
+        name = images.parts["validation"]
+        said.append(f"{len(held_out):,} of {counts['validation']:,} in {name}/ are held out")
+    if "test" in images.parts:
+        said.append(f"{counts['test']:,} in {images.parts['test']}/ are left alone")
+    if others := len(images) - sum(counts.values()):
+        said.append(f"{others:,} outside of these are left out")
+    return (
+        f"the set is cut in parts: {', '.join(said)}. Name folders one by one, "
+        "--data.path '[A, B]', to train on all of them."
+    )
+
+
+def _hold_out_some(
+    images: ImageList, config: HealthConfig, seed: int, group: str | None
+) -> tuple[ImageList, ImageList]:
+    """Return images to train on and some that are drawn from them."""
     count = min(config.images, len(images) // 20)
     if config.checks == 0 or count < LEAST_HELD_OUT:
         count = 0
@@ -171,16 +218,23 @@ def open_labelled(data: FinetuneDataConfig, seed: int) -> tuple[ImageList, Image
         ConfigError: no images, no labels, other classes in val_path, too few images of a class, or
             images of one group (data.group) on both sides.
     """
+    wanted = Reading.of_settings(data).wanted()
     if data.val_path is None:
         train, validation = open_train_and_validation(
-            data.path, data.label, data.val_share, data.split_seed, data.group, data.exclude
+            data.path,
+            data.label,
+            data.val_share,
+            data.split_seed,
+            data.group,
+            data.exclude,
+            wanted=wanted,
         )
     else:
-        images = open_images(data.path, data.label, exclude=data.exclude)
+        images = open_images(data.path, data.label, exclude=data.exclude, wanted=wanted)
         if "train" in images.parts:
             images = images.part("train")
         train = with_labels(images, "data.path", data.path)
-        validation = open_validation(data.val_path, train.classes)
+        validation = open_validation(data.val_path, train.classes, wanted)
     if data.group is not None:
         check_groups(train, validation, data.group)
     if data.train_per_class is not None:
@@ -188,13 +242,17 @@ def open_labelled(data: FinetuneDataConfig, seed: int) -> tuple[ImageList, Image
     return train, validation
 
 
-def open_validation(path: str, classes: Sequence[str] | None) -> ImageList:
+def open_validation(
+    path: str, classes: Sequence[str] | None, wanted: Wanted = EVERYTHING
+) -> ImageList:
     """Return all images of data.val_path, which must hold `classes` where these are known.
 
     Raises:
         ConfigError: no images, no labels, or other classes.
     """
-    validation = with_labels(open_images(path, None, "data.val_path"), "data.val_path", path)
+    validation = with_labels(
+        open_images(path, None, "data.val_path", wanted=wanted), "data.val_path", path
+    )
     assert validation.classes is not None
     if classes is not None and tuple(classes) != validation.classes:
         differing = sorted(set(classes) ^ set(validation.classes))
@@ -224,6 +282,7 @@ def open_train_and_validation(
     group: str | None = None,
     exclude: str | Sequence[str] | None = None,
     where: str = "data.path",
+    wanted: Wanted = EVERYTHING,
 ) -> tuple[ImageList, ImageList]:
     """Return labelled training and validation images.
 
@@ -234,7 +293,7 @@ def open_train_and_validation(
         ConfigError: as `open_images` and `split`; the two folders have other classes; a folder
             that is cut in parts without one for validation.
     """
-    images = with_labels(open_images(path, label, where, exclude), where, path)
+    images = with_labels(open_images(path, label, where, exclude, wanted), where, path)
     return _parts_or_split(images, path, validation, seed, group, where)
 
 
@@ -268,13 +327,14 @@ def open_with_held_out(
     where: str,
     group: str | None = None,
     exclude: str | Sequence[str] | None = None,
+    wanted: Wanted = EVERYTHING,
 ) -> tuple[ImageList, ImageList]:
     """Return images to train on and held-out ones, by class where there are labels.
 
     Raises:
         ConfigError: as `open_train_and_validation` and `split_unlabelled`.
     """
-    images = open_images(path, label, where, exclude)
+    images = open_images(path, label, where, exclude, wanted)
     if images.labels is not None:
         return _parts_or_split(images, path, share, seed, group, where)
     return split_unlabelled(images, share, seed, where, group)

@@ -50,9 +50,7 @@ def spread(files: PathList, wanted: Wanted, accounting: Accounting) -> Spread | 
 
     A file that cannot be read stays as it is: who reads it says why. `accounting` counts.
     """
-    looked_into = [
-        place for place, path in enumerate(files.raw()) if not path.endswith(_ONE_IMAGE)
-    ]
+    looked_into = [place for place, path in enumerate(files.raw()) if not path.endswith(_ONE_IMAGE)]
     if not looked_into:
         return None
     found: dict[int, list[str]] = {}

@@ -16,13 +16,13 @@ from fcmae.evaluation.features import (
     with_masks,
 )
 from fcmae.evaluation.knn import knn_predict
+from fcmae.evaluation.label_draws import Sides, draw_labels, sides_of
 from fcmae.evaluation.linear_probe import balanced_accuracy, linear_probe_predict
 from fcmae.evaluation.protocol import (
     METHODS,
     Scores,
     check_draws,
     difference,
-    draw_labels,
     score_features,
     sentence,
     summary,
@@ -38,6 +38,7 @@ __all__ = [
     "Mean",
     "PairedDifference",
     "Scores",
+    "Sides",
     "balanced_accuracy",
     "check_draws",
     "difference",
@@ -54,6 +55,7 @@ __all__ = [
     "raw_pixel_features",
     "score_features",
     "sentence",
+    "sides_of",
     "summary",
     "table",
     "thumbnails",

@@ -3,7 +3,6 @@
 Repeats over several draws of the labels, and claims no more than fcmae.evaluation.statistics does.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from fcmae.errors import ConfigError, DataError
 from fcmae.evaluation.features import Features
 from fcmae.evaluation.knn import knn_predict
+from fcmae.evaluation.label_draws import Sides, draw_labels
 from fcmae.evaluation.linear_probe import balanced_accuracy, linear_probe_predict
 from fcmae.evaluation.statistics import RULE, PairedDifference, differences
 from fcmae.randomness import sample_seed
@@ -64,6 +64,7 @@ def score_features(
     draws: int = 5,
     seed: int = 0,
     methods: Sequence[str] = tuple(METHODS),
+    sides: Sides | None = None,
 ) -> Scores:
     """Score every feature set by every method on the same label draws.
 
@@ -77,6 +78,7 @@ def score_features(
         draws: how often the labels are drawn, 3 or more.
         seed: decides the draws.
         methods: keys of METHODS.
+        sides: which images may be on which side of a draw; None: any on either.
 
     Raises:
         ConfigError: fewer than 3 draws, or fewer labels than classes (as `check_draws`).
@@ -87,9 +89,11 @@ def score_features(
     usable, num_classes, note = _usable_images(first.labels)
     kept = torch.tensor(usable)
     known = first.labels[kept]
-    num_labels = min(labels, len(usable) // 2)
+    cut = None if sides is None else sides.select(kept)
+    num_candidates = len(usable) if cut is None else cut.num_candidates
+    num_labels = min(labels, num_candidates // 2)
     if num_labels < labels:
-        note += f"{labels} labels asked for, {num_labels} of {len(usable)} images taken. "
+        note += f"{labels} labels asked for, {num_labels} of {num_candidates} images taken. "
     if num_labels < num_classes:
         raise ConfigError(
             f"labels: got {num_labels}, expected {num_classes} or more, one for each class."
@@ -99,7 +103,11 @@ def score_features(
     }
     for draw in range(draws):
         rng = torch.Generator().manual_seed(sample_seed(seed, "labels", draw))
-        train, test = draw_labels(known, num_labels, rng)
+        if cut is None:
+            train, test = draw_labels(known, num_labels, rng)
+        else:
+            train, test = cut.draw(known, num_labels, rng, (seed, draw))
+        num_test = len(test)
         for name, item in features.items():
             vectors = item.vectors[kept]
             for method in methods:
@@ -110,7 +118,8 @@ def score_features(
         method: {name: tuple(values) for name, values in sets.items()}
         for method, sets in results.items()
     }
-    num_test = len(usable) - num_labels
+    if cut is not None:
+        note += f"{cut.note} "
     return Scores(accuracies, num_labels, num_test, num_classes, note.strip())
 
 
@@ -122,32 +131,6 @@ def check_draws(labels: int, draws: int) -> None:
         )
     if labels < 2:
         raise ConfigError(f"labels: got {labels}, expected 2 or more, one for each class.")
-
-
-def draw_labels(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw `count` training images, each class in its share, and return (training, test) indices.
-
-    Every class has at least one image on both sides, so `count` must be between the number of
-    classes and that of the images less the classes, and each class must have two images.
-    """
-    classes, sizes = labels.unique(return_counts=True)
-    exact = sizes.double() * count / len(labels)
-    takes = exact.floor().long().clamp(min=1)
-    while takes.sum() < count:  # largest remainder first, never a whole class
-        gap = torch.where(takes < sizes - 1, exact - takes, -math.inf)
-        takes[gap.argmax()] += 1
-    while takes.sum() > count:  # tiny classes were given one each
-        gap = torch.where(takes > 1, takes - exact, -math.inf)
-        takes[gap.argmax()] -= 1
-    is_train = torch.zeros(len(labels), dtype=torch.bool)
-    for label, take in zip(classes, takes, strict=True):
-        members = (labels == label).nonzero().flatten()
-        order = torch.randperm(len(members), generator=generator)
-        is_train[members[order[:take]]] = True
-    train = is_train.nonzero().flatten()
-    # In random order: the linear probe cuts its folds by position.
-    train = train[torch.randperm(len(train), generator=generator)]
-    return train, (~is_train).nonzero().flatten()
 
 
 def difference(scores: Scores, method: str, name: str, baseline: str) -> PairedDifference:

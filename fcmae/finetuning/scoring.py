@@ -153,9 +153,10 @@ def _images_to_evaluate(config: FinetuneConfig, classes: Sequence[str] | None) -
     Where images of data.path trained the weights, the share that was held back from them.
     """
     data = config.data
+    wanted = create_reading(config).wanted()
     if data.val_path is not None:
-        return open_validation(data.val_path, classes)
-    images = open_images(data.path, data.label, exclude=data.exclude)
+        return open_validation(data.val_path, classes, wanted)
+    images = open_images(data.path, data.label, exclude=data.exclude, wanted=wanted)
     trained = _trained_on(config)
     if "validation" in images.parts and "train" in images.parts:
         return open_labelled(data, config.train.seed)[1]

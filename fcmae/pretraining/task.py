@@ -18,7 +18,7 @@ from fcmae.data import (
 from fcmae.data.augmentation import mean_and_std
 from fcmae.data.holes import without_masks
 from fcmae.data.recorded import fix_images
-from fcmae.data.splits import hold_out
+from fcmae.data.splits import hold_out, parts_sentence
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.pretraining.monitoring import Watch
 from fcmae.pretraining.start import Start, load_start
@@ -90,6 +90,7 @@ class Pretraining(Task):
         training, self._held_out = hold_out(
             images, config.health, config.train.seed, config.data.group
         )
+        self._parts = parts_sentence(images, self._held_out)
         super().__init__(config, training, model)
         self._augmentation = PretrainAugmentation(
             model.image_size,
@@ -178,6 +179,8 @@ class Pretraining(Task):
         is_continued = run.progress.step > 0 and file.exists()
         held_out = fix_images(file, self._held_out, is_continued=is_continued, report=run.say)
         self._held_out = held_out
+        if self._parts is not None and not is_continued:
+            run.say(self._parts)
         if self.images.labels is None and self.images.parts:
             run.say(f"no scores by labels: the set {self.images.why_unlabelled}.")
         look_first(run, held_out, *mean_and_std(self.config.data), is_normalised=False)

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny_run import make_pictures, make_run
 
 from fcmae.__main__ import main
@@ -76,3 +78,40 @@ def test_mistakes_are_one_sentence(
     assert error.startswith("fcmae: error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_images_of_one_group_are_never_on_both_sides(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six copies of one picture per patient: a neighbour on the other side would give it away."""
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for patient in range(8):
+            pixels = rng.integers(0, 256, (64, 96), dtype=np.uint8)
+            for copy in range(4):
+                Image.fromarray(pixels).save(tmp_path / label / f"p{patient}{label}-{copy}.png")
+    assert probe(run, tmp_path, "--labels", 32, "--group", "(p[0-9][ab])-") == 0
+    apart = capsys.readouterr().out
+    assert "Images of one group of '(p[0-9][ab])-' are never on both sides." in apart
+    assert probe(run, tmp_path, "--labels", 32) == 0
+    together = capsys.readouterr().out
+
+    def raw_pixels(text: str) -> float:
+        return float(text[text.index("\nraw pixels") :].split()[2])
+
+    assert raw_pixels(together) > 85
+    assert raw_pixels(apart) < 75
+    assert probe(run, tmp_path, "--group", "(q[0-9])") == MISTAKE
+    assert "--group: '(q[0-9])' matches no path" in capsys.readouterr().err
+
+
+def test_a_set_that_is_cut_in_parts_is_tested_on_its_part_for_that(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, count in (("Train", 5), ("val", 3), ("test", 4)):
+        make_pictures(tmp_path / part, count)
+    assert probe(run, tmp_path, "--labels", 4) == 0
+    said = capsys.readouterr().out
+    assert "of 4 labels, 6 test images each" in said
+    assert "Labels are drawn from Train/, the test is all of val/." in said

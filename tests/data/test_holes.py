@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -491,3 +492,50 @@ def test_a_cache_keeps_what_has_data(tmp_path: Path) -> None:
     assert_same(samples(kept), expected)
     plain = PixelCache(tmp_path / "cache", paths, side=72, reading=RGB)
     assert len(plain.missing()) == 6, "other holes are another cache"
+
+
+def test_masks_lie_beside_the_pictures_of_a_shard(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "masks").mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(noise(60, 80, seed=number)).save(folder / f"{number}.png")
+        valid = np.full((60, 80), 255, np.uint8)
+        valid[: 10 * number] = 0
+        Image.fromarray(valid).save(folder / "masks" / f"{number}.png")
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.add(file, str(file.relative_to(folder)))
+    reading = dataclasses.replace(RGB, valid_mask="masks/{name}")
+    packed = without_masks(find_images(str(tmp_path / "0.tar")), reading)
+    plain = without_masks(find_images(str(folder)), reading)
+    assert [path.split("::")[1] for path in packed.paths] == ["0.png", "1.png", "2.png"]
+    assert packed.accounting is not None
+    assert packed.accounting.masks == 3
+    for theirs, ours in zip(packed.paths, plain.paths, strict=True):
+        packed_one, plain_one = decode(theirs, reading), decode(ours, reading)
+        assert torch.equal(packed_one.image, plain_one.image)
+        assert (packed_one.valid is None) == theirs.endswith("0.png")
+        if packed_one.valid is not None and plain_one.valid is not None:
+            assert torch.equal(packed_one.valid, plain_one.valid)
+    other = dataclasses.replace(RGB, valid_mask="{stem}_mask.png")
+    with pytest.raises(ConfigError, match=r"first would be '.*0\.tar::0_mask\.png'"):
+        without_masks(find_images(str(tmp_path / "0.tar")), other)
+    with pytest.raises(UndecodableImageError, match=r"its mask '.*0\.tar::0_mask\.png'.*no such"):
+        decode(packed.paths[0], other)
+
+
+def test_a_stack_of_masks_belongs_to_a_stack_of_pictures(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (20, 30, 40), dtype=np.uint8)
+    valid = np.ones((20, 30, 40), np.uint8)
+    valid[7, :5] = 0
+    np.save(tmp_path / "a.npy", values)
+    np.save(tmp_path / "a_mask.npy", valid)
+    reading = Reading(in_chans=1, valid_mask="{stem}_mask.npy")
+    images = without_masks(find_images(str(tmp_path), wanted=reading.wanted()), reading)
+    assert [Path(path).name for path in images.paths] == [f"a.npy::{n}" for n in range(20)]
+    assert images.accounting is not None
+    assert (images.accounting.num_files, images.accounting.masks) == (2, 20)
+    found = decode(images.paths[7], reading).valid
+    assert found is not None
+    assert int((~found).sum()) == 5 * 40
+    assert decode(images.paths[8], reading).valid is None

@@ -1,13 +1,16 @@
 """The built-in reader, labels, and cutting a set into training and validation."""
 
 import collections
+import dataclasses
 from pathlib import Path
 
 import pytest
+from pictures_on_disk import write_pictures
 
-from fcmae.data import ImageList, open_images
-from fcmae.data.splits import open_train_and_validation, split
+from fcmae.data import ImageList, find_images, open_images
+from fcmae.data.splits import hold_out, open_train_and_validation, parts_sentence, split
 from fcmae.errors import ConfigError, DataError
+from fcmae.settings.pretrain import HealthConfig
 
 TABLE = """images/1.png  1.0                 mono
 images/2.png  0.3333333333333333  poly
@@ -132,3 +135,44 @@ def test_train_and_val_must_agree_on_the_classes(tmp_path: Path) -> None:
     touch(tmp_path, "train/5.png")
     with pytest.raises(ConfigError, match=r"has 1 image in train/ outside of any class; labels"):
         open_train_and_validation(str(tmp_path), None, 0.5, seed=1)
+
+
+def tree(folder: Path, **counts: int) -> str:
+    """Write so many pictures into each folder; __ stands for a slash."""
+    for name, count in counts.items():
+        write_pictures(folder / name.replace("__", "/"), count)
+    return str(folder)
+
+
+def test_pretraining_reads_a_set_that_is_cut_in_parts_as_fine_tuning_does(tmp_path: Path) -> None:
+    counts = {f"{part}__{name}": 6 for part in ("train", "Val", "test") for name in ("a", "b")}
+    images = find_images(tree(tmp_path, **counts, docs=2))
+    config = HealthConfig(images=8)
+    training, held_out = hold_out(images, config, seed=0)
+    assert len(training) == 12
+    assert all("/train/" in path for path in training.paths)
+    assert len(held_out) == 8
+    assert all("/Val/" in path for path in held_out.paths)
+    assert training.labels == (0,) * 6 + (1,) * 6
+    said = parts_sentence(images, held_out)
+    assert said is not None
+    assert (
+        "12 images of train/ are trained on, 8 of 12 in Val/ are held out, 12 in test/ are left "
+        "alone, 2 outside of these are left out"
+    ) in said
+    nothing = hold_out(images, dataclasses.replace(config, checks=0), seed=0)
+    assert (len(nothing[0]), len(nothing[1])) == (12, 0)
+    with pytest.raises(ConfigError, match=r"data\.group: 6 groups of .* have images in"):
+        hold_out(images, config, seed=0, group=r"picture-(\d+)")
+
+
+def test_without_a_part_for_validation_images_are_drawn_from_the_part_for_training(
+    tmp_path: Path,
+) -> None:
+    images = find_images(tree(tmp_path, train=100, test=10))
+    training, held_out = hold_out(images, HealthConfig(), seed=0)
+    assert (len(training), len(held_out)) == (95, 5)
+    assert not any("/test/" in path for path in (*training.paths, *held_out.paths))
+    whole = find_images([f"{tmp_path}/train", f"{tmp_path}/test"])
+    assert parts_sentence(whole, held_out) is None
+    assert sum(map(len, hold_out(whole, HealthConfig(), seed=0))) == 110

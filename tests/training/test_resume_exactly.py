@@ -9,7 +9,9 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import zarr
 from pictures_on_disk import write_pictures
 from real_runs import (
     assert_same_run,
@@ -243,3 +245,29 @@ def test_a_run_over_shards_goes_on_as_the_run_over_the_folder(data: Path, tmp_pa
     stop_after(arguments, tmp_path / "shards", tmp_path / "shards.log", 6)
     assert run(arguments, tmp_path / "shards.log", before=without_pictures) == DONE
     assert_same_state(final_state(tmp_path / "shards"), final_state(tmp_path / "folder"))
+
+
+def test_a_run_over_stacks_goes_on_as_the_run_over_single_arrays(tmp_path: Path) -> None:
+    """Twenty images in one array, in files of their own, and in a store: the same samples."""
+    values = np.random.default_rng(0).integers(0, 256, (20, 70, 80), dtype=np.uint8)
+    for name in ("single", "stack", "store"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for number, image in enumerate(values):
+        np.save(tmp_path / "data" / "single" / f"{number:02d}.npy", image)
+    np.save(tmp_path / "data" / "stack" / "all.npy", values)
+    group = zarr.open_group(str(tmp_path / "data" / "store" / "all.zarr"), mode="w")
+    kept = group.create_array("a", shape=values.shape, dtype=values.dtype, chunks=(4, 35, 80))
+    kept[...] = values
+    common = {"checkpoint__every_steps": 3, "data__in_chans": 1}
+    arguments = pretrain_arguments(
+        tmp_path / "data" / "single", tmp_path / "single", STEPS, **common
+    )
+    assert run(arguments, tmp_path / "single.log", before=without_pictures) == DONE
+    for name in ("stack", "store"):
+        data = tmp_path / "data" / name
+        arguments = pretrain_arguments(data, tmp_path / name, STEPS, data__workers=1, **common)
+        log = tmp_path / f"{name}.log"
+        stop_after(arguments, tmp_path / name, log, 6)
+        assert run(arguments, log, before=without_pictures) == DONE, log.read_text()
+        assert "1 file, 1 of them with 20 images, which makes 20: " in log.read_text()
+        assert_same_state(final_state(tmp_path / name), final_state(tmp_path / "single"))

@@ -4,6 +4,7 @@ Every array of two to four axes is an image or many, see `layout.layout_of`; of 
 pyramid the full resolution alone.
 """
 
+import functools
 import math
 import os
 from typing import Any
@@ -13,6 +14,7 @@ from fcmae.data.readers.named_arrays import NamedArrays
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+OPEN_STORES = 16  # per process
 
 
 class Hdf5Reader:
@@ -109,14 +111,42 @@ def _in_hdf5(file: Any) -> NamedArrays:
 
 def _in_zarr(source: Source) -> NamedArrays:
     try:
-        import zarr
+        import zarr  # noqa: F401
     except ImportError as error:
         raise UnreadableError(_needs("Zarr", "zarr")) from error
-    opened = zarr.open(source.path, mode="r")
-    found: dict[str, Any] = {}
-    _gather(opened, "", found)
+    found = _arrays(source.path, os.getpid(), _changed_ns(source.path))
     images = [name for name, array in found.items() if _is_image(array)]
-    return NamedArrays("Zarr", images, lambda name: _Without(_whole(found[name])))
+
+    def whole(name: str) -> _Without:
+        if name not in found.whole:  # the chunks are counted once: there may be a million
+            _check_chunks(found[name])
+            found.whole.add(name)
+        return _Without(found[name])
+
+    return NamedArrays("Zarr", images, whole)
+
+
+class _Arrays(dict[str, Any]):
+    """The arrays of a store by their paths; `whole` names those whose chunks are all there."""
+
+    def __init__(self) -> None:
+        self.whole: set[str] = set()
+
+
+@functools.lru_cache(maxsize=OPEN_STORES)
+def _arrays(folder: str, process: int, changed_ns: int) -> _Arrays:
+    del process, changed_ns  # a forked reader opens its own, and so does a later look
+    import zarr
+
+    found = _Arrays()
+    _gather(zarr.open(folder, mode="r"), "", found)
+    return found
+
+
+def _changed_ns(folder: str) -> int:
+    """Return when the description of a store changed last."""
+    files = (os.path.join(folder, name) for name in ZARR_FILES)
+    return max(os.stat(file).st_mtime_ns for file in files if os.path.exists(file))
 
 
 def _gather(node: Any, name: str, found: dict[str, Any]) -> None:
@@ -134,8 +164,8 @@ def _gather(node: Any, name: str, found: dict[str, Any]) -> None:
         _gather(node[key], "/".join(filter(None, (name, key))), found)
 
 
-def _whole(array: Any) -> Any:
-    """Return a Zarr array, or raise UnreadableError when chunks of it are missing.
+def _check_chunks(array: Any) -> None:
+    """Raise UnreadableError when chunks of a Zarr array are missing.
 
     Zarr reads what is missing as 0, which would be pixels.
     """
@@ -144,10 +174,9 @@ def _whole(array: Any) -> Any:
         stored = stored()
     expected = getattr(array, "nchunks", None)
     if array.fill_value is None or stored is None or expected is None:
-        return array
+        return
     if 0 < stored < expected or (stored == 0 and math.prod(array.shape) > 0):
         raise UnreadableError(f"has {stored} of its {expected} chunks; copy the folder again")
-    return array
 
 
 def _needs(kind: str, package: str) -> str:

@@ -13,6 +13,11 @@ from fcmae.data.readers.contract import Description, Pixels, Source, UnreadableE
 
 PREAMBLE_BYTES, MAGIC = 128, b"DICM"
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # of a file without preamble, as old programs write
+SEARCHED_BYTES = 65536  # of a file, for the number of its frames
+# Elements as they lie in a file, in either byte order
+NUMBER_OF_FRAMES = (b"\x28\0\x08\0", b"\0\x28\0\x08")
+PIXELS = (b"\xe0\x7f\x10\0", b"\x7f\xe0\0\x10")
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # all elements are compressed
 GREYS = ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -34,22 +39,22 @@ class DicomReader:
 
     def items(self, source: Source, wanted: Wanted) -> list[str]:
         """Return the numbers of the frames, [""] where there is one."""
-        frames = self.describe(source, wanted).images
+        frames = 1 if _is_surely_one(source) else self.describe(source, wanted).images
         return [""] if frames == 1 else [str(number) for number in range(frames)]
 
     def describe(self, source: Source, wanted: Wanted) -> Description:
         """Return what the elements before the pixels say."""
-        return _about(_dataset(source, with_pixels=False))
+        return _about(_dataset(source))
 
     def read(self, source: Source, wanted: Wanted) -> Pixels:
         """Return the part of a frame that is wanted."""
-        from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+        from pydicom.pixels import apply_color_lut, apply_modality_lut
 
-        dataset = _dataset(source, with_pixels=True)
+        dataset = _dataset(source)
         about = _about(dataset)
         layouts.check_size(about.height, about.width)
         number = layouts.number_of(source.item, about.images)
-        stored = pixel_array(dataset, index=number)
+        stored = _frame(source, number, about.images)
         valid = _validity(stored, dataset)
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
             values = apply_color_lut(stored, dataset)
@@ -67,7 +72,36 @@ class DicomReader:
         return Pixels(values, None if valid is None or valid.all() else valid, about)
 
 
-def _dataset(source: Source, *, with_pixels: bool) -> Any:
+def _is_surely_one(source: Source) -> bool:
+    """Whether a file has one frame for certain: its elements before the pixels name no number.
+
+    A million files are asked before a run, and pydicom takes a millisecond for each.
+    """
+    file = source.opened()
+    file.seek(0)
+    start = file.read(SEARCHED_BYTES)
+    file.seek(0)
+    pixels = max(start.find(tag) for tag in PIXELS)
+    is_hidden = pixels < 0 or DEFLATED in start
+    return not is_hidden and not any(tag in start[:pixels] for tag in NUMBER_OF_FRAMES)
+
+
+def _frame(source: Source, number: int, images: int) -> np.ndarray:
+    """Return the stored values of a frame; of several the others are not read."""
+    from pydicom import dcmread
+    from pydicom.pixels import pixel_array
+
+    source.opened().seek(0)
+    if images > 1:
+        try:
+            return pixel_array(source.opened(), index=number)
+        except (AttributeError, ValueError, NotImplementedError):
+            source.opened().seek(0)  # of a file without preamble, or whose table is no good
+    return pixel_array(dcmread(source.opened(), force=True), index=number)
+
+
+def _dataset(source: Source) -> Any:
+    """Return the elements before the pixels."""
     try:
         from pydicom import dcmread
     except ImportError as error:
@@ -75,7 +109,7 @@ def _dataset(source: Source, *, with_pixels: bool) -> Any:
             "is DICOM, which needs the package pydicom: pip install 'fcmae[dicom]'"
         ) from error
     source.opened().seek(0)
-    dataset = dcmread(source.opened(), force=True, stop_before_pixels=not with_pixels)
+    dataset = dcmread(source.opened(), force=True, stop_before_pixels=True)
     if "Rows" not in dataset or "Columns" not in dataset:
         raise UnreadableError("is a DICOM without a picture")
     return dataset

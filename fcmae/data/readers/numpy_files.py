@@ -15,7 +15,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 LOCAL_HEADER_BYTES = 30  # of a zip's member, before its name
 MOST_UNPACKED_BYTES = 2**30  # of a compressed member, which is unpacked as a whole
 
-# The member that was unpacked last, of many images that are asked for one after another.
+# Members that were unpacked last, MOST_UNPACKED_BYTES of them: images are asked for in any order.
 _unpacked: dict[tuple[str, int, str], np.ndarray] = {}
 
 
@@ -112,6 +112,12 @@ def _member(source: Source, name: str) -> np.ndarray:
         if key not in _unpacked:
             with archive.open(member) as content:
                 array = np.lib.format.read_array(content, allow_pickle=False)
-            _unpacked.clear()
+            _make_room(array.nbytes)
             _unpacked[key] = array
         return _unpacked[key]
+
+
+def _make_room(num_bytes: int) -> None:
+    """Forget the arrays that were unpacked first until there is room for so many bytes."""
+    while _unpacked and num_bytes + sum(a.nbytes for a in _unpacked.values()) > MOST_UNPACKED_BYTES:
+        del _unpacked[next(iter(_unpacked))]

@@ -156,9 +156,7 @@ def _opened(folder: str, process: int, changed_ns: int) -> tuple[Rows, ...]:
         return (_rows("", datasets.load_from_disk(folder)),)
     with open(_state_file(folder), encoding="utf-8") as file:
         names = json.load(file)["splits"]
-    return tuple(
-        _rows(name, datasets.load_from_disk(os.path.join(folder, name))) for name in names
-    )
+    return tuple(_rows(name, datasets.load_from_disk(os.path.join(folder, name))) for name in names)
 
 
 def _rows(name: str, dataset: Any) -> Rows:

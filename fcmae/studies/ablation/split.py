@@ -77,13 +77,15 @@ def open_split(ablation: Ablation) -> Split:
                 f"({changed[0]} {there} there, {now} now); choose another run.dir."
             )
     else:
+        reading = Reading.of_settings(base.data)
         where = "data.path" if is_cut else "evaluate.path"
         cut = None if is_cut or "data.path" in ablation.grid else _whole(source, label, base.data)
         if cut is None:
             exclude = base.data.exclude if is_cut else None
             share, seed, group = evaluate.val_share, evaluate.split_seed, base.data.group
-            cut = open_with_held_out(source, label, share, seed, where, group, exclude)
-        reading = Reading.of_settings(base.data)
+            cut = open_with_held_out(
+                source, label, share, seed, where, group, exclude, reading.wanted()
+            )
         train, test = (_with_absolute_paths(without_masks(images, reading)) for images in cut)
         split = Split(train, test, source, is_cut, made_by)
     needs = [*evaluate.methods, *(["fine-tuning"] if ablation.finetune else [])]
@@ -102,10 +104,11 @@ def _whole(source: Any, label: str | None, base: DataConfig) -> tuple[ImageList,
     None where the base run's images have other labels or none, or are among those of
     evaluate.path, or evaluate.path is cut in parts: then it gives both sides.
     """
-    test = open_images(source, label, "evaluate.path")
+    wanted = Reading.of_settings(base).wanted()
+    test = open_images(source, label, "evaluate.path", wanted=wanted)
     if test.labels is None or test.parts:
         return None
-    train = open_images(base.path, base.label, exclude=base.exclude)
+    train = open_images(base.path, base.label, exclude=base.exclude, wanted=wanted)
     if "train" in train.parts:
         train = train.part("train")
     if train.labels is None or train.classes != test.classes:

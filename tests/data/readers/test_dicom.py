@@ -10,9 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from pydicom.dataset import Dataset, FileMetaDataset
+from dicom_files import dicom
+from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
-from pydicom.uid import ExplicitVRLittleEndian
 
 import fcmae
 from fcmae.data import Reading, UndecodableImageError, decode, to_float
@@ -21,29 +21,9 @@ from fcmae.data.readers import UnreadableError, describe, items, kind_of
 FILES = sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm"))
 
 
-def made(stored: np.ndarray, **elements: Any) -> bytes:
-    """A DICOM file of grey values [H, W] or frames [N, H, W]."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.Rows, dataset.Columns = stored.shape[-2:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 8 * stored.itemsize
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
-    if stored.ndim == 3:
-        dataset.NumberOfFrames = len(stored)
-    for name, value in elements.items():
-        setattr(dataset, name, value)
-    dataset.PixelData = stored.tobytes()
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=False, little_endian=True, implicit_vr=False)
-    return b"\0" * 128 + b"DICM" + buffer.getvalue().removeprefix(b"\0" * 128 + b"DICM")
-
-
 def write(folder: Path, stored: np.ndarray, **elements: Any) -> str:
     path = folder / "a"
-    path.write_bytes(made(stored, **elements))
+    path.write_bytes(dicom(stored, **elements))
     return str(path)
 
 
