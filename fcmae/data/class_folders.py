@@ -3,6 +3,8 @@
 The one reading of labelled trees; every command takes its labels, its parts and its reasons.
 """
 
+from __future__ import annotations
+
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The labels and parts of a data set that Hugging Face's `datasets` saved on disk."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fcmae.data.class_folders import PART_NAMES, Part, Tree

@@ -1,7 +1,5 @@
 """Data sets that Hugging Face's `datasets` saved on disk: rows are images with labels."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

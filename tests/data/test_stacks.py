@@ -1,7 +1,5 @@
 """Files with many images: each counts as one, in its file's place, with its file's label."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

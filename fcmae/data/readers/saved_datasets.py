@@ -4,8 +4,6 @@ A row is an image: a file's bytes, its path, or an array. Rows are mapped, not l
 in any order; what is in a row's bytes is left to the reader of its kind.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import json

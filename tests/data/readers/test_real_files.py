@@ -3,8 +3,6 @@
 pydicom's files are in test_dicom.py. Files that these packages fetch from the network are not.
 """
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 
