@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
         if isinstance(found, str):
             return INTERRUPTED
         if processes.is_main:
-            for path in write_comparison(found, config, against):
+            for path in write_comparison(found, found.config or config, against):
                 print(path)
             print(found.sentence())
     finally:

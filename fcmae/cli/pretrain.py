@@ -30,9 +30,11 @@ def run(arguments: list[str]) -> int:
         if signal is not None:
             print("\nStart the same command again to go on from here.")
         else:
+            from fcmae.runs.loading import load_run_config
+
             print(
                 "\nNext, fine-tune from the exported weights:\n\n  "
-                + next_command(config, arguments)
+                + next_command(load_run_config(config.run.dir), arguments)
             )
     return DONE if signal is None else INTERRUPTED
 
@@ -85,16 +87,24 @@ def next_command(config: PretrainConfig, arguments: list[str]) -> str:
     size = data.image_size
     options = {
         "run.dir": config.run.dir.rstrip("/") + "-finetune",
-        "data.path": "FOLDER_WITH_ONE_FOLDER_PER_CLASS",
+        "data.path": _labelled(config),
         "data.image_size": str(size if isinstance(size, int) else list(size)),
         "data.in_chans": str(data.in_chans),
         "model.name": model.name,
         "model.stem_stride": str(model.stem_stride),
         "model.weights": weights,
-        "train.epochs": "50",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     return shlex.join(["fcmae", "finetune", *words])
+
+
+def _labelled(config: PretrainConfig) -> str:
+    """Return the images where their run was scored by labels, else what is expected there."""
+    from fcmae.runs.folder import RunFolder
+
+    path = config.data.path
+    is_scored = (RunFolder(config.run.dir).path / "scores.txt").is_file()
+    return path if is_scored and isinstance(path, str) else "FOLDER_WITH_ONE_FOLDER_PER_CLASS"
 
 
 def _names(config_file: str, weights: str) -> bool:

@@ -13,18 +13,12 @@ from fcmae.data.decoding import to_float
 from fcmae.data.readers import UnreadableError
 from fcmae.data.reading import Reading
 from fcmae.data.survey import Look
+from fcmae.model.structure import variant_for
 
 PATCH_PX = 32
 DEFAULT_SIZE_PX = 224
 LEAST_SIZE_PX = 64
 NEARLY_ALL = 0.95  # of the files, for what is said of all
-# images -> model: what so many can fill, as configs/pretrain/small_data.yaml reasons
-VARIANTS = (
-    (20_000, "convnextv2_atto"),
-    (50_000, "convnextv2_pico"),
-    (500_000, "convnextv2_nano"),
-    (math.inf, "convnextv2_tiny"),
-)
 LEAST_SKIPPED = 0.02  # from here on the limit of a run, 5 %, is raised
 WANTED_STEPS = 10_000
 LEAST_EPOCHS, MOST_EPOCHS = 100, 3000
@@ -206,8 +200,8 @@ def _choose_size(usable: Sequence[Look], advice: Advice) -> None:
 
 
 def _choose_length(num_images: int, cores: int, advice: Advice) -> None:
-    variant = next(name for limit, name in VARIANTS if num_images < limit)
-    advice.choose("model.name", variant, f"{num_images:,} images: what so many can fill")
+    why = f"{num_images:,} images: what so many can fill"
+    advice.choose("model.name", variant_for(num_images), why)
     kept = max(1, int(0.9 * num_images))  # some are held out
     batch = 2 ** int(math.log2(min(kept, LARGEST_BATCH)))
     at_once = min(batch, BATCH_AT_ONCE)
@@ -221,6 +215,5 @@ def _choose_length(num_images: int, cores: int, advice: Advice) -> None:
         "then see whether the held-out loss still falls"
     )
     advice.choose("train.epochs", epochs, why)
-    advice.choose("optim.warmup_epochs", max(1, epochs // 20), "5 % of the run, as in the paper")
     workers = max(1, min(cores - 1, 8))
     advice.choose("data.workers", workers, f"one of {cores} cores is left to the training")

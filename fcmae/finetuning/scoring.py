@@ -32,6 +32,7 @@ from fcmae.evaluation.classification import (
 from fcmae.finetuning.setup import (
     create_evaluation_transform,
     create_reading,
+    variant_of,
     weights_metadata,
 )
 from fcmae.model.backbones import create_backbone
@@ -119,6 +120,8 @@ def evaluate_only(config: FinetuneConfig, processes: Processes) -> Classificatio
     model_config = dataclasses.replace(config.model, weights=source)
     config = dataclasses.replace(config, model=model_config)
     metadata = weights_metadata(config)
+    model_config = dataclasses.replace(model_config, name=variant_of(config, 0))
+    config = dataclasses.replace(config, model=model_config)
     classes = metadata.get("classes")
     images = without_masks(_images_to_evaluate(config, classes), create_reading(config))
     assert images.classes is not None

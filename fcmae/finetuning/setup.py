@@ -12,8 +12,11 @@ from torch import nn
 from fcmae.data import EvaluationTransform, Reading, sample_seed, seeded
 from fcmae.data.augmentation import mean_and_std
 from fcmae.data.splits import open_labelled
+from fcmae.errors import ConfigError
 from fcmae.finetuning.data import FinetuneAugmentation
 from fcmae.model.backbones import create_backbone
+from fcmae.model.structure import variant_for
+from fcmae.settings.auto import AUTO
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.sections import image_height_width
 from fcmae.training.optimization import lr_scale, parameter_groups
@@ -32,14 +35,32 @@ def check(config: FinetuneConfig) -> None:
     """
     train, _ = open_labelled(config.data, config.train.seed)
     assert train.classes is not None
-    weights_metadata(config)
     with torch.device("meta"):
         create_backbone(
-            config.model.name,
+            variant_of(config, len(train)),
             in_chans=config.data.in_chans,
             stem_stride=config.model.stem_stride,
             num_classes=len(train.classes),
         )
+
+
+def variant_of(config: FinetuneConfig, num_images: int) -> str:
+    """Return the timm name of the model: as given, as the weights say, or for so many images.
+
+    Raises:
+        ConfigError: the weights do not say it.
+    """
+    metadata = weights_metadata(config)
+    if config.model.name != AUTO:
+        return config.model.name
+    if config.model.weights is None:
+        return variant_for(num_images)
+    if "model_name" not in metadata:
+        raise ConfigError(
+            f"model.name: not given, and {config.model.weights} does not say which model it "
+            "belongs to; add --model.name, such as --model.name convnextv2_atto."
+        )
+    return str(metadata["model_name"])
 
 
 def create_classifier(

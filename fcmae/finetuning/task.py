@@ -14,6 +14,14 @@ from fcmae.data.splits import open_labelled
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
 from fcmae.finetuning.classifier_export import export_classifier, float32_weights
 from fcmae.finetuning.data import FinetuneDataset
+from fcmae.finetuning.recipe import (
+    EPOCHS,
+    FEWEST_STEPS,
+    MOST_STEPS,
+    choose_after_length,
+    choose_before_length,
+    steps_for,
+)
 from fcmae.finetuning.scoring import evaluate_classifier
 from fcmae.finetuning.setup import (
     create_augmentation,
@@ -23,13 +31,18 @@ from fcmae.finetuning.setup import (
     create_mixup,
     create_reading,
     layer_groups,
+    variant_of,
     weights_metadata,
 )
+from fcmae.settings.auto import with_values
 from fcmae.settings.finetune import FinetuneConfig
+from fcmae.training.auto import Choices, as_recorded, length_is_open, recorded_settings, time_of
 from fcmae.training.first_look import look_first, write_files
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult
+from fcmae.training.pace import seconds_per_step
 from fcmae.training.processes import Processes
+from fcmae.training.schedule import effective_batch_of, steps_of
 from fcmae.training.task import Task
 
 BEST_FILE, LAST_FILE = "classifier.safetensors", "classifier_last.safetensors"
@@ -76,10 +89,63 @@ def finetune(
         without_masks(found, reading)
         for found in images or open_labelled(config.data, config.train.seed)
     )
+    config, rules = resolve(config, train, validation, processes)
     task = Finetuning(config, train, validation)
+    task.rules = rules
     run = TrainingLoop(task, processes)
     signal = run.run()
     return FinetuneResult(signal, task.last, run.total_steps, task.classes)
+
+
+def resolve(
+    config: FinetuneConfig,
+    train: ImageList,
+    validation: ImageList,
+    processes: Processes,
+    record: str | None = None,
+) -> tuple[FinetuneConfig, list[str]]:
+    """Return the settings with values in place of every `auto` and of a time, and their rules.
+
+    A folder that holds a run has them already. Every process calls it.
+
+    Args:
+        config: of the run.
+        train, validation: labelled images.
+        processes: this process and the others.
+        record: folder of the run that may have them; None: config.run.dir.
+
+    Raises:
+        As `finetune`.
+    """
+    saved = processes.from_main(lambda: recorded_settings(record or config.run.dir))
+    if saved is not None:
+        return with_values(config, as_recorded(config, saved)), []
+
+    def choose() -> tuple[dict[str, Any], list[str]]:
+        variant = variant_of(config, len(train))
+        choices = choose_before_length(
+            config, train, create_reading(config), variant, processes.world_size
+        )
+        return choices.values, choices.lines
+
+    chosen = processes.from_main(choose)
+    choices = Choices(with_values(config, chosen[0]), chosen[1])
+    effective_batch = effective_batch_of(choices.config.train, processes.world_size, len(train))
+    if config.train.time is not None:
+        provisional = Choices(with_values(choices.config, {"train.steps": 1, "train.time": None}))
+        choose_after_length(provisional, 1, effective_batch)
+        pace = seconds_per_step(Finetuning(provisional.config, train, validation), processes)
+        choices.settle_time(time_of(config, config.train.time), pace, effective_batch)
+    elif length_is_open(config):
+        labels = len(set(train.paths))
+        steps = steps_for(labels, effective_batch)
+        choices.settle_steps(
+            steps, f"{EPOCHS} epochs of {labels:,} labels, {FEWEST_STEPS} to {MOST_STEPS:,} steps"
+        )
+    length = choices.config.train
+    steps = length.steps or steps_of(length.epochs or 0.0, len(train), effective_batch)
+    choose_after_length(choices, steps, effective_batch)
+    return choices.config, choices.lines
 
 
 class Finetuning(Task):

@@ -21,15 +21,26 @@ from fcmae.data.recorded import fix_images
 from fcmae.data.splits import hold_out, parts_sentence
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.pretraining.monitoring import Watch
+from fcmae.pretraining.recipe import (
+    DEFAULT_TIME,
+    choose_after_length,
+    choose_before_length,
+    num_trained_on,
+    with_numbers,
+)
 from fcmae.pretraining.start import Start, load_start
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
+from fcmae.settings.auto import with_values
 from fcmae.settings.pretrain import PretrainConfig
+from fcmae.training.auto import Choices, as_recorded, length_is_open, recorded_settings, time_of
 from fcmae.training.first_look import look_first, write_files
 from fcmae.training.loop import Around, TrainingLoop, nothing
 from fcmae.training.optimization import StepResult
-from fcmae.training.processes import is_first_of_node, start_processes
+from fcmae.training.pace import seconds_per_step
+from fcmae.training.processes import Processes, is_first_of_node, start_processes
+from fcmae.training.schedule import effective_batch_of, steps_of
 from fcmae.training.task import Task
 from sparse.ops.compiler import missing_kernels
 
@@ -53,7 +64,11 @@ def pretrain(config: PretrainConfig, around: Around = nothing) -> str | None:
     """
     processes = start_processes(config.train.device)
     try:
-        return TrainingLoop(Pretraining(config, open_data(config)), processes, around).run()
+        images = open_data(config)
+        config, rules = resolve(config, images, processes)
+        task = Pretraining(config, images)
+        task.rules = rules
+        return TrainingLoop(task, processes, around).run()
     finally:
         processes.close()
 
@@ -65,12 +80,48 @@ def open_data(config: PretrainConfig) -> ImageList:
     return without_masks(images, reading)
 
 
+def resolve(
+    config: PretrainConfig, images: ImageList, processes: Processes
+) -> tuple[PretrainConfig, list[str]]:
+    """Return the settings with values in place of every `auto` and of a time, and their rules.
+
+    A folder that holds a run has them already. Every process calls it.
+
+    Args:
+        config: of the run.
+        images: of `open_data`.
+        processes: this process and the others.
+
+    Raises:
+        As `pretrain`.
+    """
+    saved = processes.from_main(lambda: recorded_settings(config.run.dir))
+    if saved is not None:
+        return with_values(config, as_recorded(config, saved)), []
+    chosen = processes.from_main(lambda: _values_and_lines(choose_before_length(config, images)))
+    choices = Choices(with_values(config, chosen[0]), chosen[1])
+    num_images = num_trained_on(config, images)
+    effective_batch = effective_batch_of(config.train, processes.world_size, num_images)
+    if length_is_open(config):
+        provisional = with_numbers(choices.config, len(images))
+        pace = seconds_per_step(Pretraining(provisional, images), processes)
+        choices.settle_time(time_of(config, DEFAULT_TIME), pace, effective_batch)
+    train = choices.config.train
+    steps = train.steps or steps_of(train.epochs or 0.0, num_images, effective_batch)
+    choose_after_length(choices, steps, effective_batch)
+    return choices.config, choices.lines
+
+
+def _values_and_lines(choices: Choices) -> tuple[dict[str, Any], list[str]]:
+    return choices.values, choices.lines
+
+
 def check(config: PretrainConfig) -> None:
     """Raise ConfigError or DataError for a model or images that cannot be; nothing is computed.
 
     Another machine may train: neither its GPUs nor its MinkowskiEngine are asked for.
     """
-    open_data(config)
+    config = with_numbers(config, len(open_data(config)))
     native = dataclasses.replace(config.model, backend="native")
     with torch.device("meta"):
         create_model(dataclasses.replace(config, model=native))

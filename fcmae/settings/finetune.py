@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fcmae.settings.auto import AUTO, OrAuto
 from fcmae.settings.ranges import (
     Duration,
     EnoughToSpread,
@@ -22,6 +23,7 @@ from fcmae.settings.sections import (
     Inflate,
     OptimConfig,
     TaskConfig,
+    TrainConfig,
     check_crops,
 )
 
@@ -60,15 +62,15 @@ class FinetuneDataConfig(ImagesConfig):
 class FinetuneModelConfig:
     """The classifier and the weights it starts from."""
 
-    name: str = "convnextv2_tiny"
-    """timm name: convnextv2_{atto..huge} or convnext_*."""
+    name: str = AUTO
+    """timm name: convnextv2_{atto..huge} or convnext_*; auto: as model.weights say."""
     weights: str | None = field(default=None, metadata=MAY_CHANGE)
     """A run, a weights file, or timm/NAME, hf-hub:OWNER/NAME; null starts from scratch."""
     inflate: Inflate | None = field(default=None, metadata=MAY_CHANGE)
     """Stem for other channels: none draws it, mean or tile make it of theirs; null refuses."""
     stem_stride: int = 4
     """Pixels per cell of the stem, as in pretraining: 4, or 2 or 1 for small images."""
-    drop_path: ShareBelowOne = 0.0
+    drop_path: OrAuto[ShareBelowOne] = AUTO
     """Stochastic depth rate of the last block, rising linearly from 0."""
     head_init_scale: FiniteFloat | None = None
     """The classifier starts with deviation 0.02 times this; null: 0.001 with weights, else 1."""
@@ -78,19 +80,19 @@ class FinetuneModelConfig:
 class AugmentConfig(CropConfig):
     """Random changes of the training images."""
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: OrAuto[tuple[float, float]] = AUTO
     """Smallest and largest share of the picture's area that a random crop covers."""
-    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
+    rand_augment: str | None = AUTO
     """timm's RandAugment, AugMix or AutoAugment policy, on 8-bit grey or colour; null: none."""
     color_jitter: FiniteFloat = 0.0
     """Range of brightness, contrast and saturation changes, where rand_augment is null."""
-    reprob: Share = 0.25
+    reprob: OrAuto[Share] = AUTO
     """Probability of erasing a random rectangle (noise)."""
-    mixup: FiniteFloat = 0.0
+    mixup: OrAuto[FiniteFloat] = AUTO
     """Alpha of mixup; 0 mixes no images."""
-    cutmix: FiniteFloat = 0.0
+    cutmix: OrAuto[FiniteFloat] = AUTO
     """Alpha of cutmix; with mixup, each batch takes one of the two."""
-    smoothing: ShareBelowOne = 0.1
+    smoothing: OrAuto[ShareBelowOne] = AUTO
     """Share of the target spread over all classes."""
 
 
@@ -98,23 +100,31 @@ class AugmentConfig(CropConfig):
 class FinetuneOptimConfig(OptimConfig):
     """AdamW, its schedule and layer decay."""
 
-    base_lr: FiniteFloat = 8e-4
+    base_lr: OrAuto[FiniteFloat] = AUTO
     """Learning rate per 256 images; the rate is base_lr * effective batch size / 256."""
     min_lr: FiniteFloat = 1e-6
     """Learning rate, absolute, at the end of the schedule."""
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     """AdamW's averaging constants."""
-    layer_decay: ShareAboveZero = 0.9
+    layer_decay: OrAuto[ShareAboveZero] = AUTO
     """Factor of the learning rate per layer, from the last to the first; 1 is the same for all."""
     layer_decay_assigner: Literal["single", "group"] = "single"
     """What a layer is: each block, or one of 13 groups (the paper's base and large)."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinetuneTrainConfig(TrainConfig):
+    """How long, how large, on what."""
+
+    batch_size: OrAuto[PositiveInt] = field(default=AUTO, metadata=MAY_CHANGE)
+    """Images per micro-step and process; auto: 32, or what few labels allow."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmaConfig:
     """A moving average of the weights, which is evaluated and exported in their place."""
 
-    decay: InnerShare | None = None
+    decay: OrAuto[InnerShare | None] = AUTO
     """Share of the old average kept per step, 0.9999 in the paper; null keeps no average."""
     warmup: bool = False
     """Let the share rise from 0 towards decay, for runs too short to forget the first weights."""
@@ -168,6 +178,7 @@ class FinetuneConfig(TaskConfig):
     )
 
     data: FinetuneDataConfig
+    train: FinetuneTrainConfig
     model: FinetuneModelConfig = field(default_factory=FinetuneModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
@@ -181,20 +192,21 @@ class FinetuneConfig(TaskConfig):
         augment, evaluate, in_chans = self.augment, self.evaluate, self.data.in_chans
         check_crops("augment", augment, self.data.image_size)
         require(
-            (augment.rand_augment is None and augment.color_jitter == 0) or in_chans in (1, 3),
+            (augment.rand_augment in (None, AUTO) and augment.color_jitter == 0)
+            or in_chans in (1, 3),
             "augment.rand_augment, augment.color_jitter",
             f"{augment.rand_augment} and {augment.color_jitter} with {in_chans} channels",
             "null and 0, since both are made for 1 or 3 channels",
         )
         require(
-            augment.rand_augment is None or augment.color_jitter == 0,
+            augment.rand_augment in (None, AUTO) or augment.color_jitter == 0,
             "augment.rand_augment, augment.color_jitter",
             f"{augment.rand_augment} and {augment.color_jitter}",
             "at most one of them",
         )
-        is_mixing = augment.mixup > 0 or augment.cutmix > 0
+        is_mixing = any(alpha != AUTO and alpha > 0 for alpha in (augment.mixup, augment.cutmix))
         require(
-            not is_mixing or self.train.batch_size % 2 == 0,
+            not is_mixing or self.train.batch_size == AUTO or self.train.batch_size % 2 == 0,
             "train.batch_size",
             self.train.batch_size,
             "an even number, since mixup and cutmix pair the images of a batch",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from fcmae.settings.auto import AUTO, OrAuto
 from fcmae.settings.ranges import (
     NoneOrEnoughToSpread,
     NonNegativeInt,
@@ -34,7 +35,7 @@ class DataConfig(CropConfig, ImagesConfig):
     """Which labels of `elpv` to score against: `type` or `defect`; null for class folders."""
     image_size: ImageSize = 224
     """Pixels, one number or [height, width]; whole patches must tile it."""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_scale: OrAuto[tuple[float, float]] = AUTO
     """Smallest and largest share of the picture's area that a random crop covers."""
     cache: str | None = None
     """Folder to keep reduced pictures in, where decoding is what takes the time; null: none."""
@@ -46,8 +47,8 @@ class DataConfig(CropConfig, ImagesConfig):
 class ModelConfig:
     """Encoder and decoder."""
 
-    name: str = "convnextv2_tiny"
-    """timm name of the encoder: convnextv2_{atto..huge} or convnext_*."""
+    name: str = AUTO
+    """timm name of the encoder: convnextv2_{atto..huge} or convnext_*; auto: by the images."""
     backend: Literal["native", "masked_dense", "minkowski"] = "native"
     """How the sparse encoder computes: native is the fast one, the others are for comparison."""
     grn_scope: Literal["image", "batch"] = "image"
@@ -76,8 +77,8 @@ class MaskConfig:
 
     ratio: Share = 0.6
     """Share of patches to hide; the number of visible patches is rounded down."""
-    patch_size: PositiveInt = 32
-    """Side of a patch in pixels, a multiple of the encoder's total stride."""
+    patch_size: OrAuto[PositiveInt] = AUTO
+    """Side of a patch in pixels, a multiple of the encoder's total stride; auto: by image_size."""
     min_valid: ShareAboveZero = 0.5
     """Share of a patch's pixels that must have data for the patch to be seen or scored."""
 

@@ -109,7 +109,7 @@ def words_for(hint: Any) -> str:
     if origin is Annotated:
         return hint.__metadata__[0].words
     if origin is typing.Literal:
-        return "one of " + ", ".join(map(str, inner))
+        return ("one of " if len(inner) > 1 else "") + ", ".join(map(str, inner))
     if origin is list:
         return f"a list, each {words_for(inner[0])}"
     if origin is tuple:

@@ -6,6 +6,7 @@ Unknown names, wrong types and values out of range become one ConfigError each.
 import dataclasses
 import difflib
 import functools
+import itertools
 import re
 import sys
 import typing
@@ -111,6 +112,7 @@ def forbidden_changes(saved: Plain, config: Any) -> dict[str, tuple[Any, Any]]:
         values = getattr(config, section.name)
         for field in dataclasses.fields(values):
             default = None if field.default is dataclasses.MISSING else _plain(field.default)
+            default = field.metadata.get("before", default)
             old = saved.get(section.name, {}).get(field.name, default)
             new = _plain(getattr(values, field.name))
             if old != new and not field.metadata.get("may_change"):
@@ -155,7 +157,7 @@ def take_options(
 class Layers:
     """Plain settings of several sources: what a later one says replaces what an earlier one said.
 
-    Of two settings that say one thing in two ways (EITHER_OR), the later source's replaces the
+    Of settings that say one thing in several ways (EITHER_OR), the later source's replaces the
     earlier's, which is told on stderr; a source that says both is left to the checks.
 
     Attributes:
@@ -233,7 +235,7 @@ class Layers:
     def _replace_other(self, onto: Plain, path: str, value: Any, origin: str) -> None:
         """Remove what another source said in another way."""
         for pair in EITHER_OR:
-            for mine, other in (pair, pair[::-1]):
+            for mine, other in itertools.permutations(pair, 2):
                 if path != mine and not path.endswith(f".{mine}"):
                     continue
                 path_of_other = path.removesuffix(mine) + other

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from fcmae.settings.auto import AUTO, OrAuto, seconds_of
 from fcmae.settings.ranges import (
     Duration,
     DurationOrZero,
@@ -22,9 +23,9 @@ from fcmae.settings.ranges import (
 
 # Marks a setting in which a continued run may differ from what its folder records.
 MAY_CHANGE = {"may_change": True}
-# Two ways to say one thing. Where a later source says the other one, it replaces the earlier's.
+# Ways to say one thing. Where a later source says another one, it replaces the earlier's.
 EITHER_OR = (
-    ("train.steps", "train.epochs"),
+    ("train.steps", "train.epochs", "train.time"),
     ("optim.warmup_steps", "optim.warmup_epochs"),
     ("evaluate.every_steps", "evaluate.every_epochs"),
 )
@@ -89,37 +90,37 @@ class ImagesConfig:
 class CropConfig:
     """Random crops of the training images."""
 
-    crop_scale: tuple[float, float]
+    crop_scale: OrAuto[tuple[float, float]]
     """Smallest and largest share of the picture's area that a random crop covers."""
-    horizontal_flip: bool = True
-    """Mirror half of the crops left to right."""
-    vertical_flip: bool = False
-    """Mirror half of the crops top to bottom; for pictures without an upright direction."""
-    rotate90: bool = False
-    """Turn crops by a random multiple of 90 degrees; square images only."""
+    horizontal_flip: OrAuto[bool] = AUTO
+    """Mirror half of the crops left to right; auto asks the pictures."""
+    vertical_flip: OrAuto[bool] = AUTO
+    """Mirror half of the crops top to bottom; auto: where it cannot be seen in the pictures."""
+    rotate90: OrAuto[bool] = AUTO
+    """Turn crops by a random multiple of 90 degrees, square images only; auto as vertical_flip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW and its schedule."""
 
-    base_lr: FiniteFloat = 1.5e-4
+    base_lr: OrAuto[FiniteFloat] = AUTO
     """Learning rate per 256 images; the rate is base_lr * effective batch size / 256."""
-    schedule: Literal["cosine", "wsd"] = "cosine"
+    schedule: OrAuto[Literal["cosine", "wsd"]] = field(default=AUTO, metadata={"before": "cosine"})
     """After the warm-up cosine falls to the end; wsd is constant and falls in the last decay_share,
     and its runs can be extended: a larger train.steps or train.epochs goes on before the decay."""
     decay_share: ShareAboveZero = 0.2
     """wsd: share of the run in which the rate falls as 1 - sqrt of the way through it."""
     min_lr: FiniteFloat = 0.0
     """Learning rate, absolute, at the end of the schedule."""
-    weight_decay: FiniteFloat = 0.05
+    weight_decay: OrAuto[FiniteFloat] = AUTO
     """Decay of weight matrices; norms, biases, GRN weights and the mask token have none."""
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
     """AdamW's averaging constants."""
     warmup_epochs: DurationOrZero | None = None
-    """Linear warm-up in epochs; at most one of warmup_epochs and warmup_steps, none means 0."""
-    warmup_steps: NonNegativeInt | None = None
-    """Linear warm-up in steps."""
+    """Linear warm-up in epochs; at most one of warmup_epochs and warmup_steps, nulls mean 0."""
+    warmup_steps: OrAuto[NonNegativeInt | None] = AUTO
+    """Linear warm-up in steps; auto, where no epochs are given: a share of the run."""
     clip_grad: PositiveFloat | None = None
     """Largest L2 norm of the gradient; null does not clip (the paper)."""
 
@@ -133,9 +134,12 @@ class TrainConfig:
     accumulate: PositiveInt = field(default=1, metadata=MAY_CHANGE)
     """Micro-steps per optimizer step; effective batch = batch_size * accumulate * processes."""
     steps: PositiveInt | None = None
-    """Optimizer steps; exactly one of steps and epochs."""
+    """Optimizer steps; at most one of steps, epochs and time."""
     epochs: Duration | None = None
-    """Passes over the images; exactly one of steps and epochs."""
+    """Passes over the images; at most one of steps, epochs and time."""
+    time: str | None = None
+    """How long to train, such as 20min or 1.5h: its steps are fixed once, from the first ones'
+    measured rate. Without any length the command has a rule."""
     seed: Seed = 0
     """Decides initial weights, order, crops, flips and masks."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
@@ -193,9 +197,11 @@ class TaskConfig:
         for names in EITHER_OR:
             section, leaves = names[0].partition(".")[0], [name.partition(".")[2] for name in names]
             given = [getattr(getattr(self, section), leaf, None) for leaf in leaves]
-            least, number = (1, "exactly one") if section == "train" else (0, "at most one")
-            fits = least <= len(given) - given.count(None) <= 1
-            require(fits, ", ".join(names), "{} and {}".format(*given), f"{number} of them")
+            known = [value for value in given if value not in (None, AUTO)]
+            words = " and ".join(map(str, known))
+            require(len(known) <= 1, ", ".join(names), words, "at most one of them")
+        if self.train.time is not None:
+            seconds_of(self.train.time)
         require(
             (data.mean is None) == (data.std is None),
             "data.mean, data.std",
@@ -259,16 +265,17 @@ def image_height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 def check_crops(section: str, crops: CropConfig, image_size: int | tuple[int, int]) -> None:
     """Raise ConfigError unless images of that size can be cropped as a section says."""
-    low, high = crops.crop_scale
-    require(
-        0 < low <= high <= 1,
-        f"{section}.crop_scale",
-        list(crops.crop_scale),
-        "0 < low <= high <= 1",
-    )
+    if crops.crop_scale != AUTO:
+        low, high = crops.crop_scale
+        require(
+            0 < low <= high <= 1,
+            f"{section}.crop_scale",
+            list(crops.crop_scale),
+            "0 < low <= high <= 1, or auto",
+        )
     height, width = image_height_width(image_size)
     require(
-        not crops.rotate90 or height == width,
+        crops.rotate90 in (False, AUTO) or height == width,
         f"{section}.rotate90",
         f"true with {height} x {width} px",
         "square images",

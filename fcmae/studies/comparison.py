@@ -18,7 +18,8 @@ from fcmae.errors import ConfigError
 from fcmae.evaluation import RULE, Mean, PairedDifference, differences, means
 from fcmae.evaluation.classification import ClassificationScores
 from fcmae.finetuning.setup import weights_metadata
-from fcmae.finetuning.task import finetune
+from fcmae.finetuning.task import finetune, resolve
+from fcmae.runs import terminal
 from fcmae.runs.durable import write_text
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.processes import Processes
@@ -42,6 +43,7 @@ class Comparison:
         num_classes: classes to tell apart.
         num_test: images that all are scored on.
         steps: of every fine-tuning.
+        config: the settings, with nothing left to a rule.
     """
 
     starts: tuple[str, str]
@@ -51,6 +53,7 @@ class Comparison:
     num_classes: int = 0
     num_test: int = 0
     steps: int = 0
+    config: FinetuneConfig | None = None
 
     def accuracies(self, share: float) -> dict[str, dict[int, float]]:
         """Return the balanced accuracies in per cent, {start: {seed: accuracy}}."""
@@ -171,6 +174,7 @@ def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | 
     def images(seed: int) -> tuple[ImageList, ImageList]:
         return open_labelled(config.data, seed)
 
+    config = _resolve(config, images(config.train.seed), processes, config)
     signal = _compare(found, ALL, config, images, None, processes)
     if signal is None and processes.is_main:
         text = found.text()
@@ -205,12 +209,13 @@ def compare_over_labels(
     """
     check_comparison(config, shares)
     train, test = open_labelled(config.data, config.train.seed)
-    found = Comparison((PRETRAINED, SCRATCH if against is None else OTHER))
+    config = _resolve(config, (train, test), processes, _share_of(config, shares[0]))
+    starts = (PRETRAINED, SCRATCH if against is None else OTHER)
+    found = Comparison(starts, config=config)
     found.drawn |= {share for share in shares if share < ALL}
     at_least = config.train.batch_size * config.train.accumulate * processes.world_size
     for share in shares:
-        folder = str(Path(config.run.dir) / f"labels-{share:g}")
-        arm = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=folder))
+        arm = _share_of(config, share)
 
         def images(seed: int, share: float = share) -> tuple[ImageList, ImageList]:
             return repeated(draw_share(train, share, seed), at_least), test
@@ -222,6 +227,29 @@ def compare_over_labels(
             labels = found.num_labels[share]
             say(f"{share:g} % of the labels ({labels}): {found.difference(share).text()}")
     return found
+
+
+def _share_of(config: FinetuneConfig, share: float) -> FinetuneConfig:
+    """Return the settings of a share, whose runs have a folder of their own."""
+    folder = str(Path(config.run.dir) / f"labels-{share:g}")
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=folder))
+
+
+def _resolve(
+    config: FinetuneConfig,
+    images: tuple[ImageList, ImageList],
+    processes: Processes,
+    first: FinetuneConfig,
+) -> FinetuneConfig:
+    """Return settings in which nothing is left to a rule: the same ones for both starts.
+
+    What the first run of `first` has recorded is taken from there.
+    """
+    record = _arm_folder(first, PRETRAINED, first.train.seed)
+    resolved, rules = resolve(config, *images, processes, record)
+    for sentence in rules if processes.is_main else ():
+        terminal.say(sentence)
+    return resolved
 
 
 def check_comparison(config: FinetuneConfig, shares: Sequence[float]) -> None:
@@ -238,7 +266,7 @@ def check_comparison(config: FinetuneConfig, shares: Sequence[float]) -> None:
             "model.weights: not given; expected the folder of a pretraining run or a weights file "
             "to compare with training from scratch."
         )
-    if config.train.steps is None:
+    if config.train.epochs is not None:
         raise ConfigError(
             f"train.epochs: got {config.train.epochs}, but a share of the labels would then "
             "change the number of steps, too; give train.steps."
@@ -292,16 +320,20 @@ def _arm(config: FinetuneConfig, start: str, seed: int, against: str | None) -> 
         optim = dataclasses.replace(optim, base_lr=rate, layer_decay=decay)
     if start != PRETRAINED:
         model = dataclasses.replace(model, weights=against)
-    folder = Path(config.run.dir) / f"{start.replace(' ', '-')}-{seed}"
+    folder = _arm_folder(config, start, seed)
     return dataclasses.replace(
         config,
-        run=dataclasses.replace(config.run, dir=str(folder)),
+        run=dataclasses.replace(config.run, dir=folder),
         data=dataclasses.replace(config.data, mean=list(mean), std=list(std)),
         train=dataclasses.replace(config.train, seed=seed),
         compare=dataclasses.replace(compare, scratch=False),
         optim=optim,
         model=model,
     )
+
+
+def _arm_folder(config: FinetuneConfig, start: str, seed: int) -> str:
+    return str(Path(config.run.dir) / f"{start.replace(' ', '-')}-{seed}")
 
 
 def _in_words(start: str) -> str:

@@ -22,6 +22,7 @@ from fcmae.runs import terminal
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import MetricsLog
 from fcmae.runs.skipped_files import SkippedFiles
+from fcmae.training.auto import check_resolved
 from fcmae.training.optimization import (
     Optimization,
     StepResult,
@@ -74,6 +75,7 @@ class TrainingLoop:
         self.processes = processes
         self.around = around
         self.config = config = task.config
+        check_resolved(config)
         check_precision(config.train.precision, processes.device)
         num_images = len(task.images)
         self.effective_batch = effective_batch_of(config.train, processes.world_size, num_images)
@@ -211,6 +213,8 @@ class TrainingLoop:
             )
             self.attempt(self.skipped.write, self.folder.skipped_files)
         self.skipped.check_share()
+        for sentence in self.task.rules:
+            self.say(sentence)
         try:
             self.task.begin(self)
         except OSError as error:

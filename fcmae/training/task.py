@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -27,7 +28,10 @@ class Task(abc.ABC):
         config: settings with the sections run, data, optim, train, log and checkpoint.
         images: what is trained on; from `prepare` on those with which the run began.
         model: with its starting weights, on the CPU; from `prepare` on the run's device.
+        rules: sentences about settings that rules have chosen, said before anything begins.
     """
+
+    rules: Sequence[str] = ()
 
     def __init__(self, config: Any, images: ImageList, model: nn.Module) -> None:
         self.config = config

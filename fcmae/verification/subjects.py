@@ -9,6 +9,7 @@ from torch import nn
 
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible
+from fcmae.model.structure import with_structure
 from fcmae.runs.loading import load_run
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification.certificate import Certificate
@@ -26,6 +27,7 @@ def verify_config(config: PretrainConfig) -> Certificate:
         ConfigError: settings that do not fit each other.
         UnsupportedModelError: the encoder cannot run sparsely.
     """
+    config = with_structure(config)
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, backend="native", checkpoint_activations=False),

@@ -115,11 +115,12 @@ class EncoderInfo(Reading):
 
 
 def facts_of_run(run_dir: Path | str) -> dict[str, Any]:
-    """Return how a pretraining run reads its images, by the names of EncoderInfo's attributes.
+    """Return a pretraining run's model and how it reads images, by EncoderInfo's attributes.
 
     Raises:
         ConfigError: no folder of a pretraining run, or one whose settings cannot be read.
     """
-    data = load_run_config(run_dir).data
-    mean, std = mean_and_std(data)
-    return {"mean": mean, "std": std, **asdict(Reading.of_settings(data))}
+    config = load_run_config(run_dir)
+    mean, std = mean_and_std(config.data)
+    reading = asdict(Reading.of_settings(config.data))
+    return {"model_name": config.model.name, "mean": mean, "std": std, **reading}

@@ -41,7 +41,6 @@ def test_the_page_says_what_is_there_and_the_configuration_trains(
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
     short = ["--train.epochs", "null", "--train.steps", "2", "--train.device", "cpu"]
     small = ["--model.decoder_dim", "8", "--evaluate.labels", "4", "--data.workers", "0"]
-    short += ["--optim.warmup_epochs", "0"]
     assert main(["pretrain", "--config", "my.yaml", *short, *small]) == DONE
     assert read_metrics(tmp_path / "runs" / "my" / "metrics.jsonl")[-1]["step"] == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,16 @@ IMAGES = ImageList(
     labels=tuple(int(number >= 12) for number in range(20)),
     classes=("left", "right"),
 )
-PLAIN = AugmentConfig(rand_augment=None, reprob=0.0)
+
+
+def changes(**settings: Any) -> AugmentConfig:
+    """Return random changes in which nothing is left to a rule."""
+    plain: dict[str, Any] = {"crop_scale": (0.08, 1.0), "horizontal_flip": True}
+    plain |= {"vertical_flip": False, "rotate90": False, "reprob": 0.25, "smoothing": 0.1}
+    return AugmentConfig(**{**plain, **settings})
+
+
+PLAIN = changes(rand_augment=None, reprob=0.0)
 
 
 def random_image(channels: int, seed: int = 0, height: int = 40, width: int = 50) -> torch.Tensor:
@@ -65,8 +75,8 @@ def test_validation_folder_is_used_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "rand-m10", "augmix-m5-w2", "v0"])
 def test_policies_of_any_strength_work_on_grey_and_colour(channels: int, policy: str) -> None:
     """timm's strongest posterising asks Pillow for 0 bits, which it refuses."""
-    augment = AugmentConfig(rand_augment=policy)
-    change = FinetuneAugmentation(augment, (24, 16), mean=(0.5,) * channels, std=(0.2,) * channels)
+    settings = changes(rand_augment=policy)
+    change = FinetuneAugmentation(settings, (24, 16), mean=(0.5,) * channels, std=(0.2,) * channels)
     image = random_image(channels)
     results = []
     for seed in range(60):
@@ -78,8 +88,8 @@ def test_policies_of_any_strength_work_on_grey_and_colour(channels: int, policy:
 
 
 def test_posterising_to_no_bit_keeps_one() -> None:
-    augment = AugmentConfig(rand_augment="rand-m10-inc1-p1-n1")
-    change = FinetuneAugmentation(augment, (24, 24), mean=(0.5,), std=(0.2,))
+    settings = changes(rand_augment="rand-m10-inc1-p1-n1")
+    change = FinetuneAugmentation(settings, (24, 24), mean=(0.5,), std=(0.2,))
     (policy,) = change.colour.transforms
     (op,) = [op for op in policy.ops if op.name == "PosterizeIncreasing"]
     op.prob = 1.0
@@ -91,10 +101,8 @@ def test_posterising_to_no_bit_keeps_one() -> None:
 def test_colour_jitter_changes_pixels_and_nothing_else() -> None:
     image = random_image(3)
     sizes = ((40, 50), (0.0,) * 3, (1.0,) * 3)
-    still = AugmentConfig(
-        rand_augment=None, reprob=0.0, crop_scale=(1.0, 1.0), horizontal_flip=False
-    )
-    jittered = AugmentConfig(
+    still = changes(rand_augment=None, reprob=0.0, crop_scale=(1.0, 1.0), horizontal_flip=False)
+    jittered = changes(
         rand_augment=None,
         reprob=0.0,
         crop_scale=(1.0, 1.0),
@@ -117,16 +125,15 @@ def test_pictures_finer_than_8_bit_keep_their_depth_without_a_policy() -> None:
 
 
 def test_any_number_of_channels_works_without_a_policy() -> None:
-    change = FinetuneAugmentation(
-        AugmentConfig(rand_augment=None, reprob=1.0), (16, 24), mean=(0.5,) * 7, std=(0.25,) * 7
-    )
+    settings = changes(rand_augment=None, reprob=1.0)
+    change = FinetuneAugmentation(settings, (16, 24), mean=(0.5,) * 7, std=(0.25,) * 7)
     with seeded(0):
         assert change(random_image(7)).shape == (7, 16, 24)
 
 
 def test_erasing_puts_noise_into_a_rectangle() -> None:
     image = torch.full((1, 40, 40), 128, dtype=torch.uint8)
-    erasing = AugmentConfig(rand_augment=None, reprob=1.0)
+    erasing = changes(rand_augment=None, reprob=1.0)
     with seeded(1):
         erased = FinetuneAugmentation(erasing, (40, 40), mean=(0.5,), std=(0.25,))(image)
     background = erased.flatten().mode().values
@@ -140,7 +147,8 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_pictures(tmp_path / name, 3)
     train, _ = open_labelled(FinetuneDataConfig(path=str(tmp_path), val_share=0.3), seed=0)
-    change = FinetuneAugmentation(AugmentConfig(), (32, 32), mean=(0.5,) * 3, std=(0.2,) * 3)
+    settings = changes(rand_augment="rand-m9-mstd0.5-inc1", reprob=0.25)
+    change = FinetuneAugmentation(settings, (32, 32), mean=(0.5,) * 3, std=(0.2,) * 3)
 
     def sample(seed: int, key: tuple[int, int]) -> torch.Tensor:
         image: torch.Tensor = FinetuneDataset(

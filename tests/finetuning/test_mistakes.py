@@ -176,7 +176,7 @@ def test_a_run_with_other_settings_is_not_continued(
     capsys.readouterr()
     assert main([*command, "--optim.layer_decay", "0.5"]) == MISTAKE
     error = capsys.readouterr().err
-    assert "holds a run with other settings (optim.layer_decay 0.9 there, 0.5 now)" in error
+    assert "holds a run with other settings (optim.layer_decay 1.0 there, 0.5 now)" in error
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(

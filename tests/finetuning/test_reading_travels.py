@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from settled import settled
 
 from fcmae.data import Reading
 from fcmae.evaluation.classification import ClassificationScores
@@ -67,6 +68,7 @@ def finetuning(weights: Path) -> FinetuneConfig:
 def test_the_settings_say_how_files_are_read(tmp_path: Path) -> None:
     config = pretraining(tmp_path, 1)
     assert Reading.of_settings(config.data) == READING
+    config = settled(config)
     info = EncoderInfo.of_run(config, create_model(config), 0)
     assert info.reading() == READING
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from settled import settled
 
 from fcmae.errors import ConfigError
 from fcmae.finetuning.setup import create_augmentation, layer_groups
@@ -72,7 +73,7 @@ def test_published_recipe_is_the_papers(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_recipe_builds_its_model_and_optimizer(path: Path) -> None:
-    config = read(path)
+    config = settled(read(path))
     with torch.device("meta"):
         model = create_backbone(
             config.model.name,
@@ -150,8 +151,14 @@ def config_with(**sections: Any) -> FinetuneConfig:
             r"augment.reprob: got 1.5, expected a share between 0 and 1",
         ),
         ({"augment": {"smoothing": 1}}, r"augment.smoothing: got 1, expected 0 to below 1"),
-        ({"augment": {"color_jitter": 0.4}}, r"rand-m9-mstd0.5-inc1 and 0.4, expected at most one"),
-        ({"data": {"in_chans": 5}}, r"with 5 channels, expected null and 0"),
+        (
+            {"augment": {"color_jitter": 0.4, "rand_augment": "rand-m9-mstd0.5-inc1"}},
+            r"rand-m9-mstd0.5-inc1 and 0.4, expected at most one",
+        ),
+        (
+            {"data": {"in_chans": 5}, "augment": {"rand_augment": "augmix"}},
+            r"with 5 channels, expected null and 0",
+        ),
         (
             {"data": {"image_size": (32, 64)}, "augment": {"rotate90": True}},
             r"augment.rotate90: got true with 32 x 64 px, expected square images",
@@ -224,12 +231,12 @@ def test_schedule_counts_epochs_in_images() -> None:
 
 
 def test_schedule_refuses_a_warm_up_longer_than_the_run() -> None:
-    config = config_with(optim=FinetuneOptimConfig(warmup_steps=11))
+    config = config_with(optim=FinetuneOptimConfig(base_lr=1e-3, warmup_steps=11))
     with pytest.raises(ConfigError, match=r"warm-up takes 11 steps and the whole run 10"):
         Schedule(config.train, config.optim, 100, 8)
 
 
 def test_schedule_refuses_a_least_rate_above_the_peak() -> None:
-    config = config_with(optim=FinetuneOptimConfig(base_lr=1e-6, min_lr=1e-6))
+    config = config_with(optim=FinetuneOptimConfig(base_lr=1e-6, min_lr=1e-6, warmup_steps=0))
     with pytest.raises(ConfigError, match=r"optim.min_lr: 1e-06 is above the peak rate 3.125e-08"):
         Schedule(config.train, config.optim, 100, 8)

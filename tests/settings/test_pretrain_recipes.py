@@ -8,6 +8,7 @@ import torch
 
 from fcmae.model.autoencoder import create_model
 from fcmae.model.backbones import VARIANTS
+from fcmae.pretraining.recipe import with_numbers
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import load, parse, to_yaml
 from fcmae.training.schedule import Schedule
@@ -29,7 +30,7 @@ def test_there_is_a_recipe_for_every_variant_and_for_small_data() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_recipe_builds_its_model(path: Path) -> None:
-    config = read(path)
+    config = with_numbers(read(path), 10_000)
     with torch.device("meta"):
         model = create_model(config)
     assert model.num_patches == 49

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from pictures_on_disk import write_pictures
+from settled import settled
 
 from fcmae.__main__ import main
 from fcmae.data import find_images
@@ -185,7 +186,7 @@ def test_random_plausible_runs_are_made_or_refused_in_one_sentence(
         arguments = [f"--{k}={'null' if v is None else v}" for k, v in settings.items()]
         with time_limit(chosen), contextlib.suppress(*refusals):
             config = parse(PretrainConfig, arguments, prog="fcmae")
-            TrainingLoop(Pretraining(config, images), alone)
+            TrainingLoop(Pretraining(settled(config), images), alone)
             made += 1
         assert not (tmp_path / "run").exists()
     assert made >= 1

@@ -62,7 +62,7 @@ class Sections:
         ("rate", math.inf, "got inf, expected a finite number of 0 or more"),
         ("rate", math.nan, "got nan, expected a finite number of 0 or more"),
         ("seed", 2**63, f"got {2**63}, expected a 64-bit whole number"),
-        ("mode", "slow", "got slow, expected 1 or more, or one of auto"),
+        ("mode", "slow", "got slow, expected 1 or more, or auto"),
     ],
 )
 def test_a_number_out_of_its_range_is_refused_with_its_name(

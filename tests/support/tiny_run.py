@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from settled import settled
 
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.runs.checkpoints import CheckpointStore
@@ -20,7 +21,7 @@ STEP = 7
 
 def make_config(folder: Path, **model: object) -> PretrainConfig:
     """Return settings of a grey run on 64 x 96 px images, two by three patches."""
-    return PretrainConfig(
+    config = PretrainConfig(
         run=RunConfig(dir=str(folder)),
         data=DataConfig(path="images", image_size=(64, 96), in_chans=1, workers=0),
         model=ModelConfig(**{"name": "convnextv2_atto", "decoder_dim": 8, **model}),  # type: ignore[arg-type]
@@ -28,6 +29,8 @@ def make_config(folder: Path, **model: object) -> PretrainConfig:
         loss=LossConfig(),
         train=TrainConfig(steps=STEP),
     )
+    settings: PretrainConfig = settled(config)
+    return settings
 
 
 def make_run(folder: Path) -> tuple[PretrainConfig, FCMAE]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from pictures_on_disk import write_pictures
 from real_runs import final_state
+from settled import settled
 from tiny_run import make_config
 from torch import Tensor, nn
 
@@ -90,7 +91,7 @@ class Failing(Talking):
 def config(tmp_path: Path) -> PretrainConfig:
     write_pictures(tmp_path / "pictures", 9, channels=1)
     plain = make_config(tmp_path / "run")
-    return dataclasses.replace(
+    changed: PretrainConfig = dataclasses.replace(
         plain,
         data=dataclasses.replace(plain.data, path=str(tmp_path / "pictures")),
         train=TrainConfig(steps=4, batch_size=2, device="cpu"),
@@ -98,6 +99,8 @@ def config(tmp_path: Path) -> PretrainConfig:
         checkpoint=CheckpointConfig(every_steps=2, keep_every=2),
         log=dataclasses.replace(plain.log, every_steps=1, tensorboard=False),
     )
+    found: PretrainConfig = settled(changed)
+    return found
 
 
 def test_a_data_set_and_a_loss_are_enough(config: PretrainConfig) -> None:

@@ -13,7 +13,7 @@ from fcmae.errors import ConfigError
 from fcmae.machine.hardware import num_cores
 from fcmae.machine.memory import available_bytes
 from fcmae.machine.plan.trials import measure_parts, rehearse, run_trial
-from fcmae.pretraining.task import Pretraining, open_data
+from fcmae.pretraining.task import Pretraining, open_data, resolve
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.processes import start_processes
@@ -116,6 +116,9 @@ def make_plan(config: PretrainConfig, say: Callable[[str], None]) -> Plan:
     if processes.world_size > 1:
         raise ConfigError("plan: it measures one process; start it without torchrun.")
     images = open_data(config)
+    config, rules = resolve(config, images, processes)
+    for sentence in rules:
+        say(sentence)
     run = TrainingLoop(Pretraining(config, images), processes)
     num_images = len(run.task.images)
     free = available_bytes(processes.device)

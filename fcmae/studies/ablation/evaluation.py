@@ -29,10 +29,12 @@ from fcmae.machine.cost import flops_per_image
 from fcmae.machine.hardware import hardware, versions
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible
+from fcmae.model.structure import with_structure
 from fcmae.runs.durable import write_atomically, write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.loading import load_run
 from fcmae.settings.ablation import Ablation, AblationEvaluateConfig
+from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import to_plain
 from fcmae.studies.ablation.grid import Cell
 from fcmae.studies.ablation.split import Split
@@ -49,6 +51,7 @@ SCORELESS = ("workers", "scratch", "pictures")
 class Encoder(NamedTuple):
     """The encoder of a cell as it stands after its pretraining, or untrained."""
 
+    config: PretrainConfig
     model: FCMAE
     info: EncoderInfo
 
@@ -74,7 +77,7 @@ def evaluate_cell(cell: Cell, ablation: Ablation, split: Split) -> str | None:
     """
     evaluate = ablation.evaluate
     device = choose_device(cell.config.train.device)
-    encoder = _load_encoder(cell, device)
+    encoder = _load_encoder(cell, device, split)
     scores: dict[str, list[float]] = {}
     if evaluate.methods:
         described = {
@@ -93,7 +96,7 @@ def evaluate_cell(cell: Cell, ablation: Ablation, split: Split) -> str | None:
         scores[FINETUNED] = [accuracy]
     if not cell.is_scratch:
         _draw_pictures(cell, encoder, split, device, evaluate)
-    config = cell.config
+    config = encoder.config
     step = encoder.info.steps
     images = step * config.train.batch_size * config.train.accumulate
     result = {
@@ -168,13 +171,14 @@ def _made_by(cell: Cell, ablation: Ablation) -> dict[str, Any]:
     return dict(json.loads(as_stored))
 
 
-def _load_encoder(cell: Cell, device: torch.device) -> Encoder:
+def _load_encoder(cell: Cell, device: torch.device, split: Split) -> Encoder:
     if cell.is_scratch:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        model, step = create_model(cell.config).eval(), 0
+        config = with_structure(cell.config, len(split.train))
+        model, step = create_model(config).eval(), 0
     else:
-        _, model, step = load_run(cell.folder)
-    return Encoder(model.to(device), EncoderInfo.of_run(cell.config, model, step))
+        config, model, step = load_run(cell.folder)
+    return Encoder(config, model.to(device), EncoderInfo.of_run(config, model, step))
 
 
 def _finetune(cell: Cell, split: Split, device: torch.device) -> tuple[str | None, float]:

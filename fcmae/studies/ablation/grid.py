@@ -15,6 +15,8 @@ from fcmae.data.augmentation import mean_and_std
 from fcmae.errors import ConfigError, UnsupportedModelError
 from fcmae.model.autoencoder import create_model
 from fcmae.model.masking import effective_mask_ratio
+from fcmae.model.structure import with_structure
+from fcmae.pretraining.recipe import with_numbers
 from fcmae.settings.ablation import Ablation, Plain
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
@@ -93,7 +95,7 @@ def build_cells(ablation: Ablation, split: Split, *, check: bool = True) -> list
 def effective_ratio_of(config: PretrainConfig) -> float:
     """Return the share of patches that a run hides in fact."""
     height, width = image_height_width(config.data.image_size)
-    patch = config.mask.patch_size
+    patch = with_structure(config).mask.patch_size
     return effective_mask_ratio((height // patch) * (width // patch), config.mask.ratio)
 
 
@@ -161,6 +163,7 @@ def _complete(
 
 def _check_model(config: PretrainConfig, split: Split) -> None:
     """Raise the errors of the model and of the number of images, without drawing weights."""
+    config = with_numbers(config, len(split.train))
     with torch.device("meta"):
         create_model(config)
     batch = config.train.batch_size * config.train.accumulate
@@ -179,7 +182,7 @@ def _finetune(
     if not ablation.finetune:
         return None
     plain = copy.deepcopy(ablation.finetune)
-    data, model = config.data, config.model
+    data, model = config.data, with_structure(config, len(split.train)).model
     mean, std = mean_and_std(config.data)
     fixed: Plain = {
         "run": {"dir": str(Path(config.run.dir) / "finetune")},

@@ -20,6 +20,7 @@ import torch
 from fcmae.errors import DONE, FAILED, INTERRUPTED, ConfigError
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation
+from fcmae.settings.auto import with_values
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import forbidden_changes, load, to_plain
 from fcmae.studies.ablation.cluster import CellJob, check_slurm
@@ -27,6 +28,7 @@ from fcmae.studies.ablation.evaluation import check_labels, read_result
 from fcmae.studies.ablation.grid import Cell, build_cells, trained
 from fcmae.studies.ablation.split import open_split, write_split
 from fcmae.studies.ablation.worker import failure_file, note_failure
+from fcmae.training.auto import as_recorded
 from fcmae.training.signals import StopRequest
 
 POLL_SECONDS = 0.2
@@ -208,7 +210,8 @@ def _check_folder(cell: Cell) -> None:
     if not folder.config.exists() or not any(folder.checkpoints.glob("step-*")):
         return
     saved = load(PretrainConfig, folder.config)
-    changed = forbidden_changes(to_plain(saved), cell.config)
+    plain = to_plain(saved)
+    changed = forbidden_changes(plain, with_values(cell.config, as_recorded(cell.config, plain)))
     if changed:
         listed = "; ".join(f"{name} {old} there, {new} now" for name, (old, new) in changed.items())
         raise ConfigError(

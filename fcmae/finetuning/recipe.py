@@ -1,0 +1,88 @@
+"""What `auto` means in a fine-tuning: a rule per setting, by the number of labels and of steps.
+
+The experiments, what they cannot tell, and how far the rules stay behind the best setting that was
+found on images that chose none of them: docs/recipes.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fcmae.data import ImageList, Reading
+from fcmae.settings.finetune import FinetuneConfig
+from fcmae.training.auto import Choices, choose_flips
+
+MANY_LABELS = 20_000  # from here on the paper's ImageNet recipe is the nearer one
+EPOCHS = 30
+FEWEST_STEPS, MOST_STEPS = 300, 4000
+LARGEST_BATCH = 32
+PEAK_LR = 5e-4  # absolute, of LARGEST_BATCH images
+WARMUP_SHARE = 0.1
+LAYER_DECAY = 0.9
+EMA_FROM_STEPS = 2000
+
+
+def batch_for(num_labels: int, parts: int) -> int:
+    """Return the images of each of so many parts of a step: a power of two that labels allow."""
+    return 2 ** int(math.log2(max(1, min(LARGEST_BATCH, num_labels // parts))))
+
+
+def steps_for(num_labels: int, effective_batch: int) -> int:
+    """Return the steps of a fine-tuning that is given no length: some epochs, within bounds."""
+    steps = round(EPOCHS * num_labels / effective_batch)
+    return min(max(steps, FEWEST_STEPS), MOST_STEPS)
+
+
+def choose_before_length(
+    config: FinetuneConfig, train: ImageList, reading: Reading, variant: str, processes: int = 1
+) -> Choices:
+    """Return the settings with everything chosen that does not depend on the number of steps.
+
+    Args:
+        config: as given.
+        train: the labelled training images.
+        reading: how they are read.
+        variant: what model.name is, where it is left open.
+        processes: that train together.
+    """
+    choices = Choices(config)
+    labels = len(set(train.paths))
+    few = labels < MANY_LABELS
+    said = f"{labels:,} labels"
+    choices.choose("model.name", variant, "as model.weights say")
+    batch = batch_for(len(train), config.train.accumulate * processes)
+    choices.choose("train.batch_size", batch, f"{said}, {LARGEST_BATCH} at most")
+    choices.choose("augment.crop_scale", (0.4, 1.0) if few else (0.08, 1.0), said)
+    choose_flips(choices, "augment", train, reading, by_class=True)
+    policy = None if few or config.data.in_chans not in (1, 3) else "rand-m9-mstd0.5-inc1"
+    if config.augment.color_jitter > 0:
+        policy = None
+    choices.choose("augment.rand_augment", policy, said)
+    choices.choose("augment.reprob", 0.0 if few else 0.25, said)
+    is_even = choices.config.train.batch_size % 2 == 0
+    choices.choose("augment.mixup", 0.0 if few or not is_even else 0.8, said)
+    choices.choose("augment.cutmix", 0.0 if few or not is_even else 1.0, said)
+    choices.choose("augment.smoothing", 0.1, "the paper's")
+    choices.choose("model.drop_path", 0.0 if few else 0.1, said)
+    choices.choose("optim.weight_decay", 0.05, "the paper's")
+    choices.choose("optim.schedule", "cosine", "the paper's")
+    return choices
+
+
+def choose_after_length(choices: Choices, total_steps: int, effective_batch: int) -> None:
+    """Choose what depends on the number of steps."""
+    steps = f"{total_steps:,} steps of {effective_batch} images"
+    rate = PEAK_LR * math.sqrt(effective_batch / LARGEST_BATCH)
+    base = float(f"{rate * 256 / effective_batch:.3g}")
+    choices.choose("optim.base_lr", base, f"a peak rate of {rate:.2g} for {steps}")
+    is_pretrained = choices.config.model.weights is not None
+    if is_pretrained:
+        choices.choose("optim.layer_decay", LAYER_DECAY, "pretrained first layers change less")
+    else:
+        choices.choose("optim.layer_decay", 1.0, "from scratch every layer must learn")
+    choices.settle_warmup(
+        round(WARMUP_SHARE * total_steps), f"{100 * WARMUP_SHARE:.0f} % of the run"
+    )
+    is_long = total_steps >= EMA_FROM_STEPS
+    decay = round(1 - 10 / total_steps, 5) if is_long else None
+    choices.choose("ema.decay", decay, f"{EMA_FROM_STEPS:,} steps or more average the last tenth")

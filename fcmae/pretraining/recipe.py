@@ -1,0 +1,112 @@
+"""What `auto` means in a pretraining: a rule per setting, each with the experiment behind it.
+
+The experiments, what they cannot tell, and how far the rules stay behind the best setting that was
+found on images that chose none of them: docs/recipes.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fcmae.data import ImageList, Reading
+from fcmae.data.splits import hold_out
+from fcmae.model.structure import patch_for, variant_for, with_structure
+from fcmae.settings.auto import is_auto
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.sections import image_height_width
+from fcmae.training.auto import Choices, choose_flips
+from fcmae.training.schedule import steps_of
+from fcmae.weights.sources import metadata_of
+
+DEFAULT_TIME = "20min"
+REFERENCE_BATCH = 32
+REFERENCE_STEPS = 400
+REFERENCE_LR = 5e-4  # absolute, of REFERENCE_STEPS of REFERENCE_BATCH images
+# At REFERENCE_BATCH. The lowest is where the paper's 2.4e-3 of 500,000 steps of 4096 images comes
+# out by the root of the batch; the highest is what 100 steps wanted.
+LOWEST_LR, HIGHEST_LR = 2e-4, 1e-3
+WARMUP_SHARE = 0.1
+LONGEST_WARMUP = 2000  # steps, about the paper's 40 epochs of 1.28 million images at 4096
+WEIGHT_DECAY = 0.05
+CROP_SCALE = (0.4, 1.0)
+
+
+def peak_rate(steps: int, batch: int) -> float:
+    """Return the absolute peak rate: falls as the root of the steps, rises as that of the batch.
+
+    The published recipe scales by the batch itself, at a batch that small sets do not have.
+    """
+    rate = REFERENCE_LR * math.sqrt(REFERENCE_STEPS / steps)
+    rate = min(max(rate, LOWEST_LR), HIGHEST_LR)
+    return rate * math.sqrt(batch / REFERENCE_BATCH)
+
+
+def warmup_steps(steps: int) -> int:
+    """Return the steps of the linear warm-up: a tenth of the run."""
+    return min(round(WARMUP_SHARE * steps), LONGEST_WARMUP)
+
+
+def choose_before_length(config: PretrainConfig, images: ImageList) -> Choices:
+    """Return the settings with everything chosen that does not depend on the number of steps.
+
+    Args:
+        config: as given.
+        images: all of them, those that will be held out included.
+    """
+    choices = Choices(config)
+    count = len(images)
+    start = config.model.init_from
+    if start is not None and is_auto(config, "model.name"):
+        known = metadata_of(start).get("model_name")
+        if known is not None:
+            choices.choose("model.name", known, "as model.init_from say")
+    choices.choose("model.name", variant_for(count), f"what {count:,} images can fill")
+    size = config.data.image_size
+    patch = patch_for(size, config.model.stem_stride)
+    across = min(image_height_width(size)) // patch
+    choices.choose("mask.patch_size", patch, f"{across} patches along the shorter side")
+    choices.choose(
+        "data.crop_scale", CROP_SCALE, "docs/recipes.md; lower where objects differ much in size"
+    )
+    choose_flips(choices, "data", images, Reading.of_settings(config.data))
+    choices.choose("optim.weight_decay", WEIGHT_DECAY, "the paper's")
+    choices.choose("optim.schedule", "cosine", "the paper's")
+    return choices
+
+
+def choose_after_length(choices: Choices, total_steps: int, effective_batch: int) -> None:
+    """Choose what depends on the number of steps."""
+    rate = peak_rate(total_steps, effective_batch)
+    base = float(f"{rate * 256 / effective_batch:.3g}")
+    why = f"a peak rate of {rate:.2g} for {total_steps:,} steps of {effective_batch} images"
+    choices.choose("optim.base_lr", base, why)
+    share = f"{100 * WARMUP_SHARE:.0f} % of {total_steps:,} steps, {LONGEST_WARMUP:,} at most"
+    choices.settle_warmup(warmup_steps(total_steps), share)
+
+
+def with_numbers(config: PretrainConfig, num_images: int) -> PretrainConfig:
+    """Return settings that a model and a schedule can be made of, without a look at an image.
+
+    For whoever checks a run that another process will make: pictures count as upright, and a run
+    that is given a time as one step.
+    """
+    config = with_structure(config, num_images)
+    choices = Choices(config)
+    train = config.train
+    batch = train.batch_size * train.accumulate
+    upright = {"data.horizontal_flip": True, "data.vertical_flip": False, "data.rotate90": False}
+    constant = {"data.crop_scale": CROP_SCALE, "optim.weight_decay": WEIGHT_DECAY}
+    for name, value in (upright | constant | {"optim.schedule": "cosine"}).items():
+        choices.choose(name, value, "")
+    if train.steps is None and train.epochs is None:
+        choices.set({"train.steps": 1, "train.time": None})
+        train = choices.config.train
+    steps = train.steps or steps_of(train.epochs or 0.0, num_images, batch)
+    choose_after_length(choices, steps, batch)
+    numbered: PretrainConfig = choices.config
+    return numbered
+
+
+def num_trained_on(config: PretrainConfig, images: ImageList) -> int:
+    """Return how many of the images are not held out."""
+    return len(hold_out(images, config.health, config.train.seed, config.data.group)[0])
