@@ -28,7 +28,7 @@ MEASURES = {
     "health/diversity_stage_1": True,
 }
 SCORES = ("pretrained/linear", "pretrained/kNN")
-FEWEST = 4  # runs of a set for a correlation
+FEWEST = 3  # runs of a set for a correlation
 
 
 def read(path: Path) -> list[dict[str, str]]:
