@@ -33,7 +33,9 @@ class Brightness(Task):
     """Learns one number: how bright the pictures are."""
 
     def __init__(self, config: PretrainConfig) -> None:
-        super().__init__(config, open_images(config.data.path), nn.Linear(1, 1))
+        network = nn.Linear(1, 1)
+        nn.init.zeros_(network.bias)  # black, wherever the global generator stands
+        super().__init__(config, open_images(config.data.path), network)
 
     def create_dataset(self) -> PretrainDataset:
         return PretrainDataset(
