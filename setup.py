@@ -97,7 +97,7 @@ setup(
         "docstring-parser>=0.15",
         "tqdm>=4.66",
         "matplotlib>=3.10.7",
-        "tensorboard>=2.16.2",
+        "tensorboard>=2.17.1",
         "safetensors>=0.4.3",
         "scikit-learn>=1.4.2",
         "scipy>=1.13",

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fcmae.errors import EXPECTED_ERRORS
 
@@ -65,6 +65,17 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`."""
     write_atomically(path, lambda partial: partial.write_bytes(content))
+
+
+def save_torch(content: Any, path: Path) -> None:
+    """Write what torch.load reads; called with the partial file of `write_atomically`.
+
+    Through Python's own file, which says when a disk is full: torch's does not in every version.
+    """
+    import torch
+
+    with path.open("wb") as file:
+        torch.save(content, file)
 
 
 def write_files(folder: Path, write: Callable[[Path], Result]) -> Result:
@@ -147,7 +158,7 @@ def _disk_error(error: BaseException, path: Path) -> OSError | None:
         if isinstance(cause, OSError):
             return cause
         cause = cause.__cause__ or cause.__context__
-    number = re.search(r"\(os error (\d+)\)", str(error))  # Rust's way to say it
+    number = re.search(r"(?:os error |Os \{ code: )(\d+)", str(error))  # Rust's ways to say it
     if number is not None:
         code = int(number.group(1))
         return OSError(code, os.strerror(code), str(path))

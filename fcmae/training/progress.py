@@ -5,10 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fcmae.errors import NonFiniteLossError
-from fcmae.runs.durable import write_atomically
+from fcmae.runs.durable import save_torch, write_atomically
 from fcmae.training.optimization import StepResult
 
 LOSS_HISTORY = 10  # finite losses that an error message shows
@@ -62,7 +60,7 @@ def nonfinite_loss_error(
     file = folder / f"nonfinite-step-{step:08d}-{rank}.pt"
     kept = {"step": step, "batches": [_plain(batch) for batch in batches]}
     try:
-        write_atomically(file, lambda partial: torch.save(kept, partial))
+        write_atomically(file, lambda partial: save_torch(kept, partial))
         saved = f"its batch is in {file}"
     except (OSError, RuntimeError) as error:  # torch's writer has its own error for a full disk
         saved = f"its batch could not be saved ({' '.join(str(error).split())})"

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fcmae.errors import CheckpointError
+from fcmae.runs.durable import save_torch
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # that can be written
 # Where training scripts keep the weights inside a checkpoint; averaged ones win, as in timm.
@@ -90,9 +91,9 @@ def save_state_dict_file(
     if partial.suffix == ".safetensors":
         save_file(dict(state), partial, metadata={"format": "pt", **metadata})
     elif is_bare:
-        torch.save(dict(state), partial)
+        save_torch(dict(state), partial)
     else:
-        torch.save({"model": dict(state), "metadata": dict(metadata)}, partial)
+        save_torch({"model": dict(state), "metadata": dict(metadata)}, partial)
 
 
 def named_tensors(content: Any, path: Path) -> dict[str, Tensor]:

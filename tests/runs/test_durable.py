@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fcmae.errors import CheckpointError
 from fcmae.runs import durable
-from fcmae.runs.durable import write_atomically, write_files, write_text
+from fcmae.runs.durable import save_torch, write_atomically, write_files, write_text
 
 WEIGHTS = {"weight": torch.arange(6.0)}
 
@@ -42,7 +42,7 @@ def test_files_have_the_mode_that_the_umask_gives(
 
 
 def full_torch(partial: Path) -> None:
-    torch.save(WEIGHTS, "/dev/full")
+    save_torch(WEIGHTS, Path("/dev/full"))
 
 
 def full_safetensors(partial: Path) -> None:
