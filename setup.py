@@ -86,7 +86,7 @@ setup(
         **{"fcmae." + ".".join(folder.relative_to(ROOT).parts): ["*.yaml"] for folder in RECIPES},
     },
     python_requires=">=3.10",
-    # Below these something is known to fail; .ci/lowest runs the suite at exactly these.
+    # The lowest with which the tests pass; .ci/run runs them with exactly these.
     install_requires=[
         "torch>=2.8",
         "torchvision>=0.23",
