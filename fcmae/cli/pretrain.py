@@ -53,7 +53,6 @@ def plan(arguments: list[str]) -> None:
 
 
 def _tell_of_readers(readers: int) -> None:
-    """Say when this machine's readers of images are more than its cores."""
     from fcmae.errors import remark
     from fcmae.machine.hardware import num_cores
 

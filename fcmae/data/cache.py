@@ -235,7 +235,6 @@ class PixelCache:
         return pixels, bits.reshape(size).astype(bool)
 
     def _decode(self, index: int) -> Decoded:
-        """Return image `index`, decoded and reduced."""
         sizes: list[tuple[int, int]] = []
 
         def whole(height: int, width: int) -> Part:

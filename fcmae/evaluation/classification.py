@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fcmae.runs.durable import write_atomically
+from fcmae.evaluation.pictures import save_figure
 
 MOST_NUMBERED_CLASSES = 20  # beyond it the counts in the cells cannot be read
 DPI = 120
@@ -77,7 +76,6 @@ def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], 
     num_classes = len(classes)
     side = min(3.0 + 0.45 * num_classes, 16.0)
     figure = Figure(figsize=(side + 1.0, side), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, label="share of the class", shrink=0.8)
@@ -103,5 +101,4 @@ def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], 
                     color="white" if shares[row, column] > 0.5 else "black",
                     fontsize=font_size,
                 )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png"))
+    save_figure(figure, path)

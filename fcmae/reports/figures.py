@@ -80,9 +80,7 @@ def draw_means(
         axes.set_xlim(-0.5, len(order) - 0.5)
     elif len(order) <= MOST_TICKS:
         axes.set_xticks(sorted(places.values()), [f"{x:.3g}" for x in sorted(places.values())])
-    axes.set_xlabel(x_name)
-    axes.set_ylabel(y_name)
-    return _finish(figure, axes)
+    return _finish(figure, axes, x_name, y_name)
 
 
 def draw_cost(
@@ -93,9 +91,7 @@ def draw_cost(
     for colour, (name, pairs) in zip(colours(len(points)), points.items(), strict=True):
         xs, ys = zip(*pairs, strict=True) if pairs else ((), ())
         axes.plot(xs, ys, "o", color=colour, label=name)
-    axes.set_xlabel(x_name)
-    axes.set_ylabel(y_name)
-    return _finish(figure, axes)
+    return _finish(figure, axes, x_name, y_name)
 
 
 def draw_lines(
@@ -130,9 +126,7 @@ def draw_lines(
             )
     if level is not None:
         axes.axhline(level[0], color="#b03030", linestyle="--", linewidth=1, label=level[1])
-    axes.set_xlabel("step")
-    axes.set_ylabel(y_name)
-    return _finish(figure, axes)
+    return _finish(figure, axes, "step", y_name)
 
 
 def draw_histogram(
@@ -155,9 +149,7 @@ def draw_histogram(
         )
     if is_wide:
         axes.set_xscale("log")
-    axes.set_xlabel(x_name)
-    axes.set_ylabel(y_name)
-    return _finish(figure, axes)
+    return _finish(figure, axes, x_name, y_name)
 
 
 def image_rows(rows: Sequence[np.ndarray]) -> bytes:
@@ -185,8 +177,10 @@ def _new() -> tuple[Figure, Axes]:
         return figure, figure.add_subplot()
 
 
-def _finish(figure: Figure, axes: Axes) -> bytes:
+def _finish(figure: Figure, axes: Axes, x_name: str, y_name: str) -> bytes:
     """Return the SVG; a legend of many entries goes below the axes."""
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(y_name)
     axes.spines[["top", "right"]].set_visible(False)
     handles, names = axes.get_legend_handles_labels()
     if 1 <= len(names) <= 3:
@@ -197,6 +191,11 @@ def _finish(figure: Figure, axes: Axes) -> bytes:
             handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5
         )
         figure.set_size_inches(SIZE[0], SIZE[1] + 0.22 * -(-len(names) // columns))
+    return to_svg(figure)
+
+
+def to_svg(figure: Figure) -> bytes:
+    """Return a figure as SVG: of the same figure the same bytes."""
     stream = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})

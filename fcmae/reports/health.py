@@ -1,11 +1,7 @@
 """The label-free health of runs, where their logs have it."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import matplotlib as mpl
-from matplotlib.figure import Figure
 
 from fcmae.evaluation.health.collapse import collapse_figure, last_diversity
 from fcmae.evaluation.health.verdict import verdict
@@ -47,7 +43,7 @@ def health_blocks(grouped: Mapping[str, Sequence[Record]], done: Sequence[Record
     figure = collapse_figure(layers)
     if figure is not None:
         caption = "Diversity of channels in every layer at the last check; thin lines are seeds."
-        blocks.append(Picture("diversity-by-layer.svg", _svg(figure), caption))
+        blocks.append(Picture("diversity-by-layer.svg", figures.to_svg(figure), caption))
     if blocks:
         lines = [
             f"{record.cell.title}: {verdict(record.lines, int(record.result['steps']))}"
@@ -55,10 +51,3 @@ def health_blocks(grouped: Mapping[str, Sequence[Record]], done: Sequence[Record
         ]
         blocks.append(Bullets(lines))
     return blocks
-
-
-def _svg(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "fcmae"}):  # the same figure, the same bytes
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return stream.getvalue()

@@ -124,7 +124,6 @@ def summary(found: Inspection) -> list[str]:
 
 
 def _sheet(found: Inspection) -> list[Block]:
-    """Return evenly spread pictures as the configuration reads them."""
     if found.advice is None:
         return []
     data = found.advice.settings["data"]

@@ -210,7 +210,6 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    """Return the line that the checksum file of `path` must hold."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -225,7 +224,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _reason(error: Exception) -> str:
-    """Say in a few words why a state cannot be used."""
     if isinstance(error, pickle.UnpicklingError):
         return "it holds other things than plain data and tensors, and these are never loaded"
     if isinstance(error, OSError) and error.strerror:

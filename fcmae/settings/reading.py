@@ -233,7 +233,6 @@ class Layers:
                 self._origins[path] = origin
 
     def _replace_other(self, onto: Plain, path: str, value: Any, origin: str) -> None:
-        """Remove what another source said in another way."""
         for pair in EITHER_OR:
             for mine, other in itertools.permutations(pair, 2):
                 if path != mine and not path.endswith(f".{mine}"):

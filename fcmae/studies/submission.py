@@ -153,7 +153,6 @@ def _remove_new(folder: Path, before: set[Path] | None) -> None:
 
 
 def _parameters(slurm: SlurmConfig, name: str) -> dict[str, Any]:
-    """Return submitit's names of what the job asks for."""
     parameters: dict[str, Any] = {
         "name": name,
         "nodes": slurm.nodes,

@@ -202,7 +202,6 @@ class TrainingLoop:
         self.say(f"continuing after step {step} of {self.total_steps}.")
 
     def _start(self) -> None:
-        """Open the log and do what comes before the first step."""
         if self.processes.is_main:
             self.log = MetricsLog(
                 self.folder.path,

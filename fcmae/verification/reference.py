@@ -114,7 +114,6 @@ def _downsample(
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    """Standardise each site over its channels."""
     x = x - x.mean(dim=1, keepdim=True)
     return x / (x.square().mean(dim=1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
 

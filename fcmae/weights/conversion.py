@@ -200,7 +200,6 @@ def _num_known(known: Format, state: Mapping[str, Any]) -> int:
 
 
 def _entry(known: Format, common_name: str) -> Entry:
-    """Return the entry of a weight that the format has a place for."""
     entry = known.entry(common_name)
     assert entry is not None, common_name
     return entry

@@ -115,7 +115,6 @@ class MinkowskiConvNeXt(nn.Module):
             self.load_state_dict(self.weights_of(dense))
 
     def _build(self, dense: Any) -> None:
-        """Create the layers, with weights of their own."""
         stem, norm = dense.stem
         shape = stem.in_channels, stem.out_channels, stem.kernel_size, stem.stride
         layers: list[nn.Module] = [
@@ -324,7 +323,6 @@ def _downsampling(convolution: nn.Conv2d) -> nn.Module:
 
 
 def _with_features(x: Any, features: Tensor) -> Any:
-    """Return a SparseTensor with other features at the sites of `x`."""
     return load_minkowski_engine().SparseTensor(
         features, coordinate_map_key=x.coordinate_map_key, coordinate_manager=x.coordinate_manager
     )

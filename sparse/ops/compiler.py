@@ -116,7 +116,6 @@ def _cache_folder() -> Path:
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest parent that is there."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path

@@ -43,7 +43,6 @@ def weight_gradients(
 
 
 def _pad(values: Tensor) -> Tensor:
-    """Fill the last dimension up to whole lines."""
     missing = -values.shape[-1] % (_LINE_BYTES // values.element_size())
     return F.pad(values, (0, missing)).contiguous()
 

@@ -92,7 +92,6 @@ def _power_of_two(number: int) -> int:
 
 
 def _accurate(blocks: Tensor) -> Any:
-    """Return Triton's type of the sums."""
     language = _kernels().tl
     return language.float64 if blocks.dtype == torch.float64 else language.float32
 

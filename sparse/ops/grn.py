@@ -90,7 +90,6 @@ class _GlobalResponseNorm(torch.autograd.Function):
 
 
 def _accurate(values: Tensor) -> Tensor:
-    """Return values in float32 at least."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -80,7 +80,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine whose only programs are those in the folder returned."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(machine, "_blas_folders", list)
+    monkeypatch.setenv("CONDA_PREFIX", str(tmp_path / "conda"))
     monkeypatch.delenv("CXX", raising=False)
     return tmp_path
 
@@ -127,15 +127,15 @@ def test_the_cuda_toolkit_is_that_of_the_nvcc_on_the_path(
     assert machine.find_cuda_home(str(bare / "bin")) == bare
 
 
-def test_the_compiler_is_asked_where_blas_is(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_is_asked_where_blas_is(bare: Path) -> None:
     conda = bare / "conda"
     compiler = program(bare, "g++", f'case "$*" in *-I{conda}/include*) exit 0;; esac; exit 1')
     program(bare, "ninja")
-    folders = [(Path("/nowhere"), Path("/nowhere")), (conda / "include", conda / "lib")]
-    monkeypatch.setattr(machine, "_blas_folders", lambda: folders)
+    (conda / "include").mkdir(parents=True)
+    (conda / "include" / "cblas.h").touch()
     tools = machine.find_tools(TARGET)
     assert tools.compiler == str(compiler)
-    assert (tools.include, tools.library) == folders[1]
+    assert (tools.include, tools.library) == (conda / "include", conda / "lib")
 
 
 def test_cxx_names_the_compiler(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:

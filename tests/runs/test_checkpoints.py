@@ -147,22 +147,20 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path, told:
     assert store.load(5)["step"] == 5
 
 
-class Fulldisk:
-    """Stands for a file on a disk that takes so many writes."""
+class FullDisk:
+    """A file on a disk that takes so many writes."""
 
-    def __init__(self, writes: int) -> None:
-        self.left = writes
+    def __init__(self, file: Any, writes: int) -> None:
+        self.file, self.left = file, writes
 
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        original = checkpoints._Hashing.write
+    def write(self, data: bytes) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
 
-        def write(hashing: Any, data: bytes) -> int:
-            self.left -= 1
-            if self.left < 0:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return original(hashing, data)
-
-        monkeypatch.setattr(checkpoints._Hashing, "write", write)
+    def flush(self) -> None:
+        self.file.flush()
 
 
 @pytest.mark.parametrize("writes", [0, 1, 5])
@@ -171,8 +169,9 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_rest(
 ) -> None:
     store = make_store(tmp_path, told)
     store.save(1, state_of(1))
+    save = torch.save
     with monkeypatch.context() as patch:
-        Fulldisk(writes).install(patch)
+        patch.setattr(torch, "save", lambda state, file: save(state, FullDisk(file, writes)))
         with pytest.raises(OSError, match="No space left on device") as caught:
             store.save(2, state_of(2))
     assert caught.value.errno == errno.ENOSPC

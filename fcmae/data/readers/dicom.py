@@ -116,7 +116,6 @@ def _dataset(source: Source) -> Any:
 
 
 def _about(dataset: Any) -> Description:
-    """Describe the frames as `read` returns them."""
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     samples = int(dataset.get("SamplesPerPixel", 1))
     is_signed = bool(dataset.get("PixelRepresentation", 0))

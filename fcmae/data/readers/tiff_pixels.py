@@ -123,7 +123,6 @@ def _reader(series: Any, axes: Axes) -> ReadRows:
 
 
 def _array_reader(array: np.ndarray, axes: Axes) -> ReadRows:
-    """Read from an array of all axes."""
     index: list[Any] = [slice(None)] * len(axes.shape)
     numbers = np.unravel_index(axes.number, [axes.shape[axis] for axis in axes.image_axes] or [1])
     for axis, number in zip(axes.image_axes, numbers, strict=False):

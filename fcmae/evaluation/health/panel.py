@@ -83,7 +83,6 @@ def _draw_losses(axes: Axes, lines: Lines, checks: Lines) -> None:
 def _draw_group(
     axes: Axes, checks: Lines, prefix: str, label: str, *, scale: float = 1.0, style: str = "-"
 ) -> None:
-    """Draw one line for every measure whose name begins with `prefix`."""
     names = sorted({name for line in checks for name in line if name.startswith(prefix)})
     for number, name in enumerate(names):
         what = label + name.removeprefix(prefix)

@@ -131,7 +131,6 @@ def _cell(
 
 
 def _baseline(ablation: Ablation, split: Split, cell: Cell) -> Cell:
-    """Return the untrained counterpart of a cell."""
     settings = {name: cell.settings[name] for name in OF_THE_ENCODER if name in cell.settings}
     name = "scratch_" + _slug({**settings, SEED: cell.seed})
     run = {**to_plain(cell.config), "run": {"dir": str(cell.folder.parent / name)}}
@@ -143,7 +142,6 @@ def _baseline(ablation: Ablation, split: Split, cell: Cell) -> Cell:
 def _complete(
     ablation: Ablation, settings: Plain, seed: Any, folder: str, split: Split | None
 ) -> PretrainConfig:
-    """Return the whole configuration of a cell."""
     plain = copy.deepcopy(ablation.base)
     root = Path(ablation.run.dir)
     # The ablation scores every cell itself, on images that no cell was trained on.
