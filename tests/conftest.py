@@ -8,6 +8,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The console, which many tests run in their own process, keeps freed memory on purpose, unless a
+# variable of malloc is set: then it leaves malloc alone. This is glibc's default of one.
+os.environ.setdefault("MALLOC_ARENA_TEST", "8")
 
 import pytest
 import torch
@@ -28,7 +31,6 @@ def no_process_outlives_its_test() -> Iterator[None]:
 def memory_is_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
     """What the tests of a file no longer need, those of the next have.
 
-    The console keeps freed memory on purpose, and the tests run it in their own process.
     FCMAE_MEMORY_TABLE names a file for the peak of each file of tests and what is left after it.
     """
     table = os.environ.get("FCMAE_MEMORY_TABLE")

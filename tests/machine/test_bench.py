@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, MISTAKE
-from fcmae.machine.bench import BenchSettings, measure, output
+from fcmae.machine.bench import BenchSettings, measure, output, vit_mae
 from fcmae.machine.bench.measuring import Measurement, compared_groups, partner_of, peak_memory
 from fcmae.machine.bench.roofline import encoder_flops, matmul_rates
 from fcmae.machine.bench.subjects import Subject, prepare
@@ -20,6 +20,12 @@ from fcmae.machine.bench.timing import Times, time_in_turns
 from fcmae.machine.bench.vit_mae import VitMae
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def shallow_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ViT-MAE's own decoder has 25 million parameters, whatever its encoder has."""
+    monkeypatch.setattr(vit_mae, "DECODER_DEPTH", 1)
 
 
 def subject(**settings: object) -> Subject:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from fork_server import SERVER
 from pictures_on_disk import write_pictures
 
 from fcmae.machine.memory import available_bytes, peak_bytes, private_bytes
@@ -253,13 +254,19 @@ def test_sizes_in_words() -> None:
     assert size(79.6 * GIB) == "80 GiB"
 
 
-def test_memory_is_read_in_bytes() -> None:
+def test_memory_is_read_in_bytes(tmp_path: Path) -> None:
     before = peak_bytes()
     assert 10_000_000 < before < 2**40
     assert 0 < available_bytes(torch.device("cpu")) < 2**50
     assert private_bytes(os.getpid()) in range(1_000_000, 2**40)
     assert private_bytes(2**30) is None  # no such process
-    block = bytearray(200_000_000 + before - before % 4096)
+    log = tmp_path / "log"
+    assert SERVER.wait(SERVER.start(grow_by_a_block, log)) == 0, log.read_text()
+
+
+def grow_by_a_block() -> None:
+    before = peak_bytes()
+    block = bytearray(200_000_000)
     block[::4096] = b"\x01" * len(block[::4096])
     assert peak_bytes() >= before + 100_000_000
 

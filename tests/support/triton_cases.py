@@ -16,6 +16,9 @@ from sparse.ops import depthwise_triton
 from sparse.ops.depthwise import depthwise_convolution, kernels_for
 from sparse.sites import VisiblePatches
 
+# Of Triton's interpreter itself, in the version beside torch 2.8.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0")
+
 
 def by_masking(blocks: Tensor, layer: nn.Conv2d, patches: VisiblePatches) -> Tensor:
     return patches.gather(layer(patches.scatter(blocks).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
