@@ -171,13 +171,15 @@ def first_of(iterator: Iterator[Any]) -> Any:
 def test_a_worker_killed_while_it_sends_a_batch_is_named_too(
     mishap: Mishap, monkeypatch: pytest.MonkeyPatch, broken: Exception
 ) -> None:
+    def fetching(iterator: Iterator[Any]) -> Iterator[Any]:
+        yield first_of(iterator)
+        if kill:
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+        raise broken
+
     class Breaking(loading.DataLoader):  # type: ignore[type-arg]
         def __iter__(self) -> Any:
-            iterator = super().__iter__()
-            yield first_of(iterator)
-            if kill:
-                os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
-            raise broken
+            return fetching(super().__iter__())  # which starts the workers at once
 
     monkeypatch.setattr(loading, "DataLoader", Breaking)
     for kill, expected in ((True, DataError), (False, type(broken))):
