@@ -1,7 +1,5 @@
 """The weights that a pretraining starts from, and what has to be said about them."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from fcmae.data.augmentation import mean_and_std

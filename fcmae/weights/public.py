@@ -4,8 +4,6 @@
 cache, which timm and transformers share; what is cached needs no network (HF_HUB_OFFLINE=1).
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json
