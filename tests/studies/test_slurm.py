@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fork_server import PATIENCE_SECONDS
 from pictures_on_disk import write_pictures
 from real_runs import assert_same_run, options, pretrain_arguments
 from slurm import KILL_SECONDS, Slurm, missing_programs, running_slurm
@@ -57,7 +58,7 @@ def fcmae(slurm: Slurm, *words: str) -> subprocess.CompletedProcess[str]:
         env={**slurm.environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -71,7 +72,7 @@ def submit(slurm: Slurm, words: list[str], **job: object) -> str:
     return done.stdout.split()[1]
 
 
-def wait_for(what: Callable[[], object], where: Path, seconds: float = 240) -> None:
+def wait_for(what: Callable[[], object], where: Path, seconds: float = PATIENCE_SECONDS) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, said(where)

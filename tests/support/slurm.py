@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fork_server import PATIENCE_SECONDS
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "srun")
 GRACE_SECONDS = 40
 KILL_SECONDS = 25  # between SLURM's SIGTERM and its SIGKILL
@@ -184,7 +186,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _wait(is_there: object, what: str) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_SECONDS
     while True:
         with contextlib.suppress(subprocess.CalledProcessError):
             if is_there():  # type: ignore[operator]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fork_server import PATIENCE_SECONDS
 from pictures_on_disk import write_pictures
 from real_runs import (
     assert_same_run,
@@ -168,7 +169,7 @@ def test_a_closed_terminal_leaves_a_checkpoint(data: Path, tmp_path: Path) -> No
     )
     os.close(terminal)
     said = b""
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE_SECONDS
     while not (metrics.exists() and metrics.read_bytes()):
         assert time.monotonic() < end, said.decode()
         with contextlib.suppress(BlockingIOError):
@@ -177,7 +178,7 @@ def test_a_closed_terminal_leaves_a_checkpoint(data: Path, tmp_path: Path) -> No
     os.close(main_end)  # from now on each write to the terminal is an error
     process.send_signal(signal.SIGHUP)
     try:
-        assert process.wait(120) == INTERRUPTED
+        assert process.wait(PATIENCE_SECONDS) == INTERRUPTED
     finally:
         process.kill()
     assert final_state(tmp_path / "run")["progress"]["step"] > 0
@@ -202,8 +203,8 @@ def test_a_run_whose_torchrun_was_killed_stops_with_a_checkpoint(
     assert final_state(tmp_path / "run")["progress"]["step"] > 0
 
 
-def wait_until(is_so: Callable[[], bool], log: Path, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
+def wait_until(is_so: Callable[[], bool], log: Path) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
     while not is_so():
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.05)

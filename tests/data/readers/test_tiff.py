@@ -255,9 +255,9 @@ def test_crops_of_8000_x_8000_tiles_are_read_at_20_times_the_rate_of_all(tmp_pat
     )
 
     def seconds(choose: Any) -> float:
-        started = time.perf_counter()
+        started = time.process_time()  # of this process: other work does not count
         decode(str(path), Reading(in_chans=1), choose)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     crops = [(17, 900), (4000, 4100), (7000, 30), (7776, 7776)]
     whole = min(seconds(None) for _ in range(2))
