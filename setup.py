@@ -33,7 +33,7 @@ EXTRAS["test"] = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "setuptools>=68",
-    "scikit-image>=0.22",  # real pictures to read
+    "scikit-image>=0.23.2",  # real pictures to read
     *EXTRAS["dicom"],
     *EXTRAS["arrays"],
     *EXTRAS["huggingface"],
