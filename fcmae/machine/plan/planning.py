@@ -15,6 +15,7 @@ from fcmae.machine.memory import available_bytes
 from fcmae.machine.plan.trials import measure_parts, rehearse, run_trial
 from fcmae.pretraining.task import Pretraining, open_data, resolve
 from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.sections import image_height_width
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.processes import start_processes
 
@@ -283,11 +284,7 @@ def largest_batch(
         free: bytes that the device has for it.
         bytes_per_image: how fast the memory of steps grows.
     """
-    height, width = (
-        (config.data.image_size,) * 2
-        if isinstance(config.data.image_size, int)
-        else config.data.image_size
-    )
+    height, width = image_height_width(config.data.image_size)
     image = 4 * config.data.in_chans * height * width
     waiting = PREFETCH * config.data.workers  # batches of readers, in shared memory
     growth = bytes_per_image
