@@ -46,6 +46,10 @@ def nothing(name: str) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
+def say_nothing(sentence: str) -> None:
+    """Leave it to the main process to say it."""
+
+
 class TrainingLoop:
     """One run of a task, from its settings to its results.
 
@@ -61,6 +65,7 @@ class TrainingLoop:
         task, processes, around: as given.
         config: the task's.
         folder: where the run lives.
+        say: prints one sentence above the progress bar, from the main process.
         attempt: writes what training can do without; see RunSaving.
         effective_batch: images of a step, in all processes.
         schedule: lengths in steps and learning rates.
@@ -81,6 +86,8 @@ class TrainingLoop:
         self.effective_batch = effective_batch_of(config.train, processes.world_size, num_images)
         self._make_schedule()
         self.folder = RunFolder(config.run.dir)
+        # No method: what keeps it would keep this run, and its model, until garbage is collected.
+        self.say: Callable[[str], None] = terminal.say if processes.is_main else say_nothing
         self._saving = RunSaving(self.folder, config.checkpoint, processes, self.say)
         self.attempt = self._saving.attempt
         self.progress = Progress()
@@ -106,11 +113,6 @@ class TrainingLoop:
             f"{self.total_steps} steps of {self.effective_batch}, {self.processes.world_size} x "
             f"{self.processes.device}, {self.config.train.precision}"
         )
-
-    def say(self, sentence: str) -> None:
-        """Print one sentence above the progress bar, from the main process."""
-        if self.processes.is_main:
-            terminal.say(sentence)
 
     def run(self) -> str | None:
         """Train what is left of the run.

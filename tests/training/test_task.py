@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,19 @@ def test_a_data_set_and_a_loss_are_enough(config: PretrainConfig) -> None:
     state = final_state(Path(config.run.dir))
     assert state["progress"]["step"] == 4
     assert state["extra"] == {}
+
+
+def test_a_run_that_is_over_holds_no_memory(config: PretrainConfig) -> None:
+    """One command may make many runs, and garbage in cycles is collected at some later time."""
+    task = Brightness(config)
+    model = weakref.ref(task.model)
+    gc.disable()
+    try:
+        TrainingLoop(task, ALONE).run()
+        del task
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 def test_a_task_is_asked_in_the_order_that_its_class_says(config: PretrainConfig) -> None:
