@@ -105,7 +105,7 @@ def test_missing_weights(
     labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = mistake(capsys, tmp_path / "run", labelled, "--model.weights", str(tmp_path / "none"))
-    assert "does not exist; name a weights file or the folder of a run" in error
+    assert "does not exist; name a weights file, the folder of a run" in error
 
 
 def test_weights_of_another_model(

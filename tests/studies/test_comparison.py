@@ -182,7 +182,7 @@ def test_a_stopped_comparison_says_so(
         (["--data.train_per_class", "3"], "data.train_per_class: got 3, but --shares decides"),
         (["--compare.seeds", "2"], "compare.seeds: got 2, expected 3 or more"),
         (["--against", "absent.pth"], "absent.pth: does not exist"),
-        (["--model.nam", "x"], "unknown setting 'model.nam'. Did you mean model.name?"),
+        (["--model.nam", "x"], "unknown setting 'model.nam'. Did you mean model.name or"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(
