@@ -2,6 +2,7 @@
 
 from fcmae.settings.arguments import add_reading_options, new_parser, parse_arguments
 
+NORMED = "pretrained, normed"
 SUMMARY = "kNN and linear probe: pretrained, untrained and raw pixels side by side"
 
 
@@ -15,12 +16,17 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--draws", type=int, default=5, help="Draws of labelled images, 3 or more.")
     parser.add_argument("--group", type=str, help="As data.group, which it is by default.")
     parser.add_argument("--seed", type=int, default=0, help="Which images are drawn.")
+    parser.add_argument(
+        "--save",
+        type=str,
+        help="File.safetensors for the linear probe of all labels, as a classifier of timm.",
+    )
     add_reading_options(parser)
     parsed = parse_arguments(parser, arguments)
 
     import torch
 
-    from fcmae.data import Reading, open_images
+    from fcmae.data import EvaluationTransform, Reading, open_images
     from fcmae.data.splits import with_labels
     from fcmae.evaluation import (
         check_draws,
@@ -32,18 +38,22 @@ def run(arguments: list[str]) -> None:
         thumbnails,
         with_masks,
     )
+    from fcmae.evaluation.probe_classifier import check_file, normed, save_classifier
     from fcmae.model.autoencoder import create_model
+    from fcmae.runs.folder import RunFolder
     from fcmae.runs.loading import load_run
     from fcmae.training.processes import choose_device
     from fcmae.weights.encoder_info import EncoderInfo
 
     check_draws(parsed.labels, parsed.draws)
+    if parsed.save is not None:
+        check_file(parsed.save)
     device = choose_device(parsed.device)
     config, model, step = load_run(parsed.run)
     wanted = Reading.of_settings(config.data).wanted()
     images = open_images(parsed.data, parsed.label, where="DATA", wanted=wanted)
     images = with_labels(images, "DATA", parsed.data)
-    info = EncoderInfo.of_run(config, model, step)
+    info = EncoderInfo.of_run(config, model, step, RunFolder(parsed.run).read_origin())
     images, info = with_masks(images, info)
     group = parsed.group or config.data.group
     images, sides = sides_of(images, group, is_asked=parsed.group is not None)
@@ -65,8 +75,27 @@ def run(arguments: list[str]) -> None:
         places = {path: place for place, path in enumerate(images.paths)}
         kept = [places[path] for path in features["pretrained"].paths]
         sides = sides.select(torch.tensor(kept))
+    if parsed.save is not None:  # what timm's last layer sees
+        features[NORMED] = normed(model.encoder, features["pretrained"])
     scores = score_features(
         features, labels=parsed.labels, draws=parsed.draws, seed=parsed.seed, sides=sides
     )
     print(f"Frozen features of {parsed.run} after {step} steps:")
     print(summary(scores, "pretrained", ("untrained", "raw pixels")))
+    if parsed.save is not None:
+        assert images.classes is not None
+        print(
+            f"A classifier of timm has a norm before its last layer: the one that is saved scores "
+            f"as {NORMED!r}, linear."
+        )
+        transform = EvaluationTransform(info.image_size, mean=info.mean, std=info.std)
+        print(
+            save_classifier(
+                model.encoder,
+                features[NORMED],
+                images.classes,
+                info,
+                parsed.save,
+                crop_pct=transform.crop_pct,
+            )
+        )

@@ -17,7 +17,12 @@ from fcmae.evaluation.features import (
 )
 from fcmae.evaluation.knn import knn_predict
 from fcmae.evaluation.label_draws import Sides, draw_labels, sides_of
-from fcmae.evaluation.linear_probe import balanced_accuracy, linear_probe_predict
+from fcmae.evaluation.linear_probe import (
+    LinearProbe,
+    balanced_accuracy,
+    fit_linear_probe,
+    linear_probe_predict,
+)
 from fcmae.evaluation.protocol import (
     METHODS,
     Scores,
@@ -35,6 +40,7 @@ __all__ = [
     "RULE",
     "Describer",
     "Features",
+    "LinearProbe",
     "Mean",
     "PairedDifference",
     "Scores",
@@ -48,6 +54,7 @@ __all__ = [
     "evaluation_loader",
     "extract_features",
     "extract_together",
+    "fit_linear_probe",
     "knn_predict",
     "linear_probe_predict",
     "means",

@@ -1,6 +1,8 @@
 """A linear classifier on frozen features: logistic regression by scikit-learn."""
 
 import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +15,25 @@ from torch import Tensor
 # so that one range serves all widths.
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 NUM_FOLDS = 4
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear classifier of features as they are: standardising them is part of its weights.
+
+    Attributes:
+        weight: float64 [C, D]; of two classes, too, one row each.
+        bias: float64 [C].
+        classes: LongTensor [C], the label of each row, ascending.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    classes: Tensor
+
+    def predict(self, vectors: Tensor) -> Tensor:
+        """Return the class of each vector, [N, D] -> LongTensor [N]."""
+        return self.classes[(vectors.double() @ self.weight.T + self.bias).argmax(dim=1)]
 
 
 def linear_probe_predict(
@@ -30,11 +51,40 @@ def linear_probe_predict(
         train_labels: LongTensor [M], of two classes at least, in an order without meaning.
         test_vectors: [N, D].
     """
+    fit = _fit(train_vectors, train_labels)
+    test = (test_vectors.double() - fit.mean) / fit.deviation
+    return torch.from_numpy(fit.model.predict((test @ fit.span).numpy())).long()
+
+
+def fit_linear_probe(vectors: Tensor, labels: Tensor) -> LinearProbe:
+    """Return the classifier that `linear_probe_predict` predicts with.
+
+    Args:
+        vectors: [M, D].
+        labels: LongTensor [M], of two classes at least, in an order without meaning.
+    """
+    fit = _fit(vectors, labels)
+    weight = torch.from_numpy(fit.model.coef_).double() @ fit.span.T / fit.deviation
+    bias = torch.from_numpy(fit.model.intercept_).double() - weight @ fit.mean
+    if len(weight) == 1:  # one row for two classes: half of it each is the same softmax
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    return LinearProbe(weight, bias, torch.from_numpy(fit.model.classes_).long())
+
+
+class _Fit(NamedTuple):
+    """A regression in coordinates of the standardised training vectors' span [D, min(M, D)]."""
+
+    model: Any
+    mean: Tensor
+    deviation: Tensor
+    span: Tensor
+
+
+def _fit(train_vectors: Tensor, train_labels: Tensor) -> _Fit:
     mean = train_vectors.double().mean(dim=0)
     deviation = train_vectors.double().std(dim=0)
     deviation = torch.where(deviation > 1e-12, deviation, 1.0)  # a constant says nothing
     train = (train_vectors.double() - mean) / deviation
-    test = (test_vectors.double() - mean) / deviation
     # The weights of a regression with an L2 penalty lie in the span of its training vectors: in
     # coordinates of that span the result is the same and wide features cost no more than narrow.
     span = torch.linalg.svd(train, full_matrices=False).Vh.T  # [D, min(M, D)]
@@ -55,7 +105,7 @@ def linear_probe_predict(
         # to score; and the versions of scikit-learn announce changes that do not concern us.
         warnings.simplefilter("ignore")
         model.fit((train @ span).numpy(), labels)
-    return torch.from_numpy(model.predict((test @ span).numpy())).long()
+    return _Fit(model, mean, deviation, span)
 
 
 def _folds(labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

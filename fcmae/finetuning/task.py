@@ -1,9 +1,12 @@
 """Fine-tuning: a classifier on labelled images, evaluated, kept at its best, exported."""
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -12,6 +15,7 @@ from fcmae.data.augmentation import mean_and_std
 from fcmae.data.holes import without_masks
 from fcmae.data.splits import open_labelled
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
+from fcmae.finetuning import frozen
 from fcmae.finetuning.classifier_export import export_classifier, float32_weights
 from fcmae.finetuning.data import FinetuneDataset
 from fcmae.finetuning.recipe import (
@@ -34,6 +38,9 @@ from fcmae.finetuning.setup import (
     variant_of,
     weights_metadata,
 )
+from fcmae.runs.durable import write_text
+from fcmae.runs.folder import RunFolder
+from fcmae.runs.metrics import read_metrics
 from fcmae.settings.auto import with_values
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.auto import Choices, as_recorded, length_is_open, recorded_settings, time_of
@@ -42,8 +49,10 @@ from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult
 from fcmae.training.pace import seconds_per_step
 from fcmae.training.processes import Processes
+from fcmae.training.remarks import warmup_remarks
 from fcmae.training.schedule import effective_batch_of, steps_of
 from fcmae.training.task import Task
+from fcmae.weights.files import read_metadata
 
 BEST_FILE, LAST_FILE = "classifier.safetensors", "classifier_last.safetensors"
 
@@ -69,6 +78,8 @@ def finetune(
     config: FinetuneConfig,
     processes: Processes,
     images: tuple[ImageList, ImageList] | None = None,
+    *,
+    scores_frozen: bool = True,
 ) -> FinetuneResult:
     """Run or continue the fine-tuning that `config` describes, in its run folder.
 
@@ -76,6 +87,7 @@ def finetune(
         config: of the run.
         processes: this process and the others.
         images: for training and for validation; None takes them as config.data says.
+        scores_frozen: score the frozen features of the start, too; see `finetuning.frozen`.
 
     Raises:
         ConfigError: a setting that cannot work, before anything starts.
@@ -90,7 +102,7 @@ def finetune(
         for found in images or open_labelled(config.data, config.train.seed)
     )
     config, rules = resolve(config, train, validation, processes)
-    task = Finetuning(config, train, validation)
+    task = Finetuning(config, train, validation, scores_frozen=scores_frozen)
     task.rules = rules
     run = TrainingLoop(task, processes)
     signal = run.run()
@@ -160,12 +172,20 @@ class Finetuning(Task):
 
     model: Any  # timm's ConvNeXt
 
-    def __init__(self, config: FinetuneConfig, train: ImageList, validation: ImageList) -> None:
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        train: ImageList,
+        validation: ImageList,
+        *,
+        scores_frozen: bool = True,
+    ) -> None:
         assert train.classes is not None
         self.classes = train.classes
         model, self._told = create_classifier(config, self.classes)
         super().__init__(config, train, model)
         self._validation = validation
+        self._scores_frozen = scores_frozen
         self._augmentation = create_augmentation(config)
         self._transform = create_evaluation_transform(config)
         self._mixup = create_mixup(config, len(self.classes))
@@ -175,6 +195,8 @@ class Finetuning(Task):
         self.best_step = 0
         self.last: ClassificationScores | None = None
         self._unwritten_best: dict[str, Tensor] | None = None  # in the main process
+        self._score_to_beat = -math.inf  # of a file that the run made when it was shorter
+        self._folder = RunFolder(config.run.dir)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return a group per layer and decay."""
@@ -222,11 +244,27 @@ class Finetuning(Task):
             f"classes, {len(self.images)} training and {len(self._validation)} validation images, "
             f"{run.length}; weights: {config.model.weights or 'from scratch'}."
         )
-        for sentence in self._told:
+        for sentence in (*self._told, *warmup_remarks(run.schedule)):
             run.say(sentence)
         if run.processes.is_main:
+            self._score_to_beat = self._score_of_file()
             mean, std = mean_and_std(config.data, weights_metadata(config))
             look_first(run, self._validation, mean, std, is_normalised=True)
+            if self._scores_frozen and run.progress.step == 0:
+                self._look_at_frozen(run)
+
+    def _look_at_frozen(self, run: TrainingLoop) -> None:
+        line, said = frozen.measure(
+            self.model,
+            self.images,
+            self._validation,
+            self._transform,
+            self.config,
+            run.processes.device,
+        )
+        if line and run.log is not None:
+            run.log.log(0, line)
+        run.say(said)
 
     def after_step(self, run: TrainingLoop, result: StepResult) -> None:
         """Update the average, and evaluate at the cadence and after the last step."""
@@ -272,12 +310,23 @@ class Finetuning(Task):
             f"{100 * scores.balanced_accuracy:.2f} %, loss {scores.loss:.4f}."
         )
 
-    def _write_best(self, run: TrainingLoop) -> None:
+    def _score_of_file(self) -> float:
+        """Return the score of the classifier that the run has exported, or -inf.
+
+        A run that was extended has one of its former decay, which is worth more than what the
+        longer run has before its own: it stays until that is better or done.
+        """
+        score = read_metadata(self._folder.export / BEST_FILE).get("val_balanced_accuracy")
+        return float(score) if isinstance(score, (int, float)) else -math.inf
+
+    def _write_best(self, run: TrainingLoop, *, is_last: bool = False) -> None:
         """Write the best weights unless the disk has them; what fails is tried again."""
         weights = self._unwritten_best
         if weights is None or not run.processes.is_main:
             return
         assert self.best is not None
+        if self.best.balanced_accuracy < self._score_to_beat and not is_last:
+            return
         if self._write(run, BEST_FILE, weights, self.best_step, self.best):
             self._unwritten_best = None
 
@@ -304,6 +353,16 @@ class Finetuning(Task):
             "last": _to_plain(self.last),
         }
 
+    def state_to_extend(self) -> dict[str, Any]:
+        """Return the state with the best weights so far: the file may hold later ones by then."""
+        state = self.state_dict()
+        if state["unwritten_best"] is None and self.best is not None:
+            file = self._folder.export / BEST_FILE
+            if read_metadata(file).get("steps") == self.best_step:
+                with contextlib.suppress(OSError, SafetensorError):
+                    state["unwritten_best"] = load_file(file)
+        return state
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         if self.ema is not None:
@@ -319,17 +378,23 @@ class Finetuning(Task):
         assert self.last is not None
         if not run.processes.is_main:
             return
-        self._write_best(run)
+        self._write_best(run, is_last=True)
         last = float32_weights(self.evaluated)
         self._write(run, LAST_FILE, last, run.progress.step, self.last)
         write_files(run, self._validation)
         best, path = self.best, run.folder.path / "confusion_matrix.png"
         is_drawn = run.attempt(lambda: draw_confusion_matrix(best, self.classes, path), path)
-        run.say(
+        line = frozen.of_metrics(read_metrics(run.folder.metrics))
+        beside = frozen.compared(line, best, self.last, self.config, run.schedule, len(self.images))
+        text = (
             f"best of the evaluations, after step {self.best_step}, chosen on these same "
             f"validation images (after the last step: accuracy {100 * self.last.accuracy:.1f} %, "
-            f"balanced {100 * self.last.balanced_accuracy:.1f} %):\n" + best.table(self.classes)
+            f"balanced {100 * self.last.balanced_accuracy:.1f} %):\n"
+            + "\n".join([best.table(self.classes), *beside])
         )
+        run.say(text)
+        scores = run.folder.path / "scores.txt"
+        run.attempt(lambda: write_text(scores, text + "\n"), scores)
         written = [run.folder.export / BEST_FILE] if self._unwritten_best is None else []
         written += [path] if is_drawn else []
         if written:

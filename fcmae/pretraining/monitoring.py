@@ -38,6 +38,7 @@ from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible, num_visible_patches
 from fcmae.runs.durable import write_text
 from fcmae.runs.metrics import read_metrics
+from fcmae.settings.length import longer_command
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.loop import TrainingLoop
 from fcmae.weights.encoder_info import EncoderInfo
@@ -110,7 +111,8 @@ class Watch:
         self._draw_loss_curve()
         if self._health is not None:
             lines = read_metrics(self._folder.metrics)
-            self._run.say(f"held-out loss: {verdict(lines, self._run.total_steps)}")
+            longer = longer_command(self._config)
+            self._run.say(f"held-out loss: {verdict(lines, self._run.total_steps, longer)}")
         path = self._folder.export / "encoder.safetensors"
         origin = self._folder.read_origin()
         info = EncoderInfo.of_run(self._config, self._model, step, origin)

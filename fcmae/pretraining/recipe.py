@@ -15,7 +15,8 @@ from fcmae.settings.auto import is_auto
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.sections import image_height_width
 from fcmae.training.auto import Choices, choose_flips
-from fcmae.training.schedule import steps_of
+from fcmae.training.remarks import length_remarks, rate_remarks
+from fcmae.training.schedule import Schedule, steps_of
 from fcmae.weights.sources import metadata_of
 
 DEFAULT_TIME = "20min"
@@ -82,6 +83,19 @@ def choose_after_length(choices: Choices, total_steps: int, effective_batch: int
     choices.choose("optim.base_lr", base, why)
     share = f"{100 * WARMUP_SHARE:.0f} % of {total_steps:,} steps, {LONGEST_WARMUP:,} at most"
     choices.settle_warmup(warmup_steps(total_steps), share)
+
+
+def remarks(config: PretrainConfig, num_images: int, effective_batch: int) -> list[str]:
+    """Return a sentence for each thing that stands out in the settings of a run.
+
+    Args:
+        config: of the run, with nothing left to a rule.
+        num_images: that are trained on.
+        effective_batch: images of a step.
+    """
+    schedule = Schedule(config.train, config.optim, num_images, effective_batch)
+    usual = peak_rate(schedule.total_steps, effective_batch)
+    return [*length_remarks(schedule, num_images), *rate_remarks(schedule, usual)]
 
 
 def with_numbers(config: PretrainConfig, num_images: int) -> PretrainConfig:

@@ -26,6 +26,7 @@ from fcmae.pretraining.recipe import (
     choose_after_length,
     choose_before_length,
     num_trained_on,
+    remarks,
     with_numbers,
 )
 from fcmae.pretraining.start import Start, load_start
@@ -252,6 +253,8 @@ class Pretraining(Task):
             f"{hidden} of {model.num_patches} patches hidden: effective mask ratio "
             f"{model.effective_mask_ratio:.3f} for mask.ratio {config.mask.ratio}."
         )
+        for sentence in remarks(config, len(self.images), run.effective_batch):
+            run.say(sentence)
         if config.model.backend == "native" and run.processes.device.type == "cpu":
             reason = missing_kernels()
             if reason is not None:

@@ -41,6 +41,8 @@ def write_comparison(found: Comparison, config: FinetuneConfig, against: str | N
             f"(pretrained: {optim.base_lr:g} and {optim.layer_decay:g}); all else is the same."
         )
     header = ["labels", first, second, f"{first} less {second}"]
+    beside = [found.worth(share) for share in scores]
+    beside += [said for share in scores for said in found.behind_frozen(share)]
     notes = Bullets([*found.notes(), *starts, f"{hardware()}; {versions()}."])
     document = Document(
         "Did pretraining help?",
@@ -48,6 +50,7 @@ def write_comparison(found: Comparison, config: FinetuneConfig, against: str | N
         [
             Section("Accuracy against labels", [Picture("labels.svg", plot, caption)]),
             Section("Every share", [Table(header, rows)]),
+            Section("Beside frozen features", [Bullets(beside)]),
             Section("How to read this", [notes]),
         ],
     )
@@ -58,4 +61,7 @@ def write_comparison(found: Comparison, config: FinetuneConfig, against: str | N
         for start, of_start in by_start.items():
             for seed, value in of_start.items():
                 writer.writerow([share, found.num_labels[share], start, seed, f"{value:.4f}"])
+        for what, of_frozen in found.frozen.get(share, {}).items():
+            for seed, value in of_frozen.items():
+                writer.writerow([share, found.num_labels[share], what, seed, f"{value:.4f}"])
     return write_document(document, stream.getvalue(), Path(config.run.dir))

@@ -5,15 +5,19 @@ import io
 from pathlib import Path
 from typing import Any
 
+from fcmae.data.recorded import read_paths
+from fcmae.errors import EXPECTED_ERRORS
 from fcmae.evaluation.health.verdict import verdict
 from fcmae.machine.cost import flop_unit, flops_per_image, seconds_per_image
 from fcmae.machine.hardware import hardware, versions
+from fcmae.pretraining.recipe import remarks
 from fcmae.reports import figures
 from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
 from fcmae.reports.health import LOSS, PANEL_FILE, curve
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.loading import load_run_config
 from fcmae.runs.metrics import read_metrics
+from fcmae.settings.length import longer_command
 from fcmae.settings.reading import to_plain
 from fcmae.studies.ablation.grid import effective_ratio_of
 
@@ -86,7 +90,9 @@ def _in_short(run: RunFolder, config: Any, lines: list[dict[str, Any]], steps: i
     if config.loss.normalize_targets:
         said.append("A loss of 1.0 is that of predicting each hidden patch's mean.")
     if curve(lines, LOSS)[1]:
-        said.append(f"Held-out loss: {verdict(lines, config.train.steps or steps)}")
+        longer = longer_command(config)
+        said.append(f"Held-out loss: {verdict(lines, config.train.steps or steps, longer)}")
+    said += _about_recipe(run, config, lines)
     per_image = seconds_per_image(lines)
     if per_image is not None:
         said.append(
@@ -99,6 +105,17 @@ def _in_short(run: RunFolder, config: Any, lines: list[dict[str, Any]], steps: i
         "(convolutions and matrix products, forward and backward)."
     )
     return said
+
+
+def _about_recipe(run: RunFolder, config: Any, lines: list[dict[str, Any]]) -> list[str]:
+    """Return what stands out in length and rate, where the folder says how many images it has."""
+    passes = [line for line in lines if line.get("epoch") and line["step"]]
+    try:
+        num_images = len(read_paths(run.images))
+        batch = round(passes[-1]["epoch"] * num_images / passes[-1]["step"])
+        return [said[0].upper() + said[1:] for said in remarks(config, num_images, batch)]
+    except (IndexError, *EXPECTED_ERRORS):
+        return []  # of an earlier version, or damaged: the report has the rest
 
 
 def _loss(config: Any, lines: list[dict[str, Any]]) -> list[Block]:

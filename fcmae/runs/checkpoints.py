@@ -1,6 +1,7 @@
 """Checkpoints of a run: written beside, forced to disk, checksummed, renamed; newest good one read.
 
 checkpoints/step-00001200/{state.pt, sha256}   checkpoints/last   (names the newest)
+checkpoints/undecayed-00000960   (kept for good: from it the run can be extended)
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from fcmae.errors import CheckpointError
 from fcmae.runs.durable import PARTIAL, sync, write_text
 
 _STATE, _CHECKSUM = "state.pt", "sha256"
-_PREFIX = "step-"
+_PREFIX, _UNDECAYED = "step-", "undecayed-"
 
 
 class CheckpointStore:
@@ -29,6 +30,10 @@ class CheckpointStore:
         keep_last: newest ones to keep.
         keep_every: steps whose multiples are kept for good; None keeps none for good.
         report: called with one sentence for every damaged checkpoint.
+
+    Attributes:
+        decay_start: step whose state, or the newest one from before it, is kept for good beside
+            the others, since the run can be extended from there; None keeps none.
     """
 
     def __init__(
@@ -43,14 +48,18 @@ class CheckpointStore:
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._report = report
+        self.decay_start: int | None = None
 
     def steps(self) -> list[int]:
-        """Return the steps of the complete checkpoints, ascending.
+        """Return the steps of the complete checkpoints, ascending, each once.
 
         Raises:
             CheckpointError: the folder is there and cannot be read. To take that for a run
                 without checkpoints would be to start it over.
         """
+        return sorted({*self._steps(_PREFIX), *self._steps(_UNDECAYED)})
+
+    def _steps(self, prefix: str) -> list[int]:
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
@@ -59,7 +68,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{self.folder}: cannot be read ({error.strerror}); mend that and start again."
             ) from error
-        numbers = [name[len(_PREFIX) :] for name in names if name.startswith(_PREFIX)]
+        numbers = [name[len(prefix) :] for name in names if name.startswith(prefix)]
         return sorted(int(text) for text in numbers if text.isascii() and text.isdigit())
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
@@ -70,7 +79,7 @@ class CheckpointStore:
         Raises:
             OSError: the disk is full or may not be written; older checkpoints are untouched.
         """
-        final = self._path(step)
+        final = self.folder / f"{_PREFIX}{step:08d}"
         partial = self._partial(final)
         self._clear_partial()
         if not self.folder.exists():
@@ -96,20 +105,27 @@ class CheckpointStore:
         self._tidy(step)
         return final
 
-    def load_newest(self) -> tuple[int, dict[str, Any]] | None:
-        """Return (step, state) of the newest undamaged checkpoint, on the CPU; None without any.
+    def load_newest(
+        self, fits: Callable[[int, dict[str, Any]], bool] = lambda step, state: True
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Return (step, state) of the newest undamaged checkpoint that `fits`, on the CPU, or None.
 
         Raises:
             CheckpointError: there are checkpoints and every one is damaged.
         """
         steps = self.steps()
+        num_damaged = 0
         for place in range(len(steps) - 1, -1, -1):
             try:
-                return steps[place], self.load(steps[place])
+                state = self.load(steps[place])
             except CheckpointError as error:
+                num_damaged += 1
                 before = f" Trying the one before it, of step {steps[place - 1]}." if place else ""
                 self._report(f"{error}{before}")
-        if steps:
+                continue
+            if fits(steps[place], state):
+                return steps[place], state
+        if steps and num_damaged == len(steps):
             raise CheckpointError(
                 f"{self.folder}: all {len(steps)} checkpoints are damaged; restore one from a "
                 "backup, or start again in another run.dir."
@@ -135,6 +151,50 @@ class CheckpointStore:
             ) from error
         return state
 
+    def keep_undecayed(self) -> None:
+        """Keep the state of `decay_start` for good, where it is saved and not kept yet.
+
+        Its files are links to those of the checkpoint, which may be removed later and cost
+        nothing until then; where the file system has no links they are copies. One is kept: that
+        of an earlier decay, before the run was extended, makes way.
+
+        Raises:
+            OSError: the disk refuses; the newest checkpoint from before the decay stays then.
+        """
+        step = self.decay_start
+        if step is None or step not in self._steps(_PREFIX):
+            return
+        final = self.folder / f"{_UNDECAYED}{step:08d}"
+        if not final.exists():
+            partial = self._partial(final)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            try:
+                for name in (_STATE, _CHECKSUM):
+                    _link(self._path(step) / name, partial / name)
+                sync(partial)
+                os.rename(partial, final)
+                sync(self.folder)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+        for other in self._steps(_UNDECAYED):
+            if other != step:
+                self._remove(self.folder / f"{_UNDECAYED}{other:08d}")
+
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: the run goes on from `step` in another way.
+
+        Raises:
+            OSError: one cannot be removed.
+        """
+        for prefix in (_PREFIX, _UNDECAYED):
+            for other in self._steps(prefix):
+                if other > step:
+                    self._remove(self.folder / f"{prefix}{other:08d}")
+        if step in self.steps():
+            self.name_newest(step)
+
     def name_newest(self, step: int) -> None:
         """Write `last`, for people and their scripts; a kill may have come before it."""
         try:
@@ -143,7 +203,10 @@ class CheckpointStore:
             self._report(f"{self.folder / 'last'}: cannot be written ({error.strerror}).")
 
     def _path(self, step: int) -> Path:
-        return self.folder / f"{_PREFIX}{step:08d}"
+        """Return the folder of a checkpoint, of which one that is kept for good may be left."""
+        path = self.folder / f"{_PREFIX}{step:08d}"
+        undecayed = self.folder / f"{_UNDECAYED}{step:08d}"
+        return undecayed if undecayed.exists() and not path.exists() else path
 
     def _partial(self, final: Path) -> Path:
         return self.folder / f"{PARTIAL}{final.name}"
@@ -163,16 +226,24 @@ class CheckpointStore:
         """Name the newest and remove the others that are too many; nothing of it is essential."""
         self.name_newest(step)
         try:
-            past = [other for other in self.steps() if other <= step]
-            for other in self.steps():
+            saved = self._steps(_PREFIX)
+            past = [other for other in saved if other <= step]
+            kept = {*past[-self._keep_last :], *self._to_extend_from(past)}
+            for other in saved:
                 # Later ones are damaged: the run passed over them. Kept, they would count as new.
-                is_kept = other in past[-self._keep_last :] or (
+                is_kept = other in kept or (
                     other <= step and self._keep_every and other % self._keep_every == 0
                 )
                 if not is_kept:
-                    self._remove(self._path(other))
+                    self._remove(self.folder / f"{_PREFIX}{other:08d}")
         except OSError as error:
             self._report(f"{self.folder}: cannot be tidied ({error.strerror}).")
+
+    def _to_extend_from(self, past: list[int]) -> list[int]:
+        """Return the newest checkpoint from before the decay, unless that is kept already."""
+        if self.decay_start is None or self.decay_start in self._steps(_UNDECAYED):
+            return []
+        return [step for step in past if step <= self.decay_start][-1:]
 
 
 class _Hashing:
@@ -215,6 +286,15 @@ def _digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest() + "\n"
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        sync(target)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -13,6 +13,7 @@ from fcmae.errors import ConfigError
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.durable import PARTIAL, write_text
 from fcmae.runs.locks import take_lock
+from fcmae.settings.length import is_extensible, length_names, refusal
 from fcmae.settings.reading import forbidden_changes, to_yaml
 
 
@@ -49,8 +50,12 @@ class RunFolder:
         except OSError:
             return ""
 
-    def open(self, config: Any, *, report: Callable[[str], None] = print) -> None:
+    def open(self, config: Any, *, report: Callable[[str], None] = print) -> bool:
         """Create the folder and its config.yaml, or check that it holds the run of `config`.
+
+        Returns:
+            Whether its run had another length. config.yaml still says that one: whoever has seen
+            that the run can go on calls `change_length` or `record`.
 
         Args:
             config: the settings, a dataclass of sections.
@@ -71,9 +76,9 @@ class RunFolder:
                 )
             self._take_lock(report)
             self._remove_partial()
-            if self.config.exists():
-                self._check_settings(config)
-            write_text(self.config, to_yaml(config))
+            has_other_length = self.config.exists() and self._has_other_length(config)
+            if not has_other_length:
+                self.record(config)
         except ConfigError:
             self.close()
             raise
@@ -83,6 +88,29 @@ class RunFolder:
                 f"run.dir: {self.path} cannot be written ({error.strerror}); choose a folder that "
                 "you may write."
             ) from error
+        return has_other_length
+
+    def record(self, config: Any) -> None:
+        """Write config.yaml anew; raises OSError."""
+        write_text(self.config, to_yaml(config))
+
+    def change_length(self, config: Any, step: int) -> None:
+        """Let the run of the open folder go on after `step` to the length in `config`.
+
+        What it made later than that, as a run of another length, is removed; its exported weights
+        and scores stay until they are made again. The order is that in which a kill in between
+        leaves a folder that either length goes on with.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.finished.unlink(missing_ok=True)
+        self.record(config)
+        CheckpointStore(self.checkpoints).remove_after(step)
+        for path in self.reconstructions.glob("step-*.png"):
+            number = path.stem.removeprefix("step-")
+            if number.isdecimal() and int(number) > step:
+                path.unlink()
 
     def close(self) -> None:
         """Let another process write."""
@@ -142,7 +170,8 @@ class RunFolder:
             for path in folder.glob(f"{PARTIAL}*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _check_settings(self, config: Any) -> None:
+    def _has_other_length(self, config: Any) -> bool:
+        """Whether the run differs in its length; raises ConfigError where it differs otherwise."""
         try:
             saved = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -150,8 +179,13 @@ class RunFolder:
                 f"run.dir: {self.config} is damaged; restore it, or choose another folder."
             ) from error
         if not CheckpointStore(self.checkpoints).steps():
-            return  # nothing was trained yet: new settings may begin in it
+            return False  # nothing was trained yet: new settings may begin in it
         changed = forbidden_changes(saved, config)
+        lengths = {name: changed[name] for name in sorted(changed.keys() & length_names(config))}
+        if is_extensible(saved, config):
+            changed = {name: changed[name] for name in sorted(changed.keys() - lengths.keys())}
+        elif lengths and lengths.keys() == changed.keys():
+            raise ConfigError(refusal(self.path, lengths, config))
         if changed:
             listed = "; ".join(
                 f"{name} {old} there, {new} now" for name, (old, new) in changed.items()
@@ -160,3 +194,4 @@ class RunFolder:
                 f"run.dir: {self.path} holds a run with other settings ({listed}). Choose another "
                 f"run.dir, or continue with --config {self.config}."
             )
+        return bool(lengths)

@@ -1,6 +1,7 @@
 """The settings of an ablation: its own sections, the base run, the grid, and the fine-tuning."""
 
 import difflib
+import functools
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from fcmae.settings.reading import (
     Layers,
     from_plain,
     parse,
+    recorded_settings,
     unknown_setting,
 )
 from fcmae.settings.sections import EITHER_OR
@@ -126,7 +128,14 @@ def parse_ablation(arguments: list[str]) -> Ablation:
         parse(AblationConfig, arguments, prog="fcmae ablate")
     layers = Layers(depth=2)
     layers.add_arguments(arguments, _check_name, _check_sections, read_value, {"jobs": "run.jobs"})
+    for section in ("base", "finetune"):
+        layers.follow_length(functools.partial(_recorded, layers, section), f"{section}.")
     return read_ablation(layers.plain, COMMAND_LINE)
+
+
+def _recorded(layers: Layers, section: str) -> Plain | None:
+    """Return a section of the ablation to be continued, or None."""
+    return (recorded_settings(layers.get("run.dir")) or {}).get(section)
 
 
 def read_ablation(plain: Plain, where: str) -> Ablation:
@@ -141,6 +150,7 @@ def read_ablation(plain: Plain, where: str) -> Ablation:
         layers.add(read_yaml(path, "base.config") | {"run": {}}, f"file {path}")
         del layers.plain["run"]
     layers.add(base, "base run")
+    layers.follow_length(lambda: (recorded_settings(config.run.dir) or {}).get("base"))
     if "run" in layers.plain:
         raise ConfigError(f"{where}: base.run: each cell has a folder of its own; use --run.dir.")
     grid = _check_grid(plain.get("grid"))

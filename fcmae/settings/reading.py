@@ -27,6 +27,8 @@ from fcmae.settings.sections import EITHER_OR
 Config = TypeVar("Config")
 COMMAND_LINE = "command line"
 NULL = (None, "null")
+_LENGTHS, _WARMUPS, *_ = EITHER_OR
+_UNIT = {name: name.rpartition(".")[2].removeprefix("warmup_") for name in _LENGTHS + _WARMUPS}
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -62,6 +64,7 @@ def parse(config_class: type[Config], arguments: list[str], *, prog: str) -> Con
         check_name,
         lambda content, path: _check_content(config_class, content, path),
     )
+    layers.follow_length(lambda: recorded_settings(layers.get("run.dir")))
     if printing:
         text = yaml.safe_dump(layers.plain)
         _parser(config_class, prog).parse_args(["--config", text, *printing])
@@ -168,6 +171,7 @@ class Layers:
         self.plain: Plain = {}
         self._depth = depth
         self._origins: dict[str, str] = {}
+        self._lengths: dict[tuple[str, str], tuple[str, Any]] = {}  # said by (prefix, origin)
 
     def add_arguments(
         self,
@@ -220,6 +224,50 @@ class Layers:
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
+    def follow_length(self, recorded: Callable[[], Plain | None], prefix: str = "") -> None:
+        """Let the warm-up keep its share where another source than its own says the length.
+
+        Told on stderr. A warm-up in epochs of a run in steps, or the reverse, stays as it is: its
+        share depends on the images.
+
+        Args:
+            recorded: returns the settings of the run to be continued, whose warm-up stays, or None.
+            prefix: of the settings' names, "" or "base.".
+        """
+        warmup, length = self._name_of(prefix, _WARMUPS), self._name_of(prefix, _LENGTHS)
+        if warmup is None or length is None:
+            return
+        origin = self._origins.get(prefix + warmup, "")
+        said, former = self._lengths.get((prefix, origin), ("", None))
+        if _UNIT[warmup] != _UNIT.get(said) or self._origins.get(prefix + length) == origin:
+            return
+        section = self.get(f"{prefix}optim")
+        try:
+            share = float(section[warmup.partition(".")[2]]) / float(former)
+            value = share * float(self.get(prefix + length))
+        except (TypeError, ValueError, ZeroDivisionError):
+            return  # the checks say what is wrong
+        known = (recorded() or {}).get("optim")
+        if isinstance(known, dict):
+            for name in _WARMUPS:
+                leaf = name.partition(".")[2]
+                section[leaf] = known.get(leaf)
+            return
+        if (said, float(former)) == (length, float(self.get(prefix + length))) or not share:
+            return
+        del section[warmup.partition(".")[2]]
+        name = f"optim.warmup_{_UNIT[length]}"
+        value = max(1, round(value)) if _UNIT[length] == "steps" else float(f"{value:.6g}")
+        section[name.partition(".")[2]] = value
+        remark(
+            f"{prefix}{name} {value:g} follows {prefix}{length} {self.get(prefix + length)}: the "
+            f"warm-up keeps the share of {100 * share:.3g} % that it has in the {origin}."
+        )
+
+    def _name_of(self, prefix: str, pair: tuple[str, ...]) -> str | None:
+        """Return which of two ways to say one thing is used, or None."""
+        return next((name for name in pair if self.get(prefix + name) not in NULL), None)
+
     def _lay(self, onto: Plain, plain: Plain, origin: str, above: list[str]) -> None:
         for name, value in plain.items():
             if isinstance(value, dict) and len(above) < self._depth and [*above, name] != ["grid"]:
@@ -231,6 +279,9 @@ class Layers:
                 self._replace_other(onto, path, value, origin)
                 onto[name] = value
                 self._origins[path] = origin
+                for setting in _LENGTHS:
+                    if path.endswith(setting) and value not in NULL:
+                        self._lengths[path.removesuffix(setting), origin] = (setting, value)
 
     def _replace_other(self, onto: Plain, path: str, value: Any, origin: str) -> None:
         for pair in EITHER_OR:
@@ -246,6 +297,19 @@ class Layers:
                     f"{path} {value} of the {origin} replaces {path_of_other} "
                     f"{onto.pop(leaf)} of the {source}."
                 )
+
+
+def recorded_settings(run_dir: Any) -> Plain | None:
+    """Return the settings of a run in a folder, or in the folders of a comparison; None without."""
+    if not isinstance(run_dir, str) or not run_dir or "\0" in run_dir:
+        return None
+    for pattern in ("config.yaml", "*/config.yaml", "*/*/config.yaml"):
+        try:
+            for path in Path(run_dir).glob(pattern):
+                return read_yaml(str(path), "run.dir")
+        except (ConfigError, OSError, ValueError):
+            return None  # whoever opens the folder says what is wrong with it
+    return None
 
 
 def unknown_setting(where: str, name: str, known: Collection[str]) -> ConfigError:

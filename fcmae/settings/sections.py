@@ -23,6 +23,8 @@ from fcmae.settings.ranges import (
 
 # Marks a setting in which a continued run may differ from what its folder records.
 MAY_CHANGE = {"may_change": True}
+# Marks a setting that makes a run of schedule wsd longer or shorter: its first part stays.
+LENGTH = {"length": True}
 # Ways to say one thing. Where a later source says another one, it replaces the earlier's.
 EITHER_OR = (
     ("train.steps", "train.epochs", "train.time"),
@@ -109,7 +111,7 @@ class OptimConfig:
     schedule: OrAuto[Literal["cosine", "wsd"]] = field(default=AUTO, metadata={"before": "cosine"})
     """After the warm-up cosine falls to the end; wsd is constant and falls in the last decay_share,
     and its runs can be extended: a larger train.steps or train.epochs goes on before the decay."""
-    decay_share: ShareAboveZero = 0.2
+    decay_share: ShareAboveZero = field(default=0.2, metadata=LENGTH)
     """wsd: share of the run in which the rate falls as 1 - sqrt of the way through it."""
     min_lr: FiniteFloat = 0.0
     """Learning rate, absolute, at the end of the schedule."""
@@ -133,9 +135,9 @@ class TrainConfig:
     """Images per micro-step and process."""
     accumulate: PositiveInt = field(default=1, metadata=MAY_CHANGE)
     """Micro-steps per optimizer step; effective batch = batch_size * accumulate * processes."""
-    steps: PositiveInt | None = None
+    steps: PositiveInt | None = field(default=None, metadata=LENGTH)
     """Optimizer steps; at most one of steps, epochs and time."""
-    epochs: Duration | None = None
+    epochs: Duration | None = field(default=None, metadata=LENGTH)
     """Passes over the images; at most one of steps, epochs and time."""
     time: str | None = None
     """How long to train, such as 20min or 1.5h: its steps are fixed once, from the first ones'

@@ -15,17 +15,28 @@ from fcmae.data import ImageList
 from fcmae.data.augmentation import mean_and_std
 from fcmae.data.splits import draw_share, open_labelled
 from fcmae.errors import ConfigError
-from fcmae.evaluation import RULE, Mean, PairedDifference, differences, means
+from fcmae.evaluation import RULE, Mean, PairedDifference, differences, means, thumbnails
 from fcmae.evaluation.classification import ClassificationScores
-from fcmae.finetuning.setup import weights_metadata
+from fcmae.finetuning.frozen import FAILURES, FrozenFeatures, what_to_change
+from fcmae.finetuning.setup import (
+    create_classifier,
+    create_evaluation_transform,
+    weights_metadata,
+)
 from fcmae.finetuning.task import finetune, resolve
 from fcmae.runs import terminal
 from fcmae.runs.durable import write_text
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.processes import Processes
+from fcmae.training.schedule import Schedule, effective_batch_of
 
 PRETRAINED, SCRATCH, OTHER = "pretrained", "from scratch", "other weights"
 ALL = 100.0  # per cent of the labels
+LINEAR, KNN, PIXELS = (
+    "linear probe of the frozen encoder",
+    "kNN of the frozen encoder",
+    "linear probe of raw pixels",
+)
 
 # The labelled images of a seed, and those that score them.
 Images = Callable[[int], tuple[ImageList, ImageList]]
@@ -44,6 +55,9 @@ class Comparison:
         num_test: images that all are scored on.
         steps: of every fine-tuning.
         config: the settings, with nothing left to a rule.
+        frozen: {share: {what: {seed: balanced accuracy in per cent}}} of classifiers on frozen
+            features that saw the same labels: LINEAR, KNN and PIXELS; without what failed.
+        advice: what to change in a recipe that falls behind them.
     """
 
     starts: tuple[str, str]
@@ -54,6 +68,8 @@ class Comparison:
     num_test: int = 0
     steps: int = 0
     config: FinetuneConfig | None = None
+    frozen: dict[float, dict[str, dict[int, float]]] = field(default_factory=dict)
+    advice: str = ""
 
     def accuracies(self, share: float) -> dict[str, dict[int, float]]:
         """Return the balanced accuracies in per cent, {start: {seed: accuracy}}."""
@@ -114,6 +130,35 @@ class Comparison:
                 )
         return said
 
+    def worth(self, share: float) -> str:
+        """Say in one line what pretraining was worth on so many labels, and beside what."""
+        scores = {"fine-tuned": self.accuracies(share)[self.starts[0]]}
+        scores |= {self.starts[1]: self.accuracies(share)[self.starts[1]]}
+        scores |= self.frozen.get(share, {})
+        parts = [
+            f"{name} {np.mean(list(values.values())):.1f} +- "
+            f"{np.std(list(values.values()), ddof=1):.1f}"
+            for name, values in scores.items()
+        ]
+        return (
+            f"What pretraining was worth with {self.num_labels[share]} labels, balanced accuracy "
+            f"in % (mean +- standard deviation over the seeds): {', '.join(parts)}."
+        )
+
+    def behind_frozen(self, share: float) -> list[str]:
+        """Say so, and what to change, when frozen features do better than fine-tuning."""
+        tuned = self.accuracies(share)[self.starts[0]]
+        said = []
+        for name in (LINEAR, KNN):
+            values = self.frozen.get(share, {}).get(name)
+            gap = None if values is None else differences({name: values, "": tuned}, "").get(name)
+            if gap is not None and gap.exceeds_noise and gap.value > 0:
+                said.append(
+                    f"With {self.num_labels[share]} labels {name} beats fine-tuning by "
+                    f"{gap.amount()} points: the recipe loses what the encoder knows. {self.advice}"
+                )
+        return said[:1]
+
     def notes(self) -> list[str]:
         """Return what one must know to read the figures."""
         seeds = len(next(iter(self.results.values()))[self.starts[0]])
@@ -152,7 +197,9 @@ class Comparison:
             f"{100 / self.num_classes:.0f}), mean +- standard deviation over the seeds, and "
             "accuracy over all images."
         )
-        return "\n".join([*lines, self.sentence(), *self.notes()])
+        beside = [self.worth(share) for share in self.num_labels]
+        beside += [said for share in self.num_labels for said in self.behind_frozen(share)]
+        return "\n".join([*lines, *beside, self.sentence(), *self.notes()])
 
 
 def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | None:
@@ -175,7 +222,8 @@ def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | 
         return open_labelled(config.data, seed)
 
     config = _resolve(config, images(config.train.seed), processes, config)
-    signal = _compare(found, ALL, config, images, None, processes)
+    frozen = _frozen_features(config, images(config.train.seed)[0], processes)
+    signal = _compare(found, ALL, config, images, None, processes, frozen)
     if signal is None and processes.is_main:
         text = found.text()
         print(text)
@@ -214,13 +262,14 @@ def compare_over_labels(
     found = Comparison(starts, config=config)
     found.drawn |= {share for share in shares if share < ALL}
     at_least = config.train.batch_size * config.train.accumulate * processes.world_size
+    frozen = _frozen_features(config, train, processes)
     for share in shares:
         arm = _share_of(config, share)
 
         def images(seed: int, share: float = share) -> tuple[ImageList, ImageList]:
             return repeated(draw_share(train, share, seed), at_least), test
 
-        signal = _compare(found, share, arm, images, against, processes)
+        signal = _compare(found, share, arm, images, against, processes, frozen)
         if signal is not None:
             return signal
         if processes.is_main:
@@ -292,6 +341,7 @@ def _compare(
     images: Images,
     against: str | None,
     processes: Processes,
+    frozen: FrozenFeatures | None,
 ) -> str | None:
     """Fine-tune from both starts with every seed; return the signal that stopped it."""
     results: dict[str, dict[int, ClassificationScores]] = {start: {} for start in found.starts}
@@ -299,7 +349,7 @@ def _compare(
         labelled, test = images(seed)
         for start in found.starts:
             arm = _arm(config, start, seed, against)
-            run = finetune(arm, processes, (labelled, test))
+            run = finetune(arm, processes, (labelled, test), scores_frozen=False)
             if run.signal is not None:
                 return run.signal
             assert run.last is not None  # finished runs have it
@@ -307,7 +357,60 @@ def _compare(
             found.steps, found.num_classes = run.total_steps, len(run.classes)
             found.num_test = run.last.num_images
     found.results[share], found.num_labels[share] = results, len(set(labelled.paths))
+    if frozen is not None:
+        _score_frozen(found, share, config, images, frozen)
     return None
+
+
+def _frozen_features(
+    config: FinetuneConfig, train: ImageList, processes: Processes
+) -> FrozenFeatures | None:
+    """Return the features of the pretrained start and of raw pixels; None beside the main process.
+
+    The model is made as every fine-tuning from the first start makes it.
+    """
+    if not processes.is_main:
+        return None
+    assert train.classes is not None
+    arm = _arm(config, PRETRAINED, config.train.seed, None)
+    model, _ = create_classifier(arm, train.classes)
+    return FrozenFeatures(
+        {LINEAR: model.to(processes.device), PIXELS: thumbnails},
+        create_evaluation_transform(arm),
+        arm,
+        processes.device,
+    )
+
+
+def _score_frozen(
+    found: Comparison,
+    share: float,
+    config: FinetuneConfig,
+    images: Images,
+    frozen: FrozenFeatures,
+) -> None:
+    """Note what frozen features know of the same labels; a look that fails is told."""
+    table: dict[str, dict[int, float]] = {LINEAR: {}, KNN: {}, PIXELS: {}}
+    num_images = 0
+    for seed in range(config.train.seed, config.train.seed + config.compare.seeds):
+        labelled, test = images(seed)
+        num_images = len(labelled)
+        try:
+            scores = frozen.score(labelled, test, seed).scores
+        except FAILURES as error:
+            print(f"frozen features were not scored: {' '.join(str(error).split())}")
+            return
+        for name, start, method in (
+            (LINEAR, LINEAR, "linear"),
+            (KNN, LINEAR, "kNN"),
+            (PIXELS, PIXELS, "linear"),
+        ):
+            if method in scores[start]:
+                table[name][seed] = 100 * scores[start][method]
+    found.frozen[share] = {name: values for name, values in table.items() if values}
+    batch = effective_batch_of(config.train, 1, num_images)
+    schedule = Schedule(config.train, config.optim, num_images, batch)
+    found.advice = what_to_change(config, schedule, num_images)
 
 
 def _arm(config: FinetuneConfig, start: str, seed: int, against: str | None) -> FinetuneConfig:

@@ -122,8 +122,10 @@ class TrainingLoop:
         """
         try:
             with StopRequest() as stop:
-                self.processes.from_main(lambda: self.folder.open(self.config, report=self.say))
-                self._prepare()
+                has_other_length: bool = self.processes.from_main(
+                    lambda: self.folder.open(self.config, report=self.say)
+                )
+                self._prepare(has_other_length)
                 if self._saving.is_finished(self.progress.step, self.total_steps):
                     return None
                 self._start()
@@ -133,20 +135,20 @@ class TrainingLoop:
                 self.log.close()
             self.folder.close()
 
-    def _prepare(self) -> None:
+    def _prepare(self, has_other_length: bool) -> None:
         """Put everything where the newest checkpoint left it, or at the start."""
-        found = self._saving.load_newest()
-        self.is_continued = found is not None
+        self.is_continued = self._saving.is_begun()
         task, config = self.task, self.config
         task.images = self.processes.from_main(self._fix_images)
         num_images = len(task.images)
+        self._make_schedule()
+        found = self._saving.load_newest(self.schedule)
         recorded = num_images if found is None else found[1].get("num_images")
         if recorded != num_images:
             raise CheckpointError(
                 f"{self.folder.images}: lists {num_images} images, and the checkpoint's run has "
                 f"{recorded}; restore the file, or start again in another run.dir."
             )
-        self._make_schedule()
         self.skipped = SkippedFiles(self.folder, num_images, config.data.max_skipped_share)
         task.model.to(self.processes.device)
         self._network: nn.Module = task.model
@@ -166,7 +168,20 @@ class TrainingLoop:
         task.prepare(self)
         self._unwritten: list[str] = []
         if found is not None:
-            self._restore(*found)
+            step, state, is_changed = found
+            self._restore(step, state)
+            former = state.get("length", list(self.schedule.length))
+            is_changed |= has_other_length and former != list(self.schedule.length)
+            self._saving.go_on_from(
+                step, config, has_other_length=has_other_length, is_changed=is_changed
+            )
+            if is_changed:
+                self.say(
+                    f"the run of {former[0]} steps becomes one of {self.total_steps}: it goes on "
+                    f"after step {step}, from before its rate began to fall. What it exported "
+                    "stays until it is exported again."
+                )
+            self.say(f"continuing after step {step} of {self.total_steps}.")
         else:
             self.skipped.add_unlisted(task.images.problems)
 
@@ -201,7 +216,6 @@ class TrainingLoop:
                 f"and now it is {self.effective_batch} (batch_size x accumulate x processes); "
                 "change batch_size or accumulate so that it stays the same."
             )
-        self.say(f"continuing after step {step} of {self.total_steps}.")
 
     def _start(self) -> None:
         if self.processes.is_main:
@@ -257,7 +271,7 @@ class TrainingLoop:
             is_last = progress.step == self.total_steps
             self._note_loss(result)
             cadence = config.checkpoint.every_steps
-            should_save |= should_stop or is_last
+            should_save |= should_stop or is_last or progress.step == self.schedule.decay_start
             should_save |= cadence is not None and progress.step % cadence == 0
             is_log_step = progress.step % config.log.every_steps == 0 or progress.step == 1
             self._note_skipped(is_shared=should_save or is_log_step or is_last)
@@ -382,8 +396,13 @@ class TrainingLoop:
             "optimization": self.optimization.state_dict(),
             "progress": dataclasses.asdict(self.progress),
             "skipped": self.skipped.state_dict(),
+            "length": list(self.schedule.length),
             "effective_batch": self.effective_batch,
             "num_images": len(self.task.images),
             "unwritten": self.log.force(),
-            "extra": self.task.state_dict(),
+            "extra": (
+                self.task.state_to_extend()
+                if self.progress.step == self.schedule.decay_start
+                else self.task.state_dict()
+            ),
         }

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fcmae.errors import DiskError
+from fcmae.errors import CheckpointError, DiskError
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.sections import CheckpointConfig
 from fcmae.training.processes import Processes
+from fcmae.training.schedule import Length, Schedule
 
 
 class RunSaving:
@@ -52,20 +53,76 @@ class RunSaving:
             return False
         return True
 
-    def load_newest(self) -> tuple[int, dict[str, Any]] | None:
-        """Return step and state of the newest undamaged checkpoint in every process, or None.
+    def is_begun(self) -> bool:
+        """Whether the folder has a checkpoint, damaged or not; the same in every process."""
+        return bool(self._processes.from_main(self._store.steps))
+
+    def load_newest(self, schedule: Schedule) -> tuple[int, dict[str, Any], bool] | None:
+        """Return what the run of this schedule goes on from, in every process, or None.
+
+        Returns:
+            Step and state of the newest undamaged checkpoint that belongs to the schedule, and
+            whether later ones, of a run of another length, were passed over.
 
         Raises:
-            CheckpointError: there are checkpoints and every one is damaged.
+            CheckpointError: there are checkpoints and every one is damaged, or belongs to a run
+                of another length.
         """
-        found: tuple[int, dict[str, Any]] | None = self._processes.from_main(self._load_newest)
+        self._store.decay_start = schedule.decay_start
+        found: tuple[int, dict[str, Any], bool] | None = self._processes.from_main(
+            lambda: self._load_newest(schedule)
+        )
         return found
 
-    def _load_newest(self) -> tuple[int, dict[str, Any]] | None:
-        found = self._store.load_newest()
-        if found is not None:
-            self._store.name_newest(found[0])
-        return found
+    def _load_newest(self, schedule: Schedule) -> tuple[int, dict[str, Any], bool] | None:
+        of_another_length: list[int] = []
+
+        def fits(step: int, state: dict[str, Any]) -> bool:
+            length = Length(*state.get("length", schedule.length))  # version 0.1.0 had none
+            if not schedule.length.shares(length, step):
+                of_another_length.append(step)
+            return step not in of_another_length
+
+        found = self._store.load_newest(fits)
+        if found is None and of_another_length:
+            total, start = schedule.length
+            raise CheckpointError(
+                f"{self._folder.checkpoints}: a run of {total} steps lets its rate fall from step "
+                f"{start} on, and no checkpoint from before that and from before the decay of the "
+                f"run's former length is left (those of steps {of_another_length[::-1]} are "
+                "later). Give it its former length, a longer one if it was made shorter, or start "
+                "a new run in another run.dir."
+            )
+        return None if found is None else (*found, bool(of_another_length))
+
+    def go_on_from(
+        self, step: int, config: Any, *, has_other_length: bool, is_changed: bool
+    ) -> None:
+        """Let the folder agree that the run goes on after `step`, all checks being done.
+
+        Args:
+            step: of the checkpoint that was loaded.
+            config: of the run.
+            has_other_length: whether config.yaml says another length, perhaps in other words.
+            is_changed: whether later files are of a run of another length.
+
+        Raises:
+            DiskError: the folder cannot be written; in every process.
+        """
+        self._processes.from_main(
+            lambda: self._go_on_from(step, config, has_other_length, is_changed)
+        )
+
+    def _go_on_from(self, step: int, config: Any, has_other_length: bool, is_changed: bool) -> None:
+        try:
+            if is_changed:
+                self._folder.change_length(config, step)
+            elif has_other_length:
+                self._folder.record(config)
+        except OSError as error:
+            raise disk_error(error) from error
+        self._store.name_newest(step)
+        self.attempt(self._store.keep_undecayed, self._folder.checkpoints)  # a kill came between
 
     def save(self, step: int, state: Callable[[], dict[str, Any]], *, is_needed: bool) -> None:
         """Write a checkpoint; a failure is told, and too many in a row stop the run.
@@ -82,6 +139,9 @@ class RunSaving:
             lambda: self.attempt(lambda: self._store.save(step, state()), self._folder.checkpoints)
         ):
             self._failures_in_a_row = 0
+            self._processes.from_main(
+                lambda: self.attempt(self._store.keep_undecayed, self._folder.checkpoints)
+            )
             return
         self._failures_in_a_row += 1
         if is_needed or self._failures_in_a_row >= self._max_failures:

@@ -1,9 +1,32 @@
 """The length of a run in steps, and the learning rate as arithmetic on the step."""
 
+from __future__ import annotations
+
 import math
+from typing import NamedTuple
 
 from fcmae.errors import ConfigError
 from fcmae.settings.sections import OptimConfig, TrainConfig
+
+
+class Length(NamedTuple):
+    """What decides how the rate falls: the steps of a run and the first one of its decay.
+
+    Attributes:
+        total_steps: of the whole run.
+        decay_start: see Schedule.
+    """
+
+    total_steps: int
+    decay_start: int | None
+
+    def shares(self, other: Length, step: int) -> bool:
+        """Whether runs of both lengths are the same for their first `step` steps."""
+        if self == other:
+            return True
+        if self.decay_start is None or other.decay_start is None:
+            return False
+        return step <= min(self.decay_start, other.decay_start)
 
 
 class Schedule:
@@ -15,6 +38,7 @@ class Schedule:
         decay_start: steps before the rate falls; what comes earlier is the same whatever the
             length. None of a cosine, which falls from the warm-up on by the length.
         peak: largest learning rate, before layer decay.
+        effective_batch: images of a step, as given.
 
     Raises:
         ConfigError: a warm-up longer than the run, or a least rate above the peak.
@@ -23,7 +47,7 @@ class Schedule:
     def __init__(
         self, train: TrainConfig, optim: OptimConfig, num_images: int, effective_batch: int
     ) -> None:
-        self._num_images, self._effective_batch = num_images, effective_batch
+        self._num_images, self.effective_batch = num_images, effective_batch
         self.total_steps = self.steps(train.steps, train.epochs)
         self.warmup_steps = self.steps(optim.warmup_steps, optim.warmup_epochs)
         self.peak = peak_lr(optim.base_lr, effective_batch)
@@ -43,10 +67,15 @@ class Schedule:
             decay_steps = max(1, round(optim.decay_share * self.total_steps))
             self.decay_start = max(self.warmup_steps, self.total_steps - decay_steps)
 
+    @property
+    def length(self) -> Length:
+        """What a checkpoint notes, so that a run of another length knows what it can use."""
+        return Length(self.total_steps, self.decay_start)
+
     def steps(self, number: int | None, epochs: float | None, otherwise: int = 0) -> int:
         """Return a duration in steps: given as such, or in epochs, or `otherwise`."""
         if epochs is not None:
-            return steps_of(epochs, self._num_images, self._effective_batch)
+            return steps_of(epochs, self._num_images, self.effective_batch)
         return otherwise if number is None else number
 
     def __call__(self, step: int) -> float:

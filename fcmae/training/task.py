@@ -70,5 +70,12 @@ class Task(abc.ABC):
         """Return what a checkpoint must hold beside weights and optimizer: plain data, tensors."""
         return {}
 
+    def state_to_extend(self) -> dict[str, Any]:
+        """Return what `state_dict` does, and of the results what a longer run may have to restore.
+
+        Asked for before the decay: a run that is extended from there finds later files.
+        """
+        return self.state_dict()
+
     def finish(self, run: TrainingLoop) -> None:
         """Make the results, after the last step."""

@@ -42,7 +42,8 @@ def make_config(**sections: Any) -> PretrainConfig:
     plain: dict[str, Any] = {
         "run": RunConfig(dir="runs/none"),
         "data": DataConfig(path="images", image_size=64, in_chans=1, workers=1),
-        "train": TrainConfig(steps=100, batch_size=8),
+        "train": TrainConfig(steps=2500, batch_size=8),
+        "optim": OptimConfig(base_lr=3.2e-3),
         "model": ModelConfig(name="convnextv2_atto"),
     }
     return PretrainConfig(**{**plain, **sections})
@@ -324,3 +325,11 @@ def test_trials_that_fail_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     pretend(1, "Traceback\nfcmae.errors.DataError: nothing can be decoded.\n")
     with pytest.raises(DataError, match=r"the trial run failed: .*nothing can be decoded"):
         trials.run_trial(trials.rehearse, make_config())
+
+
+def test_a_recipe_that_stands_out_is_told() -> None:
+    config = make_config(
+        train=TrainConfig(steps=400, batch_size=8), optim=OptimConfig(warmup_steps=107)
+    )
+    advice = list(advise(make_plan(config)))
+    assert [sentence.split(" ")[0] for sentence in advice] == ["Warm-up", "400", "The"]

@@ -252,6 +252,19 @@ def test_a_single_run_has_a_report(run_folder: Path, capsys: pytest.CaptureFixtu
     assert "step,loss,images_per_second" in (run_folder / "report.csv").read_text()
 
 
+def test_a_report_says_what_stands_out_and_how_the_run_is_made_longer(run_folder: Path) -> None:
+    (run_folder / "images.jsonl").write_text("".join(f'"{n}.png"\n' for n in range(480)))
+    log = MetricsLog(run_folder, resumed_step=7, tensorboard=False)
+    for step, loss in ((3, 0.9), (5, 0.8), (7, 0.7)):
+        log.log(step, {"health/loss": loss, "epoch": step * 128 / 480})  # two processes of 64
+    log.close()
+    assert main(["report", str(run_folder)]) == DONE
+    in_short = (run_folder / "report.md").read_text().partition("## In short")[2]
+    assert "- 7 steps are few for 480 pictures: each is seen 1.9 times" in in_short
+    assert "the rule's 0.002 for 7 steps of 128 images: optim.base_lr 0.004." in in_short
+    assert f"For that: fcmae pretrain --config {run_folder / 'config.yaml'} --train" in in_short
+
+
 def test_the_loss_of_a_report_is_a_mean_and_not_that_of_one_step(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     log = MetricsLog(tmp_path / "run", tensorboard=False)

@@ -19,7 +19,7 @@ from fcmae.evaluation import RULE
 from fcmae.evaluation.classification import ClassificationScores
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.reading import load
-from fcmae.studies.comparison import Comparison, repeated
+from fcmae.studies.comparison import KNN, LINEAR, PIXELS, Comparison, repeated
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart_compare.yaml"
 IMAGES = ImageList(
@@ -92,6 +92,32 @@ def test_a_start_that_sits_at_chance_is_said_to_have_learned_nothing_yet() -> No
     assert "has not learned" not in found([75.0, 74.0, 75.5], [60.0, 61.5, 60.0]).sentence()
 
 
+def test_one_line_says_what_pretraining_was_worth_beside_scratch_probe_and_pixels() -> None:
+    one = found([80.0, 81.0, 79.0], [53.0, 56.0, 50.0])
+    one.frozen[5.0] = {
+        LINEAR: {0: 70.0, 1: 71.0, 2: 69.0},
+        PIXELS: {0: 60.0, 1: 64.0, 2: 56.0},
+    }
+    line = (
+        "What pretraining was worth with 15 labels, balanced accuracy in % (mean +- standard "
+        "deviation over the seeds): fine-tuned 80.0 +- 1.0, from scratch 53.0 +- 3.0, linear "
+        "probe of the frozen encoder 70.0 +- 1.0, linear probe of raw pixels 60.0 +- 4.0."
+    )
+    assert one.text().count(line) == 1
+    assert "beats fine-tuning" not in one.text()
+
+
+def test_frozen_features_that_beat_fine_tuning_are_told_with_the_advice() -> None:
+    one = found([70.0, 71.0, 69.0], [53.0, 56.0, 50.0])
+    one.frozen[5.0] = {LINEAR: {0: 80.0, 1: 81.5, 2: 79.0}}
+    one.advice = "Train longer."
+    (said,) = one.behind_frozen(5.0)
+    assert said.startswith(f"With 15 labels {LINEAR} beats fine-tuning by 10.2 +- ")
+    assert said.endswith("points: the recipe loses what the encoder knows. Train longer.")
+    one.frozen[5.0] = {LINEAR: {0: 80.0, 1: 60.0, 2: 75.0}}  # within the noise
+    assert one.behind_frozen(5.0) == []
+
+
 def test_seeds_share_their_labelled_images_where_all_are_taken() -> None:
     some, every = (found([80.0] * 3, [70.0] * 3, share=share).text() for share in (5.0, 100.0))
     assert "with 15 labels each seed has its own labelled images" in some
@@ -149,8 +175,11 @@ def test_every_start_share_and_seed_is_a_run_and_the_report_agrees(
     assert lists[0] == lists[1]
     rows = list(csv.DictReader(io.StringIO((folder / "report.csv").read_text())))
     assert {(row["labels"], row["start"]) for row in rows} == {
-        (labels, start) for labels in ("2", "16") for start in ("pretrained", "from scratch")
+        (labels, start)
+        for labels in ("2", "16")
+        for start in ("pretrained", "from scratch", LINEAR, KNN, PIXELS)
     }
+    assert (folder / "report.md").read_text().count("What pretraining was worth with ") == 2
     sentence = shown.strip().split("\n")[-1]
     assert sentence.startswith("After 2 steps, compared with training from scratch, pretraining ")
     assert sentence in (folder / "report.md").read_text()

@@ -12,7 +12,9 @@ PATCH_MEAN = "health/loss_patch_mean"
 NOTHING_LEARNED = 0.98  # of the loss of predicting each patch's mean
 
 
-def verdict(lines: Sequence[Mapping[str, Any]], total_steps: int) -> str:
+def verdict(
+    lines: Sequence[Mapping[str, Any]], total_steps: int, longer_command: str | None = None
+) -> str:
     """Say whether the held-out loss still falls.
 
     The rule: a straight line through the last three checks, the one of the untrained model left
@@ -23,6 +25,7 @@ def verdict(lines: Sequence[Mapping[str, Any]], total_steps: int) -> str:
     Args:
         lines: of metrics.jsonl.
         total_steps: of the whole run.
+        longer_command: what makes the run longer, told where that should help.
     """
     points = [
         (line["step"], line[LOSS])
@@ -35,6 +38,8 @@ def verdict(lines: Sequence[Mapping[str, Any]], total_steps: int) -> str:
             "after the start)."
         )
     steps, losses = zip(*points, strict=True)
+    left = total_steps - points[-1][0]
+    still = f" with {left:,} of {total_steps:,} steps left" if left > 0 else ""
     slope = float(stats.linregress(steps, losses).slope)
     fall = -slope * total_steps / 10 / losses[-1]
     change = f"{'falls' if fall >= 0 else 'rises'} by {100 * abs(fall):.1f} %"
@@ -47,11 +52,13 @@ def verdict(lines: Sequence[Mapping[str, Any]], total_steps: int) -> str:
     to_beat = [line[PATCH_MEAN] for line in lines if line.get(PATCH_MEAN) is not None]
     if fall < WORTH_GOING_ON and to_beat and losses[-1] > NOTHING_LEARNED * to_beat[0]:
         return (
-            f"nothing learned yet: it is {losses[-1]:.3f}, and predicting each hidden patch's mean "
-            f"has {to_beat[0]:.3f} ({rule})."
+            f"nothing learned yet{still}: it is {losses[-1]:.3f}, and predicting each hidden "
+            f"patch's mean has {to_beat[0]:.3f} ({rule})."
         )
     if fall < WORTH_GOING_ON:
         return f"no longer improving ({rule})."
-    if points[-1][0] >= total_steps:
-        return f"still improving at the end: a longer run should give a lower loss ({rule})."
-    return f"still improving ({rule})."
+    if left <= 0:
+        said = f"still improving at the end: a longer run should give a lower loss ({rule})."
+        return said if longer_command is None else f"{said} For that: {longer_command}"
+    ends = max(0.0, losses[-1] + slope * left)
+    return f"still improving{still}, and at this pace {ends:.3f} at the end ({rule})."

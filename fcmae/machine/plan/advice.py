@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from fcmae.machine.plan.planning import NAMES, Plan
+from fcmae.pretraining.recipe import remarks
 
 SLOW_READERS = 0.9  # readers below this share of the steps' rate hold them up
 TIGHT = 0.85  # share of the free memory from which a run is at risk
@@ -72,6 +73,8 @@ def advise(plan: Plan) -> Iterator[str]:
             f"{100 * share:.0f} % of the whole time."
         )
     yield from _advise_on_checkpoints(plan)
+    for remark in remarks(config, plan.num_images, plan.effective_batch):
+        yield remark[0].upper() + remark[1:]
 
 
 def _advise_on_readers(plan: Plan) -> Iterator[str]:

@@ -189,7 +189,8 @@ def _finetune(cell: Cell, split: Split, device: torch.device) -> tuple[str | Non
     per_class, train = cell.finetune.data.train_per_class, split.train
     if per_class is not None:
         train = draw_per_class(train, per_class, cell.seed)
-    done = finetune(cell.finetune, Processes(0, 1, device), (train, split.test))
+    alone = Processes(0, 1, device)
+    done = finetune(cell.finetune, alone, (train, split.test), scores_frozen=False)
     if done.signal is not None:
         return done.signal, float("nan")
     assert done.last is not None  # finished runs have it

@@ -43,7 +43,9 @@ def test_the_verdict_states_its_rule_and_its_numbers() -> None:
 
 def test_a_run_in_its_middle_is_not_told_to_be_at_its_end() -> None:
     says = verdict(lines_of(1.0, 0.9, 0.630, 0.615, 0.600), 200)
-    assert says.startswith("still improving (")
+    assert says.startswith(
+        "still improving with 100 of 200 steps left, and at this pace 0.540 at the end ("
+    )
     assert "falls by 2.0 %" in says  # the same fall, of tenths twice as long
 
 
@@ -63,3 +65,15 @@ def test_checks_whose_loss_was_not_finite_are_left_out() -> None:
 def test_a_loss_near_the_patch_means_is_told_from_one_that_fell(loss: float, says: str) -> None:
     lines = [{"step": 0, "health/loss_patch_mean": 1.0}, *lines_of(1.0, loss, loss, loss, loss)]
     assert verdict(lines, 100).startswith(says)
+
+
+def test_the_hint_at_a_longer_run_names_the_command_that_makes_it() -> None:
+    lines = lines_of(1.0, 0.9, 0.630, 0.615, 0.600)
+    command = "fcmae pretrain --config runs/a/config.yaml --train.steps 200"
+    assert verdict(lines, 100, command).endswith(f"counts). For that: {command}")
+    assert command not in verdict(lines_of(1.0, 0.9, 0.6, 0.6, 0.6), 100, command)
+
+
+def test_a_run_that_has_learned_nothing_is_told_how_many_steps_are_left() -> None:
+    lines = [{"step": 0, "health/loss_patch_mean": 1.0}, *lines_of(1.0, 1.0, 1.0, 1.0, 1.0)]
+    assert verdict(lines, 1400).startswith("nothing learned yet with 1,300 of 1,400 steps left: ")
