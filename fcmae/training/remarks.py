@@ -9,8 +9,8 @@ from fcmae.training.schedule import Schedule
 
 LONG_WARMUP = 0.15  # share of the run; recipes have 5 to 10 %
 USUAL_WARMUP = 0.05
-FEW_STEPS = 2000  # below it a pretraining still gains from every step
-ENOUGH_STEPS = 10_000
+FEW_STEPS = 2000  # a fifth of what the recipe for small sets asks for
+ASKED_STEPS = 10_000
 FEW_PASSES = 5.0
 FAR = 3.0  # factor between a rate and the rule's
 
@@ -23,7 +23,7 @@ def length_remarks(schedule: Schedule, num_images: int) -> list[str]:
     if total < FEW_STEPS:
         said.append(
             f"{total:,} steps are few for {num_images:,} pictures: each is seen {_times(passes)}, "
-            f"and features get better up to {ENOUGH_STEPS:,} steps and beyond (train.steps; with "
+            f"and the recipe for small sets asks for {ASKED_STEPS:,} steps (train.steps; with "
             "optim.schedule wsd a run can be extended later)."
         )
     elif passes < FEW_PASSES:
