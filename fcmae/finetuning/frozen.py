@@ -22,6 +22,7 @@ from fcmae.evaluation import (
     extract_together,
 )
 from fcmae.evaluation.classification import ClassificationScores
+from fcmae.finetuning.recipe import usual_peak
 from fcmae.finetuning.setup import create_reading
 from fcmae.randomness import sample_seed
 from fcmae.settings.finetune import FinetuneConfig
@@ -34,11 +35,11 @@ LINE = "frozen_{}_balanced_accuracy"  # in metrics.jsonl, of step 0
 
 # Whatever a look may raise: it harms no run.
 FAILURES = (DataError, RuntimeError, ValueError, MemoryError)
-# Where a recipe falls behind its own start, and what tends to be wrong with it then.
+# What tends to be wrong where a recipe falls behind its own start.
 FEW_PASSES = 50.0
-LOW_BASE_LR = 2e-3
+FAR = 2.0  # factor between a peak rate and the rule's
 STRONG_FROM_STEPS = 2000
-LONG_WARMUP = 0.1
+LONG_WARMUP = 0.15
 
 
 @dataclass(frozen=True)
@@ -247,15 +248,20 @@ def uncertainty(scores: ClassificationScores) -> float:
 
 def what_to_change(config: FinetuneConfig, schedule: Schedule, num_images: int) -> str:
     """Say which settings tend to cost most, those of them that the recipe has."""
-    augment, optim, steps = config.augment, config.optim, schedule.total_steps
+    augment, steps = config.augment, schedule.total_steps
     batch = schedule.effective_batch
     changes = []
     passes = steps * batch / num_images
     if passes < FEW_PASSES:
         more = max(2 * steps, math.ceil(FEW_PASSES * num_images / batch))
         changes.append(f"train longer (--train.steps {more}; it saw each image {passes:.0f} times)")
-    if optim.base_lr < LOW_BASE_LR:
-        changes.append(f"raise the rate (--optim.base_lr {2 * LOW_BASE_LR:g})")
+    usual = usual_peak(batch)
+    if not usual / FAR <= schedule.peak <= usual * FAR:
+        verb = "raise" if schedule.peak < usual else "lower"
+        changes.append(
+            f"{verb} the rate (--optim.base_lr auto: a peak of {usual:.2g}; it had "
+            f"{schedule.peak:.2g})"
+        )
     is_strong = augment.rand_augment is not None or augment.reprob > 0
     if steps < STRONG_FROM_STEPS and (is_strong or augment.mixup > 0 or augment.cutmix > 0):
         changes.append(
@@ -264,10 +270,10 @@ def what_to_change(config: FinetuneConfig, schedule: Schedule, num_images: int) 
         )
     if schedule.warmup_steps > LONG_WARMUP * steps:
         changes.append(
-            f"shorten the warm-up (--optim.warmup_steps {max(1, round(steps / 20))}; it takes "
+            f"shorten the warm-up (--optim.warmup_steps auto; it took "
             f"{100 * schedule.warmup_steps / steps:.0f} % of the run)"
         )
-    if config.ema.decay is not None and not config.ema.warmup:
+    if config.ema.decay is not None and not config.ema.warmup and steps < STRONG_FROM_STEPS:
         changes.append("leave out the average of the weights (--ema.decay null)")
     listed = f"In a new run.dir, {'; '.join(changes)}. Or" if changes else "You may"
     return f"{listed} take the probe itself: fcmae probe RUN DATA --save FILE."

@@ -22,6 +22,11 @@ LAYER_DECAY = 0.9
 EMA_FROM_STEPS = 2000
 
 
+def usual_peak(effective_batch: int) -> float:
+    """Return the absolute peak rate: rises as the root of the batch."""
+    return PEAK_LR * math.sqrt(effective_batch / LARGEST_BATCH)
+
+
 def batch_for(num_labels: int, parts: int) -> int:
     """Return the images of each of so many parts of a step: a power of two that labels allow."""
     return 2 ** int(math.log2(max(1, min(LARGEST_BATCH, num_labels // parts))))
@@ -72,7 +77,7 @@ def choose_before_length(
 def choose_after_length(choices: Choices, total_steps: int, effective_batch: int) -> None:
     """Choose what depends on the number of steps."""
     steps = f"{total_steps:,} steps of {effective_batch} images"
-    rate = PEAK_LR * math.sqrt(effective_batch / LARGEST_BATCH)
+    rate = usual_peak(effective_batch)
     base = float(f"{rate * 256 / effective_batch:.3g}")
     choices.choose("optim.base_lr", base, f"a peak rate of {rate:.2g} for {steps}")
     is_pretrained = choices.config.model.weights is not None

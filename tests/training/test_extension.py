@@ -37,6 +37,7 @@ FINETUNE = {
     "model.name": "convnextv2_speck",
     "optim.base_lr": 0.1,
     "optim.schedule": "wsd",
+    "optim.warmup_steps": 1,  # by rule a share of the length
     "train.batch_size": 4,
     "train.device": "cpu",
     "evaluate.every_steps": 2,
