@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import itertools
+import math
 import re
 import sys
 import typing
@@ -245,15 +246,17 @@ class Layers:
         try:
             share = float(section[warmup.partition(".")[2]]) / float(former)
             value = share * float(self.get(prefix + length))
-        except (TypeError, ValueError, ZeroDivisionError):
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             return  # the checks say what is wrong
+        if not (0 < share <= 1 and math.isfinite(value)):
+            return
         known = (recorded() or {}).get("optim")
         if isinstance(known, dict):
             for name in _WARMUPS:
                 leaf = name.partition(".")[2]
                 section[leaf] = known.get(leaf)
             return
-        if (said, float(former)) == (length, float(self.get(prefix + length))) or not share:
+        if (said, float(former)) == (length, float(self.get(prefix + length))):
             return
         del section[warmup.partition(".")[2]]
         name = f"optim.warmup_{_UNIT[length]}"

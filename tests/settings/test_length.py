@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from fcmae.errors import ConfigError
 from fcmae.settings.ablation import parse_ablation
+from fcmae.settings.auto import AUTO
 from fcmae.settings.length import is_extensible, length_names, longer_command
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import parse, to_plain, to_yaml
@@ -52,10 +54,24 @@ def test_the_warm_up_follows_a_length_of_another_source(
 ) -> None:
     path = write(tmp_path / "a.yaml", file)
     config = parse_run("--config", path, *words.split())
-    assert (config.optim.warmup_steps, config.optim.warmup_epochs) == warmup
+    steps = config.optim.warmup_steps
+    assert (None if steps == AUTO else steps, config.optim.warmup_epochs) == warmup
     said = capsys.readouterr().err
     assert ("follows train" in said) == (told is not None)
     assert (told or "") in said
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "[1]", "many", "1" * 400, "-3"])
+def test_a_warm_up_that_is_none_is_left_to_the_checks(value: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", f"{{epochs: 8}}, {{warmup_epochs: {value}}}")
+    with pytest.raises(ConfigError, match=r"optim\.warmup_epochs: got "):
+        parse_run("--config", path, "--train.steps", "400")
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "0", "[1]", "many", "1" * 400, "-3", "true"])
+def test_a_warm_up_does_not_follow_a_length_that_is_none(value: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", f"{{epochs: {value}}}, {{warmup_epochs: 40}}")
+    assert parse_run("--config", path, "--train.steps", "400").optim.warmup_epochs == 40
 
 
 def write(path: Path, sections: str) -> str:
