@@ -13,6 +13,7 @@ import pytest
 import torch
 from fork_server import SERVER
 from pictures_on_disk import write_pictures
+from settled import settled
 
 from fcmae.machine.memory import available_bytes, peak_bytes, private_bytes
 from fcmae.machine.plan.advice import advise, describe, duration, size
@@ -46,7 +47,8 @@ def make_config(**sections: Any) -> PretrainConfig:
         "optim": OptimConfig(base_lr=3.2e-3),
         "model": ModelConfig(name="convnextv2_atto"),
     }
-    return PretrainConfig(**{**plain, **sections})
+    config: PretrainConfig = settled(PretrainConfig(**{**plain, **sections}))
+    return config
 
 
 def make_plan(config: PretrainConfig | None = None, **changes: Any) -> Plan:

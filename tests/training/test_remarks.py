@@ -1,8 +1,10 @@
 """What is said of a recipe: shares, passes and rates by hand, and nothing where nothing is odd."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from settled import settled
 
 from fcmae.pretraining.recipe import peak_rate, remarks
 from fcmae.settings.pretrain import PretrainConfig
@@ -15,7 +17,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def schedule(steps: int, batch: int = 128, **optim: float) -> Schedule:
-    return Schedule(TrainConfig(steps=steps), OptimConfig(**optim), 480, batch)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"base_lr": 1.5e-4, "warmup_steps": 0, "schedule": "cosine", **optim}
+    return Schedule(TrainConfig(steps=steps), OptimConfig(**settings), 480, batch)
 
 
 def test_a_long_warm_up_is_told_with_its_share_and_a_usual_one() -> None:
@@ -55,13 +58,13 @@ def test_a_rate_near_the_rule_and_one_of_0_are_not_told(base_lr: float) -> None:
 def test_the_papers_own_recipe_on_its_own_data_has_nothing_odd() -> None:
     config = CONFIGS / "pretrain" / "atto.yaml"
     words = ["--config", str(config), "--data.path", "x"]
-    found = parse(PretrainConfig, words, prog="fcmae pretrain")
+    found = settled(parse(PretrainConfig, words, prog="fcmae pretrain"))
     assert remarks(found, 1_281_167, 4096) == []
 
 
 def test_the_shipped_recipe_for_small_sets_on_400_steps_is_told() -> None:
     words = ["--data.path", "x", "--run.dir", "y", "--train.steps", "400"]
     words += ["--optim.warmup_steps", "107", "--optim.base_lr", "1.5e-4"]
-    found = parse(PretrainConfig, words, prog="fcmae pretrain")
+    found = settled(parse(PretrainConfig, words, prog="fcmae pretrain"))
     starts = [said.split(" ")[0] for said in remarks(found, 480, 128)]
     assert starts == ["warm-up", "400", "the"]
