@@ -5,6 +5,7 @@ last step: nothing is chosen on the images that score them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,7 +223,8 @@ def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | 
         return open_labelled(config.data, seed)
 
     config = _resolve(config, images(config.train.seed), processes, config)
-    frozen = _frozen_features(config, images(config.train.seed)[0], processes)
+    train = images(config.train.seed)[0]
+    frozen = functools.cache(lambda: _frozen_features(config, train, processes))
     signal = _compare(found, ALL, config, images, None, processes, frozen)
     if signal is None and processes.is_main:
         text = found.text()
@@ -262,7 +264,7 @@ def compare_over_labels(
     found = Comparison(starts, config=config)
     found.drawn |= {share for share in shares if share < ALL}
     at_least = config.train.batch_size * config.train.accumulate * processes.world_size
-    frozen = _frozen_features(config, train, processes)
+    frozen = functools.cache(lambda: _frozen_features(config, train, processes))
     for share in shares:
         arm = _share_of(config, share)
 
@@ -341,9 +343,12 @@ def _compare(
     images: Images,
     against: str | None,
     processes: Processes,
-    frozen: FrozenFeatures | None,
+    frozen: Callable[[], FrozenFeatures | None],
 ) -> str | None:
-    """Fine-tune from both starts with every seed; return the signal that stopped it."""
+    """Fine-tune from both starts with every seed; return the signal that stopped it.
+
+    `frozen` is asked for behind the runs, so that they have the memory.
+    """
     results: dict[str, dict[int, ClassificationScores]] = {start: {} for start in found.starts}
     for seed in range(config.train.seed, config.train.seed + config.compare.seeds):
         labelled, test = images(seed)
@@ -357,8 +362,9 @@ def _compare(
             found.steps, found.num_classes = run.total_steps, len(run.classes)
             found.num_test = run.last.num_images
     found.results[share], found.num_labels[share] = results, len(set(labelled.paths))
-    if frozen is not None:
-        _score_frozen(found, share, config, images, frozen)
+    features = frozen()
+    if features is not None:
+        _score_frozen(found, share, config, images, features)
     return None
 
 
