@@ -81,20 +81,38 @@ class _Below:
     Attributes:
         first, second: their numbers per image; -1 where the image lies above.
         firsts, seconds: their names.
+        inside: numbers of the second folders in each first one.
     """
 
     def __init__(self, paths: Iterable[bytes], count: int) -> None:
-        numbers: tuple[dict[bytes, int], dict[bytes, int]] = ({}, {})
-        columns = tuple(np.full(count, -1, np.int32) for _ in numbers)
+        known: tuple[dict[bytes, int], dict[bytes, int]] = ({}, {})
+        # Neighbours lie in one folder, mostly: the numbers of a folder, and how many follow it.
+        runs: list[tuple[int, int]] = []
+        lengths: list[int] = []
         self.stray: list[bytes] = []
-        for index, path in enumerate(paths):
-            names = path.split(b"/", 2)
-            if len(names) == 1 and len(self.stray) < MOST_NAMES:
+        self.inside: dict[int, set[int]] = {}
+        last: bytes | None = None
+        for path in paths:
+            folder = path[: path.rfind(b"/") + 1]
+            if folder == last:
+                lengths[-1] += 1
+            else:
+                names = folder.split(b"/", 2)[:-1]
+                first, second = (
+                    table.setdefault(name, len(table)) if name is not None else -1
+                    for table, name in zip(known, (*names, None, None), strict=False)
+                )
+                runs.append((first, second))
+                if second >= 0:
+                    self.inside.setdefault(first, set()).add(second)
+                lengths.append(1)
+                last = folder
+            if not folder and len(self.stray) < MOST_NAMES:
                 self.stray.append(path)
-            for column, known, name in zip(columns, numbers, names[:-1], strict=False):
-                column[index] = known.setdefault(name, len(known))
+        assert sum(lengths) == count
+        columns = np.repeat(np.array(runs, np.int32).reshape(-1, 2), lengths, axis=0).T
         self.first, self.second = columns
-        self.firsts, self.seconds = (list(map(os.fsdecode, known)) for known in numbers)
+        self.firsts, self.seconds = (list(map(os.fsdecode, table)) for table in known)
         self.num_stray = int((self.first < 0).sum())
 
 
@@ -117,8 +135,7 @@ def _parts(below: _Below) -> dict[Part, str] | None:
 
 
 def _seconds_in(below: _Below, first: str) -> set[int]:
-    inside = below.second[below.first == below.firsts.index(first)]
-    return set(np.unique(inside).tolist()) - {-1}
+    return below.inside.get(below.firsts.index(first), set())
 
 
 def _flat(below: _Below) -> Tree:

@@ -29,6 +29,13 @@ OTHER_EXTENSIONS = frozenset(
         *(".cr2", ".cr3", ".nef", ".dng", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
     )
 )
+# The same as the ends of names in bytes, those that are met most first: a million names are asked
+_USUAL = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
+PICTURE_ENDINGS = tuple(
+    os.fsencode(spelled)
+    for extension in dict.fromkeys((*_USUAL, *PICTURE_EXTENSIONS))
+    for spelled in (extension, extension.upper())
+)
 # A file without a telling suffix is a picture when it begins so: (offset, bytes).
 _MAGIC = (
     (0, b"\xff\xd8\xff"),  # JPEG

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcmae.data.accounting import Accounting
-from fcmae.data.kinds import MANY_IMAGES_EXTENSIONS, PICTURE_EXTENSIONS
+from fcmae.data.kinds import MANY_IMAGES_EXTENSIONS, PICTURE_ENDINGS
 from fcmae.data.path_list import PathList
 from fcmae.data.readers import SEPARATOR, Wanted, items, split_item
 from fcmae.data.shards import split_member
 from fcmae.runs.terminal import progress_bar
 
 _ONE_IMAGE = tuple(
-    os.fsencode(spelled)
-    for extension in PICTURE_EXTENSIONS
-    if extension not in MANY_IMAGES_EXTENSIONS
-    for spelled in (extension, extension.upper())
+    ending
+    for ending in PICTURE_ENDINGS
+    if os.fsdecode(ending).lower() not in MANY_IMAGES_EXTENSIONS
 )
 SHOW_PROGRESS_FROM = 5000  # files that are looked into
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fcmae.data.accounting import Accounting
-from fcmae.data.kinds import HIDDEN, PICTURE_EXTENSIONS, extension_of, is_picture, kind_of
+from fcmae.data.kinds import (
+    HIDDEN,
+    PICTURE_ENDINGS,
+    PICTURE_EXTENSIONS,
+    extension_of,
+    is_picture,
+    kind_of,
+)
 from fcmae.data.readers import is_store
 
 Visited = set[tuple[int, int]]
@@ -51,7 +59,7 @@ def _scan(folder: str, visited: Visited, accounting: Accounting) -> _Folder:
             if (status.st_dev, status.st_ino) in visited:
                 continue
             visited.add((status.st_dev, status.st_ino))
-            with os.scandir(path) as scan:
+            with os.scandir(node.path) as scan:
                 entries = list(scan)
         except OSError as error:
             accounting.folders.append((path, f"the folder cannot be read ({error.strerror})"))
@@ -64,9 +72,9 @@ def _scan(folder: str, visited: Visited, accounting: Accounting) -> _Folder:
         for entry in entries:
             found = _look_at(entry, accounting)
             if found == "folder":
-                below.append(os.fsencode(entry.name))
+                below.append(entry.name)
             elif found == "image":
-                names.append(os.fsencode(entry.name))
+                names.append(entry.name)
         names.sort()
         node.names = b"".join(name + b"\0" for name in names)
         node.folders = [(name, _Folder(os.path.join(node.path, name))) for name in sorted(below)]
@@ -74,9 +82,15 @@ def _scan(folder: str, visited: Visited, accounting: Accounting) -> _Folder:
     return root
 
 
-def _look_at(entry: os.DirEntry[str], accounting: Accounting) -> Literal["folder", "image"] | None:
+def _look_at(
+    entry: os.DirEntry[bytes], accounting: Accounting
+) -> Literal["folder", "image"] | None:
     """Return what an entry is to be used as; count what is not."""
-    name, path = entry.name, entry.path
+    if entry.name.endswith(PICTURE_ENDINGS) and not entry.name.startswith(b"."):
+        with contextlib.suppress(OSError):  # a link to itself
+            if entry.is_file():
+                return "image"
+    name, path = os.fsdecode(entry.name), os.fsdecode(entry.path)
     try:
         if name.startswith("."):
             is_folder = entry.is_dir(follow_symlinks=False)

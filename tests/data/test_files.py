@@ -126,8 +126,8 @@ def test_what_cannot_be_read_is_reported_and_the_rest_is_used(
     os.mkfifo(tmp_path / "pipe.png")
     scandir = os.scandir
 
-    def refuse(path: str) -> object:
-        if os.path.basename(path) == "locked":
+    def refuse(path: str | bytes) -> object:
+        if os.path.basename(os.fsdecode(path)) == "locked":
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 

@@ -45,14 +45,14 @@ SEPARATOR = "::"  # between a file and what is named in it
 EVERYTHING = Wanted()
 
 
-def is_store(folder: str, names: Collection[str] | None = None) -> bool:
+def is_store(folder: str, names: Collection[bytes] | None = None) -> bool:
     """Whether a folder is one file in fact: a Zarr store, or a data set saved by Hugging Face.
 
     Args:
         folder: its path.
         names: of all that lies in it, where they are known already.
     """
-    if names is not None and not any(name in names for name in STORE_FILES):
+    if names is not None and not any(name.encode() in names for name in STORE_FILES):
         return False
     return is_zarr(folder) or is_saved_dataset(folder)
 
