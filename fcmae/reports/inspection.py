@@ -138,7 +138,7 @@ def _sheet(found: Inspection) -> list[Block]:
     for look in sampled[:: max(1, len(sampled) // wanted)][:wanted]:
         assert look.pixels is not None
         try:
-            image = to_float(to_channels(look.pixels, reading)).numpy()
+            image = np.nan_to_num(to_float(to_channels(look.pixels, reading)).numpy())
         except UnreadableError:
             continue
         shown = image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0)

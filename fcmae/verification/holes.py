@@ -20,6 +20,7 @@ from fcmae.data import (
 )
 from fcmae.data.holes import without_masks
 from fcmae.model.autoencoder import FCMAE
+from fcmae.model.patches import patchify
 from fcmae.runs.durable import write_bytes
 
 NUM_IMAGES = 2
@@ -61,7 +62,9 @@ def run(model: FCMAE, value: float) -> Outcome:
     out.prediction.retain_grad()
     out.loss.backward()
     assert out.prediction.grad is not None
-    unscored = out.prediction.grad.masked_select(~model.values_with_data(valid))
+    # What the model says of itself would not show that it counts too much.
+    has_data = patchify(valid.expand_as(images), model.patch_size)
+    unscored = out.prediction.grad.masked_select(~has_data)
     return Outcome(features[0].detach(), out.prediction.detach(), out.loss.detach(), unscored)
 
 

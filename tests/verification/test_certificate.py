@@ -19,7 +19,7 @@ from torch import Tensor
 from fcmae.__main__ import main
 from fcmae.cli import verify as verify_command
 from fcmae.errors import DONE, FAILED, MISTAKE
-from fcmae.model.autoencoder import create_model
+from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification import claims, reference
 from fcmae.verification.certificate import Certificate, Line
@@ -199,6 +199,48 @@ def test_an_encoder_that_sees_hidden_pixels_fails(
     failed = failed_claims(verify_config(config))
     assert "hidden pixels replaced, native: change of features" in failed
     assert "gradient of features by hidden pixels" in failed
+
+
+def failed_by_invalid_pixels(certificate: Certificate) -> set[str]:
+    """What invalid pixels change, of the claims that fail; nothing else may fail."""
+    failed = failed_claims(certificate)
+    assert all("invalid pixels" in claim for claim in failed), failed
+    return {claim.split(": change of ")[-1] for claim in failed}
+
+
+def test_a_model_that_is_not_told_of_invalid_pixels_fails(
+    config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: FCMAE, images: Tensor, visible: Tensor, valid: object = None) -> object:
+        return original(self, images, visible)
+
+    original = FCMAE.forward
+    monkeypatch.setattr(FCMAE, "forward", forward)
+    assert failed_by_invalid_pixels(verify_config(config)) >= {"features", "predictions", "loss"}
+
+
+def test_a_loss_that_counts_invalid_pixels_fails(
+    config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_values(self: FCMAE, valid: Tensor) -> Tensor:
+        return torch.ones_like(original(self, valid))
+
+    original = FCMAE.values_with_data
+    monkeypatch.setattr(FCMAE, "values_with_data", all_values)
+    assert failed_by_invalid_pixels(verify_config(config)) == {
+        "gradient of loss by predictions of invalid pixels"
+    }
+
+
+def test_pixels_that_bleed_out_of_holes_when_crops_are_scaled_fail(
+    config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nearest(valid: Tensor, size: tuple[int, int]) -> Tensor:
+        return torch.nn.functional.interpolate(valid[None].float(), size)[0] > 0
+
+    monkeypatch.setattr("fcmae.data.decoding.fill", lambda image, valid: image)
+    monkeypatch.setattr("fcmae.data.augmentation.resize_valid", nearest)
+    assert failed_by_invalid_pixels(verify_config(config)) >= {"features", "predictions", "loss"}
 
 
 def test_an_export_of_other_weights_fails(
