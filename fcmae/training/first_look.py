@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MOST_IMAGES = 16  # of the first batch that are pictured
 BANDS_SAID = 4  # more are in files.txt alone
 GAP_PX = 4
+GREY_STRIPES = (0.9, 0.3)  # of holes in pictures that are not RGB
 KINDS_LISTED = 40
 
 
@@ -127,7 +128,7 @@ def look_first(
         if values.num_with_holes:
             loop.say(values.holes_sentence())
         path = loop.folder.first_batch
-        sheet = draw_sheet([_hatched(*pair) for pair in zip(raw, valid, strict=True)])
+        sheet = draw_sheet([hatched(*pair) for pair in zip(raw, valid, strict=True)])
         loop.attempt(lambda: write_atomically(path, sheet.save), path)
     write_files(loop, held_out, values)
 
@@ -202,13 +203,15 @@ def _values(
     )
 
 
-def _hatched(image: Tensor, valid: Tensor | None) -> Tensor:
+def hatched(image: Tensor, valid: Tensor | None) -> Tensor:
     """Return an image [C, H, W] with stripes where it has no data; grey ones unless it is RGB."""
     if valid is None:
         return image
     stripes = torch.from_numpy(hatching(*image.shape[1:])).float().permute(2, 0, 1)
-    if len(image) != len(stripes):
-        stripes = stripes.mean(dim=0, keepdim=True)
+    if len(image) != len(stripes):  # their colours differ little in brightness
+        brightness = stripes.mean(dim=0, keepdim=True)
+        is_light = brightness > brightness.mean()
+        stripes = torch.where(is_light, *map(torch.tensor, GREY_STRIPES))
     return torch.where(valid, image, stripes)
 
 
