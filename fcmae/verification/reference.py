@@ -22,6 +22,7 @@ def encode(
     stride = dense.stem[0].stride[0]
     side = patch_size // stride
     sites = _sites(visible, grid, side)
+    neighbours = _Neighbours(sites, (len(images), grid[0] * side, grid[1] * side))
     image, row, column = sites.unbind(dim=1)
     pixels = images.unfold(2, stride, stride).unfold(3, stride, stride)  # [N, C, H, W, s, s]
     x = pixels[image, :, row, column].flatten(1) @ dense.stem[0].weight.flatten(1).T
@@ -30,10 +31,9 @@ def encode(
         if not isinstance(stage.downsample, nn.Identity):
             norm, convolution = stage.downsample
             side //= convolution.stride[0]
-            coarse = _sites(visible, grid, side)
-            x = _downsample(convolution, _norm(norm, x), sites, coarse, grid, side)
-            sites = coarse
-        neighbours = _Neighbours(sites, (len(images), grid[0] * side, grid[1] * side))
+            sites = _sites(visible, grid, side)
+            x = _downsample(convolution, _norm(norm, x), neighbours, sites)
+            neighbours = _Neighbours(sites, (len(images), grid[0] * side, grid[1] * side))
         pool = torch.zeros_like(sites[:, 0]) if grn_over_batch else sites[:, 0]
         for block in stage.blocks:  # recomputed in backward: 49 shifted copies of x need memory
             x = checkpoint(_block, block, x, neighbours, pool, len(images), use_reentrant=False)
@@ -91,24 +91,14 @@ def _block(block: Any, x: Tensor, neighbours: _Neighbours, pool: Tensor, num_ima
     return x + (branch if block.gamma is None else branch * block.gamma)
 
 
-def _downsample(
-    convolution: nn.Conv2d,
-    x: Tensor,
-    fine: Tensor,
-    coarse: Tensor,
-    grid: tuple[int, int],
-    side: int,
-) -> Tensor:
+def _downsample(convolution: nn.Conv2d, x: Tensor, fine: _Neighbours, coarse: Tensor) -> Tensor:
     """Sum over the fine sites that each coarse site covers."""
     stride = convolution.stride[0]
-    shape = (int(fine[:, 0].max()) + 1, grid[0] * side * stride, grid[1] * side * stride)
-    place = torch.full(shape, -1)
-    place[tuple(fine.unbind(dim=1))] = torch.arange(len(fine))
     image, row, column = coarse.unbind(dim=1)
     total = x.new_zeros(len(coarse), convolution.out_channels)
     for i in range(stride):
         for j in range(stride):
-            covered = x[place[image, row * stride + i, column * stride + j]]
+            covered = x[fine.place[image, row * stride + i, column * stride + j]]
             total = total + covered @ convolution.weight[:, :, i, j].T
     return _plus(total, convolution.bias)
 
