@@ -23,7 +23,7 @@ EXTRAS = {
     ],
     "arrays": ["h5py>=3.11", "zarr>=2.18.7"],
     # exports for transformers, and images of data sets that `datasets` saved on disk
-    "huggingface": ["transformers>=4.40", "datasets>=2.20"],
+    "huggingface": ["transformers>=4.40", "datasets>=3.6"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.19", "onnxscript>=0.7"],
     "slurm": ["submitit>=1.5.4"],
 }

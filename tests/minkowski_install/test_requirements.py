@@ -81,6 +81,10 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("CONDA_PREFIX", str(tmp_path / "conda"))
+    find = importlib.util.find_spec  # uv's environments have no pip
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: find("pytest" if name == "pip" else name)
+    )
     monkeypatch.delenv("CXX", raising=False)
     return tmp_path
 
