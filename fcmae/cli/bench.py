@@ -28,11 +28,13 @@ def run(arguments: list[str]) -> None:
         torch.set_num_threads(settings.threads)
     if settings.data is not None:
         from fcmae.machine.bench.reading import measure_reading
+        from fcmae.machine.bench.tiff_crops import measure_tiff
 
         print(computing(torch.device("cpu")))
         _, image_size = settings.sizes[0]
         reading = measure_reading(settings.data, settings.models, image_size, settings.repeats)
         print(reading.describe())
+        print(measure_tiff(image_size, settings.repeats).describe())
         return
     folder = Path(settings.output)
     try:

@@ -225,6 +225,9 @@ def test_reading_is_compared_with_the_bare_decoder(
     assert "3 images of 0.2 megapixels, each read 11 times in a round" in shown
     for name in ("bare decoder", "samples", "samples from data.cache", "steps of convnextv2_atto"):
         assert re.search(rf"\n  {name} +\d+\.\d images/s \(spread \d+%\)", shown)
+    tiff = re.search(r"crops of \d+ px of a TIFF of 8000 .* (\d+) times the rate", shown)
+    assert tiff is not None
+    assert int(tiff[1]) >= 20
 
 
 def test_a_folder_without_images_cannot_be_read(
