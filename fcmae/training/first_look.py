@@ -211,7 +211,8 @@ def hatched(image: Tensor, valid: Tensor | None) -> Tensor:
     if len(image) != len(stripes):  # their colours differ little in brightness
         brightness = stripes.mean(dim=0, keepdim=True)
         is_light = brightness > brightness.mean()
-        stripes = torch.where(is_light, *map(torch.tensor, GREY_STRIPES))
+        light, dark = GREY_STRIPES
+        stripes = torch.where(is_light, light, dark)
     return torch.where(valid, image, stripes)
 
 
