@@ -55,7 +55,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class DiskError(RuntimeError):
-    """The run stops because nothing can be saved any more; the last good checkpoint stays."""
+    """A disk takes or gives nothing now; the run stops, and the last good checkpoint stays."""
 
 
 # What the console tells in one sentence; any other exception is a bug and keeps its traceback.

@@ -26,11 +26,30 @@ def seeded(value: int) -> Iterator[None]:
 
     Transforms of torchvision and timm draw from these. CUDA's generators are left alone.
     """
-    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
+    with _restored():
         random.seed(value)
         np.random.seed(value % 2**32)
         torch.default_generator.manual_seed(value)  # torch.manual_seed would reseed CUDA too
+        yield
+
+
+@contextlib.contextmanager
+def unchanged_randomness() -> Iterator[None]:
+    """Restore the global generators after what is inside, also those of GPUs that are in use."""
+    has_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    device = torch.cuda.get_rng_state() if has_gpu else None
+    try:
+        with _restored():
+            yield
+    finally:
+        if device is not None:
+            torch.cuda.set_rng_state(device)
+
+
+@contextlib.contextmanager
+def _restored() -> Iterator[None]:
+    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
         yield
     finally:
         random.setstate(python)

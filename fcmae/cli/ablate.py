@@ -38,7 +38,7 @@ def report(arguments: list[str]) -> None:
     from fcmae.settings.arguments import new_parser, parse_arguments
 
     parser = new_parser("report", REPORT_SUMMARY)
-    parser.add_argument("run", help="Folder of a pretraining run or of an ablation.")
+    parser.add_argument("run", help="Folder of a pretraining, a fine-tuning or an ablation.")
     parser.add_argument("--output", type=str, help="Folder of the report; default RUN.")
     parsed = parse_arguments(parser, arguments)
 

@@ -16,7 +16,7 @@ SUMMARY = "write the features of images to an .npz file with their file names"
 def run(arguments: list[str]) -> None:
     """Write `features` [N, D] float32, `files` [N], `skipped_files`, and `labels`, `classes`."""
     parser = new_parser("embed", SUMMARY)
-    parser.add_argument("source", help="Folder of a pretraining run, or a file of weights.")
+    parser.add_argument("source", help="Folder of a run, or a file of weights.")
     parser.add_argument("images", nargs="+", help="Images, folders, lists of paths, or elpv.")
     parser.add_argument("--output", type=str, required=True, help="The .npz file to write.")
     parser.add_argument("--label", type=str, help="Which labels of elpv go into the file.")
@@ -35,17 +35,23 @@ def run(arguments: list[str]) -> None:
     from fcmae.data.accounting import account_sentence
     from fcmae.errors import ConfigError
     from fcmae.evaluation import evaluation_loader, extract_features, with_masks
+    from fcmae.finetuning.loading import load_finetuned
+    from fcmae.runs.loading import is_finetuning_run
     from fcmae.training.processes import choose_device
-    from fcmae.weights.sources import load_described_encoder
+    from fcmae.weights.sources import check_nothing_given, load_described_encoder
 
     device = choose_device(parsed.device)
-    encoder, info = load_described_encoder(
-        parsed.source,
-        model_name=parsed.model.name,
-        in_chans=parsed.data.in_chans,
-        stem_stride=parsed.model.stem_stride,
-        image_size=parsed.data.image_size,
-    )
+    given = {
+        "model_name": parsed.model.name,
+        "in_chans": parsed.data.in_chans,
+        "stem_stride": parsed.model.stem_stride,
+        "image_size": parsed.data.image_size,
+    }
+    if is_finetuning_run(parsed.source):
+        check_nothing_given(parsed.source, **given)
+        _, encoder, info = load_finetuned(parsed.source)
+    else:
+        encoder, info = load_described_encoder(parsed.source, **given)
     wanted = info.reading().wanted()
     images = open_images(parsed.images, parsed.label, where="IMAGES", wanted=wanted)
     if images.accounting is not None:

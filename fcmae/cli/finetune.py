@@ -9,7 +9,10 @@ def run(arguments: list[str]) -> int:
     from fcmae.settings.finetune import FinetuneConfig
     from fcmae.settings.reading import parse
 
-    config = parse(FinetuneConfig, arguments, prog="fcmae finetune")
+    # What is evaluated alone has no length.
+    is_only = any(word.partition("=")[0] == "--evaluate.only" for word in arguments)
+    length = {"train.steps": "1"} if is_only else {}
+    config = parse(FinetuneConfig, arguments, prog="fcmae finetune", otherwise=length)
 
     from fcmae.finetuning.scoring import evaluate_only
     from fcmae.finetuning.task import finetune

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "prove on your model that hidden pixels and other images have no influence"
 # Settings that every config must have and that have nothing to do with the model.
-_IRRELEVANT = ["--run.dir", "-", "--data.path", "-", "--train.steps", "1"]
+_IRRELEVANT = {"run.dir": "-", "data.path": "-", "train.steps": "1"}
 _HELP = """usage: fcmae verify [RUN | --config FILE] [--section.setting VALUE ...]
                     [--grn-scope image|batch] [--json]
 
@@ -43,10 +43,10 @@ def run(arguments: list[str]) -> int:
             "what its model is; leave one of them out."
         )
     if run_dir is None:
-        has_config = any(word.partition("=")[0] == "--config" for word in settings)
         scope_setting = ["--model.grn_scope", scope] if scope else []
-        settings = ([] if has_config else _IRRELEVANT) + settings + scope_setting
-        config = parse(PretrainConfig, settings, prog="fcmae verify")
+        config = parse(
+            PretrainConfig, settings + scope_setting, prog="fcmae verify", otherwise=_IRRELEVANT
+        )
 
     from fcmae.verification.subjects import verify_config, verify_run
 

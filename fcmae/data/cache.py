@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -122,8 +122,18 @@ class PixelCache:
             if (state := _state(path)) is not None and state != self._kept_state(index)
         ]
 
-    def fill(self, workers: int, report: Callable[[str], None]) -> None:
+    def fill(
+        self,
+        workers: int,
+        report: Callable[[str], None],
+        only: Container[int] | None = None,
+    ) -> None:
         """Add the missing images. What cannot be written is told by `report`, and left out.
+
+        Args:
+            workers: processes that read.
+            report: called with sentences.
+            only: indices of the images to add; None: all.
 
         Raises:
             DataError: a reader died or is stuck.
@@ -131,7 +141,10 @@ class PixelCache:
         try:
             with self._locked(report):
                 self.load()  # another process may have filled it
-                if missing := self.missing():
+                missing = self.missing()
+                if only is not None:
+                    missing = [index for index in missing if index in only]
+                if missing:
                     self._add(missing, workers)
         except OSError as error:
             report(

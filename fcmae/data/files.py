@@ -1,7 +1,9 @@
 """Find images in folders, lists of paths, tables of labels and shards; nothing is decoded here."""
 
 import array
+import dataclasses
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -25,6 +27,7 @@ from fcmae.errors import ConfigError
 __all__ = ["PICTURE_EXTENSIONS", "ImageList", "Problem", "find_images"]
 
 ALONE = "is one file; labels come from class folders, or from a CSV"
+_PATTERN = re.compile(r"[*?\[{]")  # where a pattern begins
 SEVERAL = "is several paths; labels come from the class folders of one folder, or from a CSV"
 
 
@@ -64,12 +67,14 @@ def find_images(
     if not given:
         raise ConfigError(f"{where}: no path was given; name a folder with images.")
     accounting = Accounting()
+    roots = written_roots(written)
     if all(is_shard(path) and os.path.isfile(path) for path in given):
         indices = open_shards(given, where, accounting)
-        images = images_of_shards(indices, accounting)
+        images = dataclasses.replace(images_of_shards(indices, accounting), roots=roots)
         return _without(images, given, where, exclude)
     if len(given) == 1 and extension_of(given[0]) == TABLE_EXTENSION and os.path.isfile(given[0]):
-        return _of_table(given[0], where, exclude, wanted, accounting)
+        table = _of_table(given[0], where, exclude, wanted, accounting)
+        return dataclasses.replace(table, roots=roots)
     visited: Visited = set()
     root = given[0] if len(given) == 1 and os.path.isdir(given[0]) else None
     saved = None
@@ -113,7 +118,26 @@ def find_images(
         tree.parts,
         tree.part_of,
         tree.why_unlabelled,
+        roots,
     )
+
+
+def written_roots(written: str | Sequence[str]) -> tuple[str, ...]:
+    """Return a folder for each path of the user: itself, or that of a file, list or pattern.
+
+    What does not exist any more is a folder unless its name has the form of a file or pattern.
+    """
+    roots = []
+    for path in [written] if isinstance(written, str) else written:
+        path = os.path.expanduser(path)
+        start = _PATTERN.search(path)
+        if start is not None and not os.path.lexists(path):
+            roots.append(os.path.dirname(path[: start.start()]))
+        elif not is_store(path) and (os.path.isdir(path) or not os.path.splitext(path)[1]):
+            roots.append(path)
+        else:
+            roots.append(os.path.dirname(path))
+    return tuple(roots)
 
 
 def _images_at(path: str, where: str, visited: Visited, accounting: Accounting) -> Iterator[bytes]:

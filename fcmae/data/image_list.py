@@ -28,6 +28,7 @@ class ImageList:
         parts: {"train", "validation", "test": folder}, where the set is cut in parts.
         part_of: each image's part in the order of `parts`, -1 outside of them; None if not cut.
         why_unlabelled: the reason for no labels; its subject is the path.
+        roots: folders of what the user named, one each, below which images have their names.
     """
 
     paths: Sequence[str]
@@ -39,6 +40,7 @@ class ImageList:
     parts: dict[Part, str] = dataclasses.field(default_factory=dict, compare=False)
     part_of: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
     why_unlabelled: str = dataclasses.field(default="", compare=False)
+    roots: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.paths, PathList):

@@ -264,14 +264,20 @@ def open_validation(
 
 
 def with_labels(images: ImageList, where: str, path: object) -> ImageList:
-    """Return the images, or raise ConfigError with the reason why they have no labels."""
+    """Return the images that have labels.
+
+    Raises:
+        ConfigError: none has, with the reason.
+    """
     if images.labels is None:
         why = images.why_unlabelled or "comes without labels"
         raise ConfigError(
             f"{where}: {path!r} {why}; labels are the names of folders, one per class, directly "
             "below one path or below its train/ and val/, or a CSV with the columns path and label."
         )
-    return images
+    assert isinstance(images.labels, Labels)
+    has_label = images.labels.array >= 0
+    return images if has_label.all() else images.select(np.flatnonzero(has_label))
 
 
 def open_train_and_validation(

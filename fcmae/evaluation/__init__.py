@@ -3,6 +3,7 @@
 Scores of classifiers, label-free health and pictures are in files and a folder of their own.
 """
 
+from fcmae.evaluation.choosing import Chosen, choose_scored
 from fcmae.evaluation.features import (
     Describer,
     Features,
@@ -38,6 +39,7 @@ from fcmae.evaluation.statistics import RULE, Mean, PairedDifference, difference
 __all__ = [
     "METHODS",
     "RULE",
+    "Chosen",
     "Describer",
     "Features",
     "LinearProbe",
@@ -47,6 +49,7 @@ __all__ = [
     "Sides",
     "balanced_accuracy",
     "check_draws",
+    "choose_scored",
     "difference",
     "differences",
     "draw_labels",

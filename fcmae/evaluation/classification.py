@@ -11,6 +11,7 @@ from torch import Tensor
 from fcmae.evaluation.pictures import save_figure
 
 MOST_NUMBERED_CLASSES = 20  # beyond it the counts in the cells cannot be read
+MOST_NAMED_CLASSES = 100  # beyond it the names overlap
 DPI = 120
 
 
@@ -69,8 +70,11 @@ class ClassificationScores:
         return "\n".join(lines)
 
 
-def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], path: Path) -> None:
-    """Write a PNG: shares of each row as colours, counts as numbers where they can be read."""
+def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], path: Path) -> Path:
+    """Write a PNG: shares of each row as colours, counts as numbers where they can be read.
+
+    Returns `path`. Beyond MOST_NAMED_CLASSES the axes count the classes and name none.
+    """
     counts = scores.confusion
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     num_classes = len(classes)
@@ -80,8 +84,9 @@ def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], 
     picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, label="share of the class", shrink=0.8)
     font_size = 9 if num_classes <= MOST_NUMBERED_CLASSES else 5
-    axes.set_xticks(range(num_classes), classes, rotation=90, fontsize=font_size)
-    axes.set_yticks(range(num_classes), classes, fontsize=font_size)
+    if num_classes <= MOST_NAMED_CLASSES:
+        axes.set_xticks(range(num_classes), classes, rotation=90, fontsize=font_size)
+        axes.set_yticks(range(num_classes), classes, fontsize=font_size)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(
@@ -102,3 +107,4 @@ def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], 
                     fontsize=font_size,
                 )
     save_figure(figure, path)
+    return path

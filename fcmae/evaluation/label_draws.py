@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,11 @@ class Sides:
             None if self.is_test is None else self.is_test[kept],
             self.note,
         )
+
+    def of_paths(self, before: Sequence[str], after: Sequence[str]) -> Sides:
+        """Return the same of the images at the paths `after`, which are among those `before`."""
+        places = {path: place for place, path in enumerate(before)}
+        return self.select(torch.tensor([places[path] for path in after]))
 
     def draw(
         self, labels: Tensor, count: int, generator: torch.Generator, key: tuple[int, int]

@@ -32,12 +32,12 @@ def export_classifier(
     config: FinetuneConfig,
     classes: tuple[str, ...],
     step: int,
-    scores: ClassificationScores,
+    scores: ClassificationScores | None,
 ) -> None:
     """Write `weights`, of `float32_weights`, with metadata; the file is replaced as a whole.
 
     The metadata are those of an exported encoder, and: classes, in the order of the outputs,
-    crop_pct, val_accuracy and val_balanced_accuracy.
+    crop_pct, val_accuracy and val_balanced_accuracy, these two unless `scores` is None.
 
     Raises:
         OSError: the file cannot be written.
@@ -57,9 +57,12 @@ def export_classifier(
     metadata = info.to_metadata() | {
         "classes": json.dumps(classes),
         "crop_pct": json.dumps(config.data.crop_pct),
-        "val_accuracy": json.dumps(scores.accuracy),
-        "val_balanced_accuracy": json.dumps(scores.balanced_accuracy),
     }
+    if scores is not None:
+        metadata |= {
+            "val_accuracy": json.dumps(scores.accuracy),
+            "val_balanced_accuracy": json.dumps(scores.balanced_accuracy),
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = dict(weights)
     write_atomically(path, lambda partial: save_file(plain, partial, metadata=metadata))

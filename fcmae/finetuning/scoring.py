@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from fcmae.data import (
     EvaluationDataset,
@@ -17,11 +16,8 @@ from fcmae.data import (
     ImageList,
     in_order,
     make_loader,
-    open_images,
 )
 from fcmae.data.holes import without_masks
-from fcmae.data.recorded import read_paths
-from fcmae.data.splits import open_labelled, open_validation, with_labels
 from fcmae.errors import CheckpointError, ConfigError, DataError
 from fcmae.evaluation import evaluating
 from fcmae.evaluation.classification import (
@@ -29,6 +25,7 @@ from fcmae.evaluation.classification import (
     confusion_matrix,
     draw_confusion_matrix,
 )
+from fcmae.finetuning.opening import images_to_evaluate
 from fcmae.finetuning.setup import (
     create_evaluation_transform,
     create_reading,
@@ -39,6 +36,7 @@ from fcmae.model.backbones import create_backbone
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.finetune import FinetuneConfig
+from fcmae.training.optimization import autocast, check_precision, set_tf32
 from fcmae.training.processes import Processes
 from fcmae.weights.loading import load_classifier
 
@@ -71,6 +69,29 @@ def evaluate_classifier(
     """
     assert images.classes is not None
     num_classes = len(images.classes)
+    counts, loss_sum, skipped = processes.in_each(
+        lambda: _count(model, images, transform, config, processes, autocast)
+    )
+    summed = processes.sum(torch.cat([counts.flatten(), loss_sum.view(1)]).to(processes.device))
+    everyones: Any = processes.gather(skipped)
+    confusion = summed[:-1].view(num_classes, num_classes).round().long().cpu()
+    if confusion.sum() == 0:
+        first = f"; the first is {everyones[0][0]!r}: {everyones[0][1]}" if everyones else ""
+        raise DataError(f"data.val_path: no validation image could be decoded{first}.")
+    return ClassificationScores(confusion, float(summed[-1] / confusion.sum())), everyones
+
+
+def _count(
+    model: nn.Module,
+    images: ImageList,
+    transform: EvaluationTransform,
+    config: FinetuneConfig,
+    processes: Processes,
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]],
+) -> tuple[Tensor, Tensor, list[Any]]:
+    """Return confusion [C, C], the sum of losses and the undecodable files of one process."""
+    assert images.classes is not None
+    num_classes = len(images.classes)
     data = config.data
     dataset = EvaluationDataset(images, transform, reading=create_reading(config))
     batches = in_order(len(images), config.evaluate.batch_size)
@@ -93,13 +114,7 @@ def evaluate_classifier(
                 logits = model(pixels).float().cpu()
             counts += confusion_matrix(batch["label"], logits.argmax(dim=1), num_classes)
             loss_sum += F.cross_entropy(logits, batch["label"], reduction="sum").double()
-    summed = processes.sum(torch.cat([counts.flatten(), loss_sum.view(1)]).to(processes.device))
-    everyones: Any = processes.gather(skipped)
-    confusion = summed[:-1].view(num_classes, num_classes).round().long().cpu()
-    if confusion.sum() == 0:
-        first = f"; the first is {everyones[0][0]!r}: {everyones[0][1]}" if everyones else ""
-        raise DataError(f"data.val_path: no validation image could be decoded{first}.")
-    return ClassificationScores(confusion, float(summed[-1] / confusion.sum())), everyones
+    return counts, loss_sum, skipped
 
 
 def best_weights(run_dir: str) -> Path:
@@ -123,7 +138,7 @@ def evaluate_only(config: FinetuneConfig, processes: Processes) -> Classificatio
     model_config = dataclasses.replace(model_config, name=variant_of(config, 0))
     config = dataclasses.replace(config, model=model_config)
     classes = metadata.get("classes")
-    images = without_masks(_images_to_evaluate(config, classes), create_reading(config))
+    images = without_masks(images_to_evaluate(config, classes), create_reading(config))
     assert images.classes is not None
     if classes is not None and tuple(classes) != images.classes:
         raise CheckpointError(
@@ -137,45 +152,21 @@ def evaluate_only(config: FinetuneConfig, processes: Processes) -> Classificatio
         num_classes=len(images.classes),
     )
     load_classifier(model, source)
+    precision, device = config.train.precision, processes.device
+    check_precision(precision, device)
+    set_tf32(precision)
     scores, skipped = evaluate_classifier(
-        model.to(processes.device),
+        model.to(device),
         images,
         create_evaluation_transform(config),
         config,
         processes,
+        lambda: autocast(device, precision),  # as the evaluations of a run
     )
     if processes.is_main:
         lines = [f"{path}: {reason}; left out." for path, reason in skipped]
         _report(scores, images.classes, Path(config.run.dir) / "evaluation", source, lines)
     return scores
-
-
-def _images_to_evaluate(config: FinetuneConfig, classes: Sequence[str] | None) -> ImageList:
-    """Return all images that are given for it: val_path, a part val/, or the whole of data.path.
-
-    Where images of data.path trained the weights, the share that was held back from them.
-    """
-    data = config.data
-    wanted = create_reading(config).wanted()
-    if data.val_path is not None:
-        return open_validation(data.val_path, classes, wanted)
-    images = open_images(data.path, data.label, exclude=data.exclude, wanted=wanted)
-    trained = _trained_on(config)
-    if "validation" in images.parts and "train" in images.parts:
-        return open_labelled(data, config.train.seed)[1]
-    if any(os.path.abspath(path) in trained for path in images.paths):
-        return open_labelled(data, config.train.seed)[1]
-    return with_labels(images, "data.path", data.path)
-
-
-def _trained_on(config: FinetuneConfig) -> set[str]:
-    """Return the absolute paths of the images that the weights were fine-tuned on, if known."""
-    source = Path(config.model.weights or config.run.dir)
-    for folder in (source, source.parent, source.parent.parent, Path(config.run.dir)):
-        file = RunFolder(folder).images
-        if file.is_file() and not (folder / "held_out.jsonl").exists():
-            return set(map(os.path.abspath, read_paths(file)))
-    return set()
 
 
 def _report(

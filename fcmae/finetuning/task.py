@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from fcmae.data import ImageList
 from fcmae.data.augmentation import mean_and_std
-from fcmae.data.holes import without_masks
-from fcmae.data.splits import open_labelled
+from fcmae.data.recorded import fix_images
+from fcmae.errors import DataError
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
 from fcmae.finetuning import frozen
 from fcmae.finetuning.classifier_export import export_classifier, float32_weights
 from fcmae.finetuning.data import FinetuneDataset
+from fcmae.finetuning.opening import open_or_recall
 from fcmae.finetuning.recipe import (
     EPOCHS,
     FEWEST_STEPS,
@@ -63,7 +65,7 @@ class FinetuneResult:
 
     Attributes:
         signal: what stopped it, with a checkpoint written; None when it is done.
-        last: scores after the last step; None when it was stopped before.
+        last: scores after the last step; None when it was stopped before, or they failed.
         total_steps: of the whole run.
         classes: names of the classes.
     """
@@ -96,13 +98,9 @@ def finetune(
         NonFiniteLossError: the loss is NaN or infinite.
         DiskError: no checkpoint could be written several times in a row.
     """
-    reading = create_reading(config)
-    train, validation = (
-        without_masks(found, reading)
-        for found in images or open_labelled(config.data, config.train.seed)
-    )
+    train, validation, told = open_or_recall(config, images)
     config, rules = resolve(config, train, validation, processes)
-    task = Finetuning(config, train, validation, scores_frozen=scores_frozen)
+    task = Finetuning(config, train, validation, told, scores_frozen=scores_frozen)
     task.rules = rules
     run = TrainingLoop(task, processes)
     signal = run.run()
@@ -160,6 +158,15 @@ def resolve(
     return choices.config, choices.lines
 
 
+def not_scored(run_dir: str) -> DataError:
+    """Return the error of whoever needs the scores of a run whose last evaluation failed."""
+    finished = RunFolder(run_dir).finished
+    return DataError(
+        f"{run_dir}: the evaluation after its last step failed, so that there is nothing to "
+        f"compare; mend what its output names, remove {finished} and start the same command again."
+    )
+
+
 class Finetuning(Task):
     """A classifier, from its settings to the exported weights.
 
@@ -177,12 +184,14 @@ class Finetuning(Task):
         config: FinetuneConfig,
         train: ImageList,
         validation: ImageList,
+        told: Sequence[str] = (),
         *,
         scores_frozen: bool = True,
     ) -> None:
         assert train.classes is not None
         self.classes = train.classes
-        model, self._told = create_classifier(config, self.classes)
+        model, sentences = create_classifier(config, self.classes)
+        self._told = [*sentences, *told]
         super().__init__(config, train, model)
         self._validation = validation
         self._scores_frozen = scores_frozen
@@ -231,12 +240,8 @@ class Finetuning(Task):
         return loss
 
     def begin(self, run: TrainingLoop) -> None:
-        """Say what runs, and keep training images out of a validation set that has changed."""
-        known = set(self.images.paths)
-        paths = self._validation.paths
-        self._validation = self._validation.select(
-            index for index in range(len(paths)) if paths[index] not in known
-        )
+        """Record the validation images, and say what runs."""
+        self._validation = run.processes.from_main(lambda: self._fix_validation(run))
         config = self.config
         parameters = sum(p.numel() for p in self.model.parameters())
         run.say(
@@ -249,9 +254,12 @@ class Finetuning(Task):
         if run.processes.is_main:
             self._score_to_beat = self._score_of_file()
             mean, std = mean_and_std(config.data, weights_metadata(config))
-            look_first(run, self._validation, mean, std, is_normalised=True)
+            run.look(
+                "the first look at the images",
+                lambda: look_first(run, self._validation, mean, std, is_normalised=True),
+            )
             if self._scores_frozen and run.progress.step == 0:
-                self._look_at_frozen(run)
+                run.look("scoring the frozen features", lambda: self._look_at_frozen(run))
 
     def _look_at_frozen(self, run: TrainingLoop) -> None:
         line, said = frozen.measure(
@@ -266,6 +274,11 @@ class Finetuning(Task):
             run.log.log(0, line)
         run.say(said)
 
+    def _fix_validation(self, run: TrainingLoop) -> ImageList:
+        file = run.folder.validation
+        is_continued = run.progress.step > 0 and file.exists()
+        return fix_images(file, self._validation, is_continued=is_continued, report=run.say)
+
     def after_step(self, run: TrainingLoop, result: StepResult) -> None:
         """Update the average, and evaluate at the cadence and after the last step."""
         step, total_steps, evaluate = run.progress.step, run.total_steps, self.config.evaluate
@@ -276,14 +289,20 @@ class Finetuning(Task):
             self._evaluate(run)
 
     def _evaluate(self, run: TrainingLoop) -> None:
-        scores, skipped = evaluate_classifier(
-            self.evaluated,
-            self._validation,
-            self._transform,
-            self.config,
-            run.processes,
-            run.optimization.autocast,
+        found = run.look(
+            f"the evaluation of step {run.progress.step}",
+            lambda: evaluate_classifier(
+                self.evaluated,
+                self._validation,
+                self._transform,
+                self.config,
+                run.processes,
+                run.optimization.autocast,
+            ),
         )
+        if found is None:
+            return
+        scores, skipped = found
         if skipped and self.best is None:
             path, reason = skipped[0]
             run.say(f"{len(skipped)} validation images left out; the first is {path!r}: {reason}.")
@@ -336,7 +355,7 @@ class Finetuning(Task):
         name: str,
         weights: dict[str, Tensor],
         step: int,
-        scores: ClassificationScores,
+        scores: ClassificationScores | None,
     ) -> bool:
         path = run.folder.export / name
         return run.attempt(
@@ -373,30 +392,51 @@ class Finetuning(Task):
         self._unwritten_best = state.get("unwritten_best")  # version 0.1.0 had none
 
     def finish(self, run: TrainingLoop) -> None:
-        """Export the last weights, draw the confusion matrix, print the best scores."""
-        assert self.best is not None
-        assert self.last is not None
+        """Export the last weights, draw the confusion matrix, print the best scores.
+
+        Scores that failed are tried once more; without any the weights go out unscored.
+        """
+        if self.last is None:
+            self._evaluate(run)
         if not run.processes.is_main:
             return
         self._write_best(run, is_last=True)
-        last = float32_weights(self.evaluated)
-        self._write(run, LAST_FILE, last, run.progress.step, self.last)
-        write_files(run, self._validation)
-        best, path = self.best, run.folder.path / "confusion_matrix.png"
-        is_drawn = run.attempt(lambda: draw_confusion_matrix(best, self.classes, path), path)
-        line = frozen.of_metrics(read_metrics(run.folder.metrics))
-        beside = frozen.compared(line, best, self.last, self.config, run.schedule, len(self.images))
+        last, step = float32_weights(self.evaluated), run.progress.step
+        self._write(run, LAST_FILE, last, step, self.last)
+        run.look("the account of files", lambda: write_files(run, self._validation))
+        best = self.best
+        if best is None:
+            if self._write(run, BEST_FILE, last, step, None):
+                run.say(
+                    f"no evaluation succeeded: {run.folder.export / BEST_FILE} has the weights "
+                    f"after step {step}, unscored; fcmae finetune --evaluate.only true scores "
+                    "them later."
+                )
+            return
+        path = run.folder.path / "confusion_matrix.png"
+        drawn = run.look(
+            "the confusion matrix", lambda: draw_confusion_matrix(best, self.classes, path)
+        )
+        after, beside = "it failed", []
+        if self.last is not None:
+            line = frozen.of_metrics(read_metrics(run.folder.metrics))
+            beside = frozen.compared(
+                line, best, self.last, self.config, run.schedule, len(self.images)
+            )
+            after = (
+                f"accuracy {100 * self.last.accuracy:.1f} %, balanced "
+                f"{100 * self.last.balanced_accuracy:.1f} %"
+            )
         text = (
             f"best of the evaluations, after step {self.best_step}, chosen on these same "
-            f"validation images (after the last step: accuracy {100 * self.last.accuracy:.1f} %, "
-            f"balanced {100 * self.last.balanced_accuracy:.1f} %):\n"
+            f"validation images (after the last step: {after}):\n"
             + "\n".join([best.table(self.classes), *beside])
         )
         run.say(text)
         scores = run.folder.path / "scores.txt"
         run.attempt(lambda: write_text(scores, text + "\n"), scores)
         written = [run.folder.export / BEST_FILE] if self._unwritten_best is None else []
-        written += [path] if is_drawn else []
+        written += [] if drawn is None else [drawn]
         if written:
             run.say(f"{' and '.join(map(str, written))} written.")
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fcmae.model.autoencoder import create_model
+from fcmae.model.autoencoder import create_anywhere
 from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.sections import TrainConfig
 
 FORWARD_PASSES = 3  # a backward pass costs two forward ones: gradients of inputs and of weights
 
@@ -20,7 +21,7 @@ def flops_per_image(config: PretrainConfig) -> float:
     sparse encoder's work is the dense one's times the visible share; masked_dense computes all.
     """
     with torch.device("meta"):
-        model = create_model(config)
+        model = create_anywhere(config)
         images = torch.zeros(1, model.in_chans, *model.image_size)
         with FlopCounterMode(display=False) as encoder, torch.no_grad():
             features = model.encoder.forward_features(images)
@@ -37,6 +38,15 @@ def flop_unit(largest: float) -> tuple[float, str]:
     """Return the size and name of the unit in which `largest` is a readable number."""
     units = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"))
     return next((unit for unit in units if largest >= unit[0]), (1e9, "GFLOP"))
+
+
+def effective_batch(lines: Iterable[Mapping[str, Any]], train: TrainConfig) -> int:
+    """Return the images of a step in all processes, as metrics.jsonl says.
+
+    Version 0.1.0 did not write it; its runs count as those of one process.
+    """
+    said = [int(line["effective_batch"]) for line in lines if line.get("effective_batch")]
+    return said[-1] if said else train.batch_size * train.accumulate
 
 
 def seconds_per_image(lines: Iterable[Mapping[str, Any]]) -> float | None:

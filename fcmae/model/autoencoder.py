@@ -1,12 +1,13 @@
 """FCMAE: the fully convolutional masked autoencoder (ConvNeXt V2, arXiv 2301.00808)."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from fcmae.errors import ConfigError, UnsupportedModelError
+from fcmae.errors import BackendUnavailableError, ConfigError, UnsupportedModelError
 from fcmae.model.backbones import create_backbone
 from fcmae.model.decoder import Decoder
 from fcmae.model.loss import normalize_patches, patch_statistics, reconstruction_loss
@@ -272,6 +273,21 @@ def create_model(config: PretrainConfig) -> FCMAE:
     if model.checkpoint_activations:
         created.encoder.set_grad_checkpointing(True)
     return created
+
+
+def create_anywhere(config: PretrainConfig) -> FCMAE:
+    """Create the untrained model of a config as `create_model`, on any machine.
+
+    Where its backend is not installed, native computes: the weights are the same dense ones.
+
+    Raises:
+        ConfigError, UnsupportedModelError: as `create_model`.
+    """
+    try:
+        return create_model(config)
+    except BackendUnavailableError:
+        native = dataclasses.replace(config.model, backend="native")
+        return create_model(dataclasses.replace(config, model=native))
 
 
 def _checked(valid: Tensor, images: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """What people see of a pretraining: pictures, loss curve, scores of the frozen encoder, export.
 
-Nothing here changes the training: it draws from no global generator and trains no weight.
+Nothing here changes the training: it draws from no global generator and trains no weight. What
+fails here is a sentence: every look goes through TrainingLoop.look.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +29,11 @@ from fcmae.data.holes import stack_valid
 from fcmae.evaluation import (
     Describer,
     Features,
+    Sides,
+    choose_scored,
     extract_together,
     score_features,
+    sides_of,
     summary,
     thumbnails,
 )
@@ -36,6 +41,7 @@ from fcmae.evaluation.health import HealthCheck, draw_health, verdict
 from fcmae.evaluation.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible, num_visible_patches
+from fcmae.pretraining.start import load_start
 from fcmae.runs.durable import write_text
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.length import longer_command
@@ -82,42 +88,54 @@ class Watch:
         mean, std = mean_and_std(self._config.data)
         self._transform = EvaluationTransform(model.image_size, mean=mean, std=std)
         # Pictures are of held-out images where there are any: the model never saw them.
-        self._pictured = self._choose_pictures(held_out if len(held_out) else images)
-        self._health = self._prepare_health(held_out)
-        self._scored = self._choose_scored(images)
+        pictured = held_out if len(held_out) else images
+        look = run.look
+        self._pictured = look("choosing pictures", lambda: self._choose_pictures(pictured))
+        self._health = look("preparing health checks", lambda: self._prepare_health(held_out))
+        self._scored = look("choosing images to score", lambda: self._choose_scored(images))
 
     def begin(self) -> None:
         """Picture and score the untrained model."""
-        self._draw_pictures(0)
-        self._log_knn(0)
-        self._log_health(0)
+        self._look(0, pictures=True, scores=True, health=True)
 
     def look(self) -> None:
         """Picture and score where a cadence says so."""
         step, checks = self._run.progress.step, self._config.health.checks
         pictures, scores = self._config.log.pictures_every_steps, self._config.evaluate.every_steps
-        if pictures is not None and step % pictures == 0:
-            self._draw_pictures(step)
-        if scores is not None and step % scores == 0:
-            self._log_knn(step)
-        if step in {round(self._run.total_steps * (n + 1) / checks) for n in range(checks)}:
-            self._log_health(step)
+        self._look(
+            step,
+            pictures=pictures is not None and step % pictures == 0,
+            scores=scores is not None and step % scores == 0,
+            health=step in {round(self._run.total_steps * (n + 1) / checks) for n in range(checks)},
+        )
+
+    def _look(self, step: int, *, pictures: bool, scores: bool, health: bool) -> None:
+        look = self._run.look
+        if pictures:
+            look(f"the pictures of step {step}", lambda: self._draw_pictures(step))
+        if scores:
+            look(f"the kNN score of step {step}", lambda: self._log_knn(step))
+        if health:
+            look(f"the health check of step {step}", lambda: self._log_health(step))
 
     def finish(self) -> None:
         """Draw the last pictures, export the encoder and score it."""
         self._log.close()
-        step = self._run.progress.step
-        self._draw_pictures(step)
-        self._draw_loss_curve()
-        if self._health is not None:
-            lines = read_metrics(self._folder.metrics)
-            longer = longer_command(self._config)
-            self._run.say(f"held-out loss: {verdict(lines, self._run.total_steps, longer)}")
+        step, look = self._run.progress.step, self._run.look
+        self._look(step, pictures=True, scores=False, health=False)
+        look("the loss curve", self._draw_loss_curve)
+        look("the verdict on the held-out loss", self._say_verdict)
         path = self._folder.export / "encoder.safetensors"
         origin = self._folder.read_origin()
         info = EncoderInfo.of_run(self._config, self._model, step, origin)
         self._run.say(export(self._model.encoder, "timm", path, info))
-        self._report_scores()
+        look("scoring the frozen encoder (fcmae probe does it, too)", self._report_scores)
+
+    def _say_verdict(self) -> None:
+        if self._health is not None:
+            lines = read_metrics(self._folder.metrics)
+            longer = longer_command(self._config)
+            self._run.say(f"held-out loss: {verdict(lines, self._run.total_steps, longer)}")
 
     def _read(self, path: str) -> Decoded:
         """Return an image as the model takes it.
@@ -165,12 +183,19 @@ class Watch:
     def _choose_scored(self, images: ImageList) -> ImageList | None:
         """Return labelled images to score on, or None when there are none or none is wanted."""
         evaluate = self._config.evaluate
-        if images.labels is None or (evaluate.draws == 0 and evaluate.every_steps is None):
+        if images.labels is None or evaluate.draws == 0:
+            if images.labels is not None and evaluate.every_steps is not None:
+                self._run.say("evaluate.draws is 0: nothing is scored, whatever every_steps says.")
             return None
-        labelled = [index for index, label in enumerate(images.labels) if label >= 0]
-        rng = torch.Generator().manual_seed(sample_seed(self._config.train.seed, "scored"))
-        chosen = torch.randperm(len(labelled), generator=rng)[: evaluate.max_images].tolist()
-        return images.select(sorted(labelled[place] for place in chosen))
+        indices, told = choose_scored(
+            images.labels,
+            wanted=evaluate.labels,
+            seed=self._config.train.seed,
+            max_images=evaluate.max_images,
+        )
+        if told:
+            self._run.say(f"scores by labels: {told}")
+        return images.select(indices) if len(indices) else None
 
     def _draw_pictures(self, step: int) -> None:
         if self._pictured is None:
@@ -179,18 +204,13 @@ class Watch:
         mean, std = mean_and_std(self._config.data)
         path = self._folder.reconstructions / f"step-{step:08d}.png"
         with self._run.around("picture"):
-            self._run.attempt(
-                lambda: draw_reconstructions(
-                    self._model, pictures, visible, mean, std, path, names, valid
-                ),
-                path,
-            )
+            draw_reconstructions(self._model, pictures, visible, mean, std, path, names, valid)
 
     def _draw_loss_curve(self) -> None:
         path = self._folder.loss_curve
         lines = read_metrics(self._folder.metrics)
         normalizes = self._config.loss.normalize_targets
-        self._run.attempt(lambda: draw_loss_curve(lines, path, normalize_targets=normalizes), path)
+        draw_loss_curve(lines, path, normalize_targets=normalizes)
 
     def _prepare_health(self, held_out: ImageList) -> HealthCheck | None:
         """Decode the held-out images, noting those that cannot be; None when there are none."""
@@ -216,7 +236,7 @@ class Watch:
                 values |= self._health.trivial_losses()
             self._log.log(step, values)
             path, lines = self._folder.health, read_metrics(self._folder.metrics)
-            self._run.attempt(lambda: draw_health(lines, self._run.total_steps, path), path)
+            draw_health(lines, self._run.total_steps, path)
 
     def _log_knn(self, step: int) -> None:
         """Log the frozen encoder's kNN score at a cadence; at step 0 it is the untrained one's."""
@@ -225,12 +245,14 @@ class Watch:
         evaluate = self._config.evaluate
         with self._run.around("knn"):
             features = self._describe({"encoder": self._model.encoder})
+            sides = self._sides_of(features["encoder"])
             scores = score_features(
                 features,
                 labels=evaluate.labels,
-                draws=max(evaluate.draws, 3),
+                draws=evaluate.draws,
                 seed=self._config.train.seed,
                 methods=("kNN",),
+                sides=sides,
             )
         score = round(scores.mean("kNN", "encoder"), 3)
         self._log.log(step, {"knn_balanced_accuracy": score})
@@ -239,24 +261,37 @@ class Watch:
     def _report_scores(self) -> None:
         """Print scores of the frozen encoder beside the untrained encoder's and raw pixels'."""
         evaluate = self._config.evaluate
-        if self._scored is None or evaluate.draws == 0:
+        if self._scored is None:
             return
-        untrained = create_model(self._config).to(next(self._model.parameters()).device)
-        features = self._describe(
-            {
-                "pretrained": self._model.encoder,
-                "untrained": untrained.encoder,
-                "raw pixels": thumbnails,
-            }
-        )
+        device = next(self._model.parameters()).device
+        described: dict[str, Describer] = {"pretrained": self._model.encoder}
+        if self._config.model.init_from is not None:
+            start = create_model(self._config)
+            what = "loading the run's start, which is not scored,"
+            if self._run.look(what, lambda: load_start(start, self._config)) is not None:
+                described["its start"] = start.encoder.to(device)
+        described["untrained"] = create_model(self._config).encoder.to(device)
+        features = self._describe({**described, "raw pixels": thumbnails})
+        sides = self._sides_of(features["pretrained"])
         with self._run.around("scores"):
             scores = score_features(
-                features, labels=evaluate.labels, draws=evaluate.draws, seed=self._config.train.seed
+                features,
+                labels=evaluate.labels,
+                draws=evaluate.draws,
+                seed=self._config.train.seed,
+                sides=sides,
             )
-        text = summary(scores, "pretrained", ("untrained", "raw pixels"))
+        text = summary(scores, "pretrained", [name for name in features if name != "pretrained"])
         self._run.say("frozen features, scored with labels that pretraining did not see:\n" + text)
         path = self._folder.path / "scores.txt"
-        self._run.attempt(lambda: write_text(path, text + "\n"), path)
+        write_text(path, text + "\n")
+
+    def _sides_of(self, features: Features) -> Sides | None:
+        """Return which images may be on which side of a draw: what belongs together on one."""
+        assert self._scored is not None
+        images = dataclasses.replace(self._scored, parts={}, part_of=None)
+        images, sides = sides_of(images, self._config.data.group, is_asked=False)
+        return None if sides is None else sides.of_paths(images.paths, features.paths)
 
     def _describe(self, describers: Mapping[str, Describer]) -> dict[str, Features]:
         assert self._scored is not None

@@ -18,6 +18,7 @@ from fcmae.data import (
 from fcmae.data.augmentation import mean_and_std
 from fcmae.data.holes import without_masks
 from fcmae.data.recorded import fix_images
+from fcmae.data.reopening import has_begun, recall_apart, recall_training
 from fcmae.data.splits import hold_out, parts_sentence
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.pretraining.monitoring import Watch
@@ -30,7 +31,6 @@ from fcmae.pretraining.recipe import (
     with_numbers,
 )
 from fcmae.pretraining.start import Start, load_start
-from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.auto import with_values
@@ -128,6 +128,21 @@ def check(config: PretrainConfig) -> None:
         create_model(dataclasses.replace(config, model=native))
 
 
+def _cut(config: PretrainConfig, found: ImageList) -> tuple[ImageList, ImageList, list[str]]:
+    """Return training and held-out images, those of a run that has begun, and what to say."""
+    folder, data = RunFolder(config.run.dir), config.data
+    if not has_begun(folder):
+        training, held_out = hold_out(found, config.health, config.train.seed, data.group)
+        return training, held_out, []
+    held = recall_apart(folder.held_out, folder, found, "held-out images")
+    # Of a set that is cut in parts, a run knows those that it uses.
+    known = None if "train" in found.parts else held
+    recalled = recall_training(folder, found, known, data.max_skipped_share)
+    kept = found.select([]) if held is None else held.images
+    told = [recalled.told, "" if held is None else held.told]
+    return recalled.images, kept, [sentence for sentence in told if sentence]
+
+
 class Pretraining(Task):
     """FCMAE on the images that are not held out, from its settings to the exported encoder."""
 
@@ -137,11 +152,9 @@ class Pretraining(Task):
     def __init__(self, config: PretrainConfig, images: ImageList) -> None:
         model = create_model(config)
         # What a checkpoint holds needs no start: weights that are gone by then are not missed.
-        is_started = bool(CheckpointStore(RunFolder(config.run.dir).checkpoints).steps())
+        is_started = has_begun(RunFolder(config.run.dir))
         self._start = Start([], "") if is_started else load_start(model, config)
-        training, self._held_out = hold_out(
-            images, config.health, config.train.seed, config.data.group
-        )
+        training, self._held_out, self._told = _cut(config, images)
         self._parts = parts_sentence(images, self._held_out)
         super().__init__(config, training, model)
         self._augmentation = PretrainAugmentation(
@@ -160,7 +173,8 @@ class Pretraining(Task):
         self.open_cache()
         if self._cache is not None:  # one process per node fills it, the others wait
             if is_first_of_node():
-                self._cache.fill(self.config.data.workers, run.say)
+                with run.around("cache"):
+                    self.fill_cache(self._cache, run)
             run.processes.wait()
             self._cache.load()
         undecodable, num_held_out = run.processes.from_main(lambda: self._start_watching(run))
@@ -173,8 +187,14 @@ class Pretraining(Task):
         if not run.is_continued:  # a checkpoint has them already
             run.skipped.add_unlisted(undecodable, num_held_out - len(undecodable))
 
-    def open_cache(self) -> None:
+    def fill_cache(self, cache: PixelCache, run: TrainingLoop) -> None:
+        """Add the images that are missing in the cache."""
+        cache.fill(self.config.data.workers, run.say)
+
+    def open_cache(self) -> PixelCache | None:
         """Let the samples come from data.cache, where there is one, as far as it is filled.
+
+        Returns it.
 
         Raises:
             ConfigError: the folder cannot be used.
@@ -187,6 +207,7 @@ class Pretraining(Task):
                 side=data.cache_side or self._augmentation.least_side(),
                 reading=Reading.of_settings(data),
             )
+        return self._cache
 
     def create_dataset(self) -> PretrainDataset:
         """Return the samples of a run: crops, flips and masks by (seed, epoch, index)."""
@@ -219,7 +240,7 @@ class Pretraining(Task):
         """Draw the last pictures, export and score the encoder."""
         if self._watch is not None:
             self._watch.finish()
-            write_files(run, self._held_out)
+            run.look("the account of files", lambda: write_files(run, self._held_out))
 
     def _start_watching(self, run: TrainingLoop) -> tuple[list[tuple[str, str]], int]:
         """Say what runs and look at the start, in the main process.
@@ -227,6 +248,8 @@ class Pretraining(Task):
         Returns the held-out files that cannot be decoded, and how many are held out.
         """
         self._describe(run)
+        for sentence in self._told:
+            run.say(sentence)
         file = run.folder.held_out
         is_continued = run.progress.step > 0 and file.exists()
         held_out = fix_images(file, self._held_out, is_continued=is_continued, report=run.say)
@@ -235,7 +258,11 @@ class Pretraining(Task):
             run.say(self._parts)
         if self.images.labels is None and self.images.parts:
             run.say(f"no scores by labels: the set {self.images.why_unlabelled}.")
-        look_first(run, held_out, *mean_and_std(self.config.data), is_normalised=False)
+        mean, std = mean_and_std(self.config.data)
+        run.look(
+            "the first look at the images",
+            lambda: look_first(run, held_out, mean, std, is_normalised=False),
+        )
         self._watch = Watch(run, self.model, self.images, held_out)
         if run.progress.step == 0:
             self._watch.begin()

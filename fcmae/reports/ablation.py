@@ -18,6 +18,7 @@ from fcmae.reports.records import LABEL_FREE, AblationRecord, Key, Record, commo
 from fcmae.reports.verdicts import decimals_of, failures, mean_of, name_of, sentences
 from fcmae.studies.ablation.evaluation import PICTURES_FILE
 from fcmae.studies.ablation.grid import RATIO
+from fcmae.studies.ablation.split import count_trained_on
 
 AXIS_RATIO = "effective mask ratio (share of patches hidden in fact)"
 
@@ -282,8 +283,20 @@ def _reconstructions(found: AblationRecord) -> list[Block]:
     if blocks:
         note = NORMALIZED_NOTE if is_normalized else PLAIN_NOTE
         text = "Rows: the images, what the encoder sees of them, its reconstruction. "
-        blocks.insert(0, Text(f"{text}No cell was trained on these images. {note}"))
+        blocks.insert(0, Text(f"{text}{_held_out_in_words(found)} {note}"))
     return blocks
+
+
+def _held_out_in_words(found: AblationRecord) -> str:
+    """Say whether cells were pretrained on the images that score them."""
+    test = found.split.test
+    trained = count_trained_on(test, [record.cell.folder for record in found.records])
+    if not trained:
+        return "No cell was trained on these images."
+    return (
+        f"{trained} of the {len(test)} images that score the cells are among those that cells were "
+        "pretrained on, without labels: name others with evaluate.path to score on new ones."
+    )
 
 
 def _notes(found: AblationRecord) -> list[str]:
@@ -304,6 +317,7 @@ def _notes(found: AblationRecord) -> list[str]:
             f"{len(found.split.test)} held-out images (chance {chance:.0f} %); classifiers see the "
             f"labels of {seen}."
         )
+        notes.append(_held_out_in_words(found))
     notes += [
         "Seeds are paired: a seed gives every setting the same initial weights (where the shapes "
         "are the same), order of images and crops; labels and held-out images are the same for "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fcmae.machine.cost import seconds_per_image
+from fcmae.machine.cost import effective_batch, seconds_per_image
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.ablation import Ablation
@@ -63,15 +63,16 @@ class Record:
 
     @property
     def seconds(self) -> float | None:
-        """Time of training alone, on one image after the other at the measured median rate."""
+        """Time of training alone, at the measured median rate of all processes together."""
         per_image = seconds_per_image(self.lines)
         return None if per_image is None or not self.result else per_image * self.result["images"]
 
     @property
     def step_milliseconds(self) -> float | None:
         """Time of one optimizer step."""
-        per_image, train = seconds_per_image(self.lines), self.cell.config.train
-        return None if per_image is None else 1000 * per_image * train.batch_size * train.accumulate
+        per_image = seconds_per_image(self.lines)
+        batch = effective_batch(self.lines, self.cell.config.train)
+        return None if per_image is None else 1000 * per_image * batch
 
     @property
     def key(self) -> Key:

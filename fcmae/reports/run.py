@@ -8,7 +8,7 @@ from typing import Any
 from fcmae.data.recorded import read_paths
 from fcmae.errors import EXPECTED_ERRORS
 from fcmae.evaluation.health.verdict import verdict
-from fcmae.machine.cost import flop_unit, flops_per_image, seconds_per_image
+from fcmae.machine.cost import effective_batch, flop_unit, flops_per_image, seconds_per_image
 from fcmae.machine.hardware import hardware, versions
 from fcmae.pretraining.recipe import remarks
 from fcmae.reports import figures
@@ -45,12 +45,6 @@ def run_document(folder: Path | str) -> Document:
         f"{config.model.name}, {steps} steps, {state}; {ratio:.3f} of the patches hidden "
         f"(mask.ratio {config.mask.ratio:g})."
     )
-    plain = to_plain(config)
-    settings = [
-        [f"{section}.{name}", str(value)]
-        for section, values in plain.items()
-        for name, value in values.items()
-    ]
     return Document(
         f"Pretraining: {run.path.resolve().name}",
         lead,
@@ -64,11 +58,21 @@ def run_document(folder: Path | str) -> Document:
                 "Settings, versions, hardware",
                 [
                     Text(f"This report was written on: {hardware()}; {versions()}."),
-                    Details("All settings", Table(["setting", "value"], settings)),
+                    Details("All settings", settings_table(config)),
                 ],
             ),
         ],
     )
+
+
+def settings_table(config: Any) -> Table:
+    """Return every setting of a run, a row each."""
+    rows = [
+        [f"{section}.{name}", str(value)]
+        for section, values in to_plain(config).items()
+        for name, value in values.items()
+    ]
+    return Table(["setting", "value"], rows)
 
 
 def run_csv(folder: Path | str) -> str:
@@ -83,13 +87,13 @@ def run_csv(folder: Path | str) -> str:
 
 
 def _in_short(run: RunFolder, config: Any, lines: list[dict[str, Any]], steps: int) -> list[str]:
-    batch = config.train.batch_size * config.train.accumulate
+    batch = effective_batch(lines, config.train)
     flops = flops_per_image(config)
     said = []
     said += _scores_in_short(run)
     losses = list(zip(*curve(lines, "loss"), strict=True))
     if losses:
-        (end, last), (start, first) = _mean_loss(losses[::-1]), _mean_loss(losses)
+        (end, last), (start, first) = mean_loss(losses[::-1]), mean_loss(losses)
         said.append(
             f"Training loss {end:.4f} (mean of the last {last:.0f} of {steps} steps), {start:.4f} "
             f"at the start (mean of the first {first:.0f})."
@@ -103,8 +107,8 @@ def _in_short(run: RunFolder, config: Any, lines: list[dict[str, Any]], steps: i
     per_image = seconds_per_image(lines)
     if per_image is not None:
         said.append(
-            f"{1000 * per_image * batch:.0f} ms per step of {batch} images, "
-            f"{per_image * batch * steps:.0f} s of training in all."
+            f"{1000 * per_image * batch:.0f} ms per step of {batch} images"
+            f"{processes_in_words(lines)}, {per_image * batch * steps:.0f} s of training in all."
         )
     scale, unit = flop_unit(flops * batch * steps)
     said.append(
@@ -123,6 +127,15 @@ def _about_recipe(run: RunFolder, config: Any, lines: list[dict[str, Any]]) -> l
         return [said[0].upper() + said[1:] for said in remarks(config, num_images, batch)]
     except (IndexError, *EXPECTED_ERRORS):
         return []  # of an earlier version, or damaged: the report has the rest
+
+
+def processes_in_words(lines: list[dict[str, Any]]) -> str:
+    """Say in how many processes a run trained, where it was more than one."""
+    counts = [int(line["processes"]) for line in lines if line.get("processes")]
+    if not counts or max(counts) == 1:
+        return ""
+    several = " or ".join(map(str, sorted(set(counts))))
+    return f" in {several} processes together"
 
 
 def _loss(config: Any, lines: list[dict[str, Any]]) -> list[Block]:
@@ -192,7 +205,7 @@ def _read_scores(run: RunFolder) -> tuple[list[str], list[list[str]], list[str]]
     return header, rows, rest[len(rows) :] if rows else text.splitlines()
 
 
-def _mean_loss(losses: list[tuple[float, float]]) -> tuple[float, float]:
+def mean_loss(losses: list[tuple[float, float]]) -> tuple[float, float]:
     """Return the mean over a twentieth of the run, from where the list begins, and its steps.
 
     A line of metrics.jsonl holds the mean over the steps since the line before.

@@ -5,16 +5,17 @@ from pathlib import Path
 from fcmae.errors import ConfigError
 from fcmae.reports.ablation import ablation_csv, ablation_document
 from fcmae.reports.document import Document
+from fcmae.reports.finetuning import finetuning_document
 from fcmae.reports.html import to_html
 from fcmae.reports.markdown import PICTURE_FOLDER, pictures_of, to_markdown
 from fcmae.reports.records import read_ablation_record
 from fcmae.reports.run import run_csv, run_document
 from fcmae.runs.durable import write_bytes, write_text
-from fcmae.runs.loading import is_ablation
+from fcmae.runs.loading import is_ablation, is_finetuning_run
 
 
 def write_report(folder: Path | str, output: Path | str | None = None) -> list[Path]:
-    """Write the report of a run or of an ablation, whichever the folder holds.
+    """Write the report of a pretraining, a fine-tuning or an ablation, as the folder holds it.
 
     Args:
         folder: of the run or the ablation.
@@ -28,7 +29,8 @@ def write_report(folder: Path | str, output: Path | str | None = None) -> list[P
     """
     if is_ablation(folder):
         return write_ablation_report(folder, output)
-    return write_document(run_document(folder), run_csv(folder), Path(output or folder))
+    make = finetuning_document if is_finetuning_run(folder) else run_document
+    return write_document(make(folder), run_csv(folder), Path(output or folder))
 
 
 def write_ablation_report(folder: Path | str, output: Path | str | None = None) -> list[Path]:

@@ -15,11 +15,12 @@ from typing import IO, Any
 
 import torch
 
-from fcmae.errors import CheckpointError
+from fcmae.errors import CheckpointError, DiskError, is_out_of_memory
 from fcmae.runs.durable import PARTIAL, sync, write_text
 
 _STATE, _CHECKSUM = "state.pt", "sha256"
 _PREFIX, _UNDECAYED = "step-", "undecayed-"
+_NO_SUCH_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class CheckpointStore:
@@ -112,6 +113,8 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: there are checkpoints and every one is damaged.
+            DiskError: the newest one cannot be read now; see `load`. An older one is not taken in
+                its place: the next save would remove a newer, good one.
         """
         steps = self.steps()
         num_damaged = 0
@@ -138,14 +141,23 @@ class CheckpointStore:
         Raises:
             CheckpointError: missing, truncated or changed since it was written, or made to run
                 code when it is read, which it does not.
+            DiskError: the disk or the memory refuses to give it now, which says nothing about it.
         """
         path = self._path(step)
         try:
             expected = (path / _CHECKSUM).read_bytes()
-            if _digest(path / _STATE).encode() != expected:
-                raise ValueError("its checksum does not match its content")
-            state = _read_state(path / _STATE)
+            with (path / _STATE).open("rb") as file:
+                if _digest(file).encode() != expected:
+                    raise ValueError("its checksum does not match its content")
+                file.seek(0)
+                state = _read_state(file)
         except Exception as error:  # a damaged or hostile file may raise anything
+            if (refusal := _refusal(error)) is not None:
+                raise DiskError(
+                    f"{path}: cannot be read now ({refusal}). Nothing is lost and nothing was "
+                    "changed: start the same command again when the disk answers and there is "
+                    "memory."
+                ) from error
             raise CheckpointError(
                 f"{path}: damaged checkpoint, not used: {_reason(error)}."
             ) from error
@@ -271,20 +283,20 @@ def _write_state(path: Path, state: dict[str, Any]) -> str:
     return hashing.digest.hexdigest() + "\n"
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_state(file: IO[bytes]) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles that torch did not write; refused anyway
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}")
     return state
 
 
-def _digest(path: Path) -> str:
+def _digest(file: IO[bytes]) -> str:
+    """Return the line that the checksum file of a state must hold."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest() + "\n"
 
 
@@ -295,6 +307,18 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, target)
         sync(target)
+
+
+def _refusal(error: Exception) -> str | None:
+    """Return why a file could not be read that may be good; None when it is about its content."""
+    for cause in _causes(error):
+        if isinstance(cause, _NO_SUCH_FILE):
+            return None
+        if isinstance(cause, OSError):
+            return f"{cause.filename or 'its file'}: {cause.strerror or cause}"
+        if is_out_of_memory(cause):
+            return "there is not enough memory"
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -20,8 +20,8 @@ from fcmae.settings.reading import forbidden_changes, to_yaml
 class RunFolder:
     """Names the files of a run.
 
-    config.yaml metrics.jsonl images.jsonl held_out.jsonl skipped_files.txt files.txt scores.txt
-    first_batch.png loss_curve.png health.png origin.txt finished.txt lock
+    config.yaml metrics.jsonl images.jsonl held_out.jsonl validation.jsonl skipped_files.txt
+    files.txt scores.txt first_batch.png loss_curve.png health.png origin.txt finished.txt lock
     tensorboard/ checkpoints/ reconstructions/ export/
     """
 
@@ -31,6 +31,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.images = self.path / "images.jsonl"
         self.held_out = self.path / "held_out.jsonl"
+        self.validation = self.path / "validation.jsonl"
         self.health = self.path / "health.png"
         self.skipped_files = self.path / "skipped_files.txt"
         self.files = self.path / "files.txt"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import yaml
 
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.model.autoencoder import FCMAE, create_model
+from fcmae.model.autoencoder import FCMAE, create_anywhere, create_model
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import PretrainConfig
@@ -22,10 +22,16 @@ class LoadedRun(NamedTuple):
     step: int
 
 
-def load_run(run_dir: str | Path) -> LoadedRun:
+def load_run(run_dir: str | Path, *, as_it_ran: bool = False) -> LoadedRun:
     """Return the model of the newest undamaged checkpoint of a run folder.
 
+    Args:
+        run_dir: the folder.
+        as_it_ran: insist on the run's backend; otherwise native takes the place of one that is not
+            installed, since the weights are the same.
+
     Raises:
+        BackendUnavailableError: `as_it_ran`, and the run's backend is not installed.
         ConfigError: no folder of a pretraining run, or one whose settings cannot be read.
         CheckpointError: no checkpoint yet, all of them damaged, or one of another model.
     """
@@ -38,7 +44,7 @@ def load_run(run_dir: str | Path) -> LoadedRun:
             f"(checkpoint.every_steps is {config.checkpoint.every_steps})."
         )
     step, state = found
-    model = create_model(config)
+    model = create_model(config) if as_it_ran else create_anywhere(config)
     try:
         model.load_state_dict(state["model"], strict=True)
     except (KeyError, RuntimeError) as error:
@@ -53,6 +59,11 @@ def load_run(run_dir: str | Path) -> LoadedRun:
 def is_pretraining_run(folder: str | Path) -> bool:
     """Whether the folder's settings are those of a pretraining run."""
     return "mask" in _top_level(folder)
+
+
+def is_finetuning_run(folder: str | Path) -> bool:
+    """Whether the folder's settings are those of a fine-tuning run."""
+    return "augment" in _top_level(folder)
 
 
 def is_ablation(folder: str | Path) -> bool:

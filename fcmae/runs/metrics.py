@@ -9,8 +9,10 @@ from typing import Any
 
 from fcmae.runs.durable import sync
 from fcmae.runs.events import ScalarEvents
+from fcmae.runs.looking import Looks
 
-WALL_CLOCK = frozenset({"seconds", "images_per_second"})  # the only values that a rerun changes
+# The only values that a rerun, on another machine or with other processes, changes.
+WALL_CLOCK = frozenset({"seconds", "images_per_second", "effective_batch", "processes"})
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -49,9 +51,14 @@ class MetricsLog:
         self._size = len(kept)
         self._waiting = _not_at_the_end_of(kept, unwritten)
         self._flush()
+        self._looks = Looks(report)
         self._events: ScalarEvents | None = None
         if tensorboard:
-            self._events = self._open_tensorboard(folder / "tensorboard", resumed_step + 1)
+            where = folder / "tensorboard"
+            self._events = self._looks.look(
+                f"there are no TensorBoard events: opening {where}",
+                lambda: ScalarEvents(where, resumed_step + 1),
+            )
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Write one line {"step": step, **values}; numbers go to TensorBoard, too.
@@ -64,13 +71,16 @@ class MetricsLog:
         }
         self._waiting.append(json.dumps({"step": step, **finite}) + "\n")
         self._flush()
-        if self._events is not None:
+        events = self._events
+        if events is not None:
             numbers = {n: float(v) for n, v in finite.items() if isinstance(v, (int, float))}
-            try:
-                self._events.add(step, numbers)
-            except OSError as error:
-                self._report(f"TensorBoard events cannot be written ({error}); they stop here.")
-                self._events = None
+
+            def added() -> ScalarEvents:
+                events.add(step, numbers)
+                return events
+
+            what = f"TensorBoard events stop here: writing those of step {step}"
+            self._events = self._looks.look(what, added)
 
     def force(self) -> list[str]:
         """Force the lines to disk; return those that the disk does not take, for the checkpoint.
@@ -88,18 +98,8 @@ class MetricsLog:
         """Write what waits and close the files."""
         self._flush()
         if self._events is not None:
-            try:
-                self._events.close()
-            except OSError as error:
-                self._report(f"the last TensorBoard events are lost ({error}).")
+            self._looks.look("closing the TensorBoard events", self._events.close)
             self._events = None
-
-    def _open_tensorboard(self, folder: Path, purge_step: int) -> ScalarEvents | None:
-        try:
-            return ScalarEvents(folder, purge_step)
-        except OSError as error:
-            self._report(f"{folder}: cannot be written ({error}); there are no TensorBoard events.")
-            return None
 
     def _flush(self) -> None:
         text = "".join(self._waiting).encode()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -16,9 +17,28 @@ Item = TypeVar("Item")
 tqdm.set_lock(threading.RLock())
 
 
+class _Terminal:
+    """sys.stderr, whose failures - a full disk below a log, a closed pipe - are nobody's."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+_TERMINAL: Any = _Terminal()
+
+
 def say(sentence: str) -> None:
     """Print one sentence, above the progress bar where there is one."""
-    tqdm.write(f"fcmae: {sentence}", file=sys.stderr)
+    tqdm.write(f"fcmae: {sentence}", file=_TERMINAL)
 
 
 def progress_bar(
@@ -46,7 +66,7 @@ def progress_bar(
         total,
         initial=done,
         unit=unit,
-        file=sys.stderr,
+        file=_TERMINAL,
         dynamic_ncols=True,
         disable=not is_shown,
     )

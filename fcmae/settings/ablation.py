@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from fcmae.errors import ConfigError
 from fcmae.settings.files import Plain, read_value, read_yaml
+from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.help import asks_for_help
+from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.ranges import (
     InnerShare,
     NonNegativeInt,
@@ -21,8 +23,10 @@ from fcmae.settings.reading import (
     COMMAND_LINE,
     Layers,
     from_plain,
+    list_settings,
     parse,
     recorded_settings,
+    several_words,
     unknown_setting,
 )
 from fcmae.settings.sections import EITHER_OR
@@ -127,7 +131,11 @@ def parse_ablation(arguments: list[str]) -> Ablation:
     if asks_for_help(arguments):
         parse(AblationConfig, arguments, prog="fcmae ablate")
     layers = Layers(depth=2)
-    layers.add_arguments(arguments, _check_name, _check_sections, read_value, {"jobs": "run.jobs"})
+    lists = list_settings(AblationConfig)
+    lists |= {f"base.{name}" for name in list_settings(PretrainConfig)}
+    lists |= {f"finetune.{name}" for name in list_settings(FinetuneConfig)}
+    words = several_words(arguments, lists)
+    layers.add_arguments(words, _check_name, _check_sections, read_value, {"jobs": "run.jobs"})
     for section in ("base", "finetune"):
         layers.follow_length(functools.partial(_recorded, layers, section), f"{section}.")
     return read_ablation(layers.plain, COMMAND_LINE)

@@ -17,6 +17,7 @@ from fcmae.settings.ranges import (
 )
 from fcmae.settings.sections import (
     MAY_CHANGE,
+    MAY_MOVE,
     CropConfig,
     ImagesConfig,
     ImageSize,
@@ -37,7 +38,7 @@ class DataConfig(CropConfig, ImagesConfig):
     """Pixels, one number or [height, width]; whole patches must tile it."""
     crop_scale: OrAuto[tuple[float, float]] = AUTO
     """Smallest and largest share of the picture's area that a random crop covers."""
-    cache: str | None = None
+    cache: str | None = field(default=None, metadata=MAY_MOVE)
     """Folder to keep reduced pictures in, where decoding is what takes the time; null: none."""
     cache_side: PositiveInt | None = None
     """Pixels of a kept picture's shorter side; null: as the smallest crop needs."""
@@ -100,9 +101,9 @@ class EvaluateConfig:
     max_images: Annotated[int, at_least(10)] = field(default=2000, metadata=MAY_CHANGE)
     """Largest number of images that are scored, drawn by the seed."""
     labels: Annotated[int, at_least(2)] = field(default=200, metadata=MAY_CHANGE)
-    """Labelled images that a classifier may see in each draw at the end; the rest is held out."""
+    """Labelled images that a classifier may see in each draw; of more classes than that, some."""
     draws: NoneOrEnoughToSpread = field(default=5, metadata=MAY_CHANGE)
-    """Random draws of labelled images at the end; the spread is over them. 0 scores nothing."""
+    """Random draws of labelled images; the spread is over them. 0 scores nothing at all."""
 
 
 @dataclass(frozen=True, kw_only=True)

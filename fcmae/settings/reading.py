@@ -34,7 +34,13 @@ _UNIT = {name: name.rpartition(".")[2].removeprefix("warmup_") for name in _LENG
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-def parse(config_class: type[Config], arguments: list[str], *, prog: str) -> Config:
+def parse(
+    config_class: type[Config],
+    arguments: list[str],
+    *,
+    prog: str,
+    otherwise: Mapping[str, str] = MappingProxyType({}),
+) -> Config:
     """Return the settings that `arguments` spell: `--config FILE`, `--section.name VALUE`.
 
     Later arguments win. `--help`, `--help_all` and `--print_config` print and exit.
@@ -43,6 +49,7 @@ def parse(config_class: type[Config], arguments: list[str], *, prog: str) -> Con
         config_class: a dataclass of sections, or of settings without sections.
         arguments: words of a command line.
         prog: how the command is called.
+        otherwise: {setting: text} for those that nobody says, in either of two ways (EITHER_OR).
 
     Raises:
         ConfigError: a file that cannot be read, an unknown name (with near names), a wrong type,
@@ -61,11 +68,18 @@ def parse(config_class: type[Config], arguments: list[str], *, prog: str) -> Con
 
     layers = Layers(depth=1 if _sections(config_class) else 0)
     layers.add_arguments(
-        [word for word in arguments if word not in printing],
+        several_words(
+            [word for word in arguments if word not in printing], list_settings(config_class)
+        ),
         check_name,
         lambda content, path: _check_content(config_class, content, path),
     )
     layers.follow_length(lambda: recorded_settings(layers.get("run.dir")))
+    for name, text in otherwise.items():
+        ways = next((pair for pair in EITHER_OR if name in pair), (name,))
+        if all(layers.get(way) is None for way in ways):
+            section, _, leaf = name.partition(".")
+            layers.add({section: {leaf: text}}, prog)
     if printing:
         text = yaml.safe_dump(layers.plain)
         _parser(config_class, prog).parse_args(["--config", text, *printing])
@@ -108,8 +122,9 @@ def to_yaml(config: Any) -> str:
 def forbidden_changes(saved: Plain, config: Any) -> dict[str, tuple[Any, Any]]:
     """Return {"section.name": (saved, new)} of what a run in the folder of `saved` must not change.
 
-    Fields marked MAY_CHANGE may differ. A setting that `saved`, of an earlier version, does not
-    have counts as its default: what that version did.
+    Fields marked MAY_CHANGE may differ, and those marked MAY_MOVE unless one of them is null. A
+    setting that `saved`, of an earlier version, does not have counts as its default: what that
+    version did.
     """
     found = {}
     for section in dataclasses.fields(config):
@@ -119,7 +134,8 @@ def forbidden_changes(saved: Plain, config: Any) -> dict[str, tuple[Any, Any]]:
             default = field.metadata.get("before", default)
             old = saved.get(section.name, {}).get(field.name, default)
             new = _plain(getattr(values, field.name))
-            if old != new and not field.metadata.get("may_change"):
+            may_move = field.metadata.get("may_move") and None not in (old, new)
+            if old != new and not (field.metadata.get("may_change") or may_move):
                 found[f"{section.name}.{field.name}"] = (old, new)
     return found
 
@@ -156,6 +172,39 @@ def take_options(
             text = waiting.pop(0)
         own.append((name, text))
     return own, rest
+
+
+def list_settings(config_class: type) -> set[str]:
+    """Return the settings that may have several values, as the command line spells them."""
+    sections = hints_of(config_class, ranges=False)
+    found = set()
+    for name, kind in sections.items():
+        inner = hints_of(kind, ranges=False) if dataclasses.is_dataclass(kind) else {"": kind}
+        for leaf, hint in inner.items():
+            kinds = [hint, *typing.get_args(hint)]
+            if {list, tuple} & {typing.get_origin(kind) for kind in kinds}:
+                found.add(f"{name}.{leaf}".rstrip("."))
+    return found
+
+
+def several_words(arguments: Sequence[str], lists: Collection[str]) -> list[str]:
+    """Return a command line in which `--name A B` is `--name A --name+ B`, for names in `lists`.
+
+    A shell replaces a pattern by words: --data.path shards/*.tar.
+    """
+    words: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        words.append(word)
+        name, equals, _ = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name.rstrip("+") not in lists:
+            continue
+        if not equals and waiting:
+            words.append(waiting.pop(0))
+        while waiting and not waiting[0].startswith("--"):
+            words += [f"--{name.rstrip('+')}+", waiting.pop(0)]
+    return words
 
 
 class Layers:

@@ -25,6 +25,8 @@ from fcmae.settings.ranges import (
 MAY_CHANGE = {"may_change": True}
 # Marks a setting that makes a run of schedule wsd longer or shorter: its first part stays.
 LENGTH = {"length": True}
+# Marks a place that a continued run may move, but not begin or cease to have.
+MAY_MOVE = {"may_move": True}
 # Ways to say one thing. Where a later source says another one, it replaces the earlier's.
 EITHER_OR = (
     ("train.steps", "train.epochs", "train.time"),

@@ -14,21 +14,25 @@ import numpy as np
 
 from fcmae.data import ImageList
 from fcmae.data.augmentation import mean_and_std
-from fcmae.data.splits import draw_share, open_labelled
+from fcmae.data.recorded import fix_images
+from fcmae.data.splits import draw_per_class, draw_share
 from fcmae.errors import ConfigError
 from fcmae.evaluation import RULE, Mean, PairedDifference, differences, means, thumbnails
 from fcmae.evaluation.classification import ClassificationScores
 from fcmae.finetuning.frozen import FAILURES, FrozenFeatures, what_to_change
+from fcmae.finetuning.opening import open_or_recall
 from fcmae.finetuning.setup import (
     create_classifier,
     create_evaluation_transform,
     weights_metadata,
 )
-from fcmae.finetuning.task import finetune, resolve
+from fcmae.finetuning.task import finetune, not_scored, resolve
 from fcmae.runs import terminal
 from fcmae.runs.durable import write_text
+from fcmae.runs.folder import RunFolder
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.processes import Processes
+from fcmae.training.saving import disk_error
 from fcmae.training.schedule import Schedule, effective_batch_of
 
 PRETRAINED, SCRATCH, OTHER = "pretrained", "from scratch", "other weights"
@@ -219,12 +223,15 @@ def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | 
     if config.data.train_per_class is not None:
         found.drawn.add(ALL)
 
+    train, test = open_fixed(config, processes)
+
     def images(seed: int) -> tuple[ImageList, ImageList]:
-        return open_labelled(config.data, seed)
+        count = config.data.train_per_class
+        return train if count is None else draw_per_class(train, count, seed), test
 
     config = _resolve(config, images(config.train.seed), processes, config)
-    train = images(config.train.seed)[0]
-    frozen = functools.cache(lambda: _frozen_features(config, train, processes))
+    first = images(config.train.seed)[0]
+    frozen = functools.cache(lambda: _frozen_features(config, first, processes))
     signal = _compare(found, ALL, config, images, None, processes, frozen)
     if signal is None and processes.is_main:
         text = found.text()
@@ -258,7 +265,7 @@ def compare_over_labels(
         ConfigError, CheckpointError, DataError: as `finetune` and `check_comparison`.
     """
     check_comparison(config, shares)
-    train, test = open_labelled(config.data, config.train.seed)
+    train, test = open_fixed(config, processes)
     config = _resolve(config, (train, test), processes, _share_of(config, shares[0]))
     starts = (PRETRAINED, SCRATCH if against is None else OTHER)
     found = Comparison(starts, config=config)
@@ -301,6 +308,37 @@ def _resolve(
     for sentence in rules if processes.is_main else ():
         terminal.say(sentence)
     return resolved
+
+
+def open_fixed(config: FinetuneConfig, processes: Processes) -> tuple[ImageList, ImageList]:
+    """Return all labelled images to train on and those that score, as the first start found them.
+
+    The folder of the comparison records them: runs that are compared must have the same.
+
+    Raises:
+        DiskError: they cannot be recorded; else as `open_or_recall`.
+    """
+    folder = RunFolder(config.run.dir)
+    whole = dataclasses.replace(config.data, train_per_class=None)
+    is_begun = bool(processes.from_main(folder.validation.exists))
+    config = dataclasses.replace(config, data=whole)
+    train, test, told = open_or_recall(config, None, is_begun=is_begun)
+    processes.wait()
+
+    def record() -> None:
+        for sentence in told:
+            terminal.say(sentence)
+        if is_begun:
+            return
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            for file, images in ((folder.images, train), (folder.validation, test)):
+                fix_images(file, images, is_continued=False, report=terminal.say)
+        except OSError as error:
+            raise disk_error(error) from error
+
+    processes.from_main(record)
+    return train, test
 
 
 def check_comparison(config: FinetuneConfig, shares: Sequence[float]) -> None:
@@ -357,7 +395,8 @@ def _compare(
             run = finetune(arm, processes, (labelled, test), scores_frozen=False)
             if run.signal is not None:
                 return run.signal
-            assert run.last is not None  # finished runs have it
+            if run.last is None:
+                raise not_scored(arm.run.dir)
             results[start][seed] = run.last
             found.steps, found.num_classes = run.total_steps, len(run.classes)
             found.num_test = run.last.num_images

@@ -67,6 +67,7 @@ class TrainingLoop:
         folder: where the run lives.
         say: prints one sentence above the progress bar, from the main process.
         attempt: writes what training can do without; see RunSaving.
+        look: does what looks at the run and may fail; see Looks.
         effective_batch: images of a step, in all processes.
         schedule: lengths in steps and learning rates.
         progress: how far the run is.
@@ -90,6 +91,7 @@ class TrainingLoop:
         self.say: Callable[[str], None] = terminal.say if processes.is_main else say_nothing
         self._saving = RunSaving(self.folder, config.checkpoint, processes, self.say)
         self.attempt = self._saving.attempt
+        self.look = self._saving.looks.look
         self.progress = Progress()
         self.is_continued = False
         self.log: MetricsLog | None = None
@@ -191,7 +193,11 @@ class TrainingLoop:
             self.say(f"{path!r} {reason}; left out.")
         try:
             return fix_images(
-                self.folder.images, images, is_continued=self.is_continued, report=self.say
+                self.folder.images,
+                images,
+                is_continued=self.is_continued,
+                report=self.say,
+                max_gone=self.config.data.max_skipped_share,
             )
         except OSError as error:
             raise disk_error(error) from error
@@ -218,19 +224,19 @@ class TrainingLoop:
             )
 
     def _start(self) -> None:
-        if self.processes.is_main:
-            self.log = MetricsLog(
-                self.folder.path,
-                resumed_step=self.progress.step if self.is_continued else -1,
-                unwritten=self._unwritten,
-                tensorboard=self.config.log.tensorboard,
-                report=self.say,
-            )
-            self.attempt(self.skipped.write, self.folder.skipped_files)
-        self.skipped.check_share()
-        for sentence in self.task.rules:
-            self.say(sentence)
         try:
+            if self.processes.is_main:
+                self.log = MetricsLog(
+                    self.folder.path,
+                    resumed_step=self.progress.step if self.is_continued else -1,
+                    unwritten=self._unwritten,
+                    tensorboard=self.config.log.tensorboard,
+                    report=self.say,
+                )
+                self.attempt(self.skipped.write, self.folder.skipped_files)
+            self.skipped.check_share()
+            for sentence in self.task.rules:
+                self.say(sentence)
             self.task.begin(self)
         except OSError as error:
             raise disk_error(error) from error
@@ -384,7 +390,9 @@ class TrainingLoop:
             "grad_norm": result.grad_norm,
             "skipped_files": len(self.skipped),
             "nonfinite_steps": progress.nonfinite_steps,
-            "images_per_second": round(rate, 2),
+            "images_per_second": round(rate, 2),  # of all processes together
+            "effective_batch": self.effective_batch,
+            "processes": self.processes.world_size,
         }
         self.log.log(progress.step, values)
 

@@ -8,13 +8,15 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from fcmae.errors import ConfigError
+
+Result = TypeVar("Result")
 
 # While one process scores or exports, the others wait; a process that dies ends all at once.
 LONGEST_WAIT = datetime.timedelta(hours=2)
@@ -69,6 +71,25 @@ class Processes:
         if error is not None:
             raise error
         return _put_tensors(plain, iter(tensors), self._broadcast)
+
+    def in_each(self, make: Callable[[], Result]) -> Result:
+        """Return what `make` returns in this process, once it has succeeded in every process.
+
+        Raises:
+            Exception: of this process, else the first that another one met: none goes on alone.
+        """
+        value: Result | None = None
+        error: Exception | None = None
+        try:
+            value = make()
+        except Exception as raised:
+            error = raised
+        errors: Any = self.gather([] if error is None else [error])
+        if error is not None:
+            raise error
+        if errors:
+            raise errors[0]
+        return cast(Result, value)
 
     def _broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the main process's `tensor`; the others give one of the same shape and type."""

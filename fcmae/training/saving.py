@@ -8,6 +8,7 @@ from fcmae.errors import CheckpointError, DiskError
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
+from fcmae.runs.looking import Looks
 from fcmae.settings.sections import CheckpointConfig
 from fcmae.training.processes import Processes
 from fcmae.training.schedule import Length, Schedule
@@ -21,6 +22,9 @@ class RunSaving:
         config: how many checkpoints to keep, and how many failures to bear.
         processes: this process and the others.
         say: called with one sentence for everything that cannot be written.
+
+    Attributes:
+        looks: at the run, whose failures it outlives.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class RunSaving:
         )
         self._failures_in_a_row = 0
         self._num_failures = 0
+        self.looks = Looks(say)
 
     def attempt(self, write: Callable[[], object], where: Path) -> bool:
         """Write something that training can do without; say what failed and where."""
@@ -178,12 +183,12 @@ class RunSaving:
         Raises:
             DiskError: a result could not be written; another start makes them again.
         """
-        before, failure = self._num_failures, None
+        before, failure = self._num_failures + self.looks.num_refused, None
         try:
             make_results()
         except OSError as error:
             failure = error
-        if self._num_failures > before:
+        if self._num_failures + self.looks.num_refused > before:
             failure = OSError("see above")
         self._processes.from_main(lambda: self._note_finished(step, failure))
 

@@ -42,9 +42,9 @@ def verify_run(run_dir: str | Path, grn_scope: GrnScope | None = None) -> Certif
     """Verify the model of a run with its trained weights, GRN's redrawn at random.
 
     Raises:
-        ConfigError, CheckpointError: as `load_run`.
+        ConfigError, CheckpointError, BackendUnavailableError: as `load_run`.
     """
-    config, model, step = load_run(run_dir)
+    config, model, step = load_run(run_dir, as_it_ran=True)
     randomize(model, only_grn=True)
     info = EncoderInfo.of_run(config, model, step)
     weights = f"of {run_dir} after {step} steps, GRN's redrawn at random"

@@ -237,6 +237,25 @@ def _untrained_norm(model: nn.Module) -> dict[str, Any]:
     return {name: t for name, t in model.state_dict().items() if name.startswith("head.norm.")}
 
 
+def check_nothing_given(
+    source: str | Path,
+    model_name: str | None,
+    in_chans: int | None,
+    stem_stride: int | None,
+    image_size: int | None,
+) -> None:
+    """Raise ConfigError for arguments beside a source that says itself what they say."""
+    given = {
+        "model.name": model_name,
+        "data.in_chans": in_chans,
+        "model.stem_stride": stem_stride,
+        "data.image_size": image_size,
+    }
+    named = [f"--{name}" for name, value in given.items() if value is not None]
+    if named:
+        raise ConfigError(f"{source}: says itself what {', '.join(named)} say; remove them.")
+
+
 def load_described_encoder(
     source: str | Path,
     *,
@@ -255,20 +274,13 @@ def load_described_encoder(
             beside a source that knows better; as `load_run`.
         CheckpointError: as `load_run` and `load_encoder`.
     """
-    given = {
-        "model.name": model_name,
-        "data.in_chans": in_chans,
-        "model.stem_stride": stem_stride,
-        "data.image_size": image_size,
-    }
-    named = [f"--{name}" for name, value in given.items() if value is not None]
     is_run = Path(source).is_dir()
     known = metadata_of(source) if is_public(source) else {}
     info = None if is_run or known else EncoderInfo.from_metadata(read_metadata(source))
     if "model_name" in known:
         info = described(known | {"classes": None}, known["model_name"], known["in_chans"])
-    if named and (is_run or info is not None):
-        raise ConfigError(f"{source}: says itself what {', '.join(named)} say; remove them.")
+    if is_run or info is not None:
+        check_nothing_given(source, model_name, in_chans, stem_stride, image_size)
     if is_run:
         config, model, step = load_run(source)
         origin = RunFolder(source).read_origin()

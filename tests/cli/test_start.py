@@ -47,9 +47,16 @@ def test_help_answers_without_what_takes_seconds_to_load(command: str) -> None:
     assert len(modules) < MOST_MODULES
 
 
+def test_the_list_of_commands_comes_at_once() -> None:
+    status, modules, _ = modules_of("--help")
+    assert status == DONE
+    assert modules & HEAVY == set()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("pretrian --run.dir a", "unknown command 'pretrian'. Did you mean pretrain?"),
         ("pretrain --modle.name x", "unknown setting 'modle.name'. Did you mean model.name"),
         ("pretrain --run.dir a --data.path b --train.steps 0", "train.steps: got 0, expected 1"),
         ("plan --data.path", "--data.path has no value"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import time
 from functools import partial
@@ -20,6 +21,7 @@ from real_runs import (
     pretrain_arguments,
     run,
     run_together,
+    signal_in,
     wait_for,
     without_pictures,
 )
@@ -34,7 +36,7 @@ from fcmae.data import (
     find_images,
 )
 from fcmae.data.parts import Part
-from fcmae.errors import DONE, MISTAKE, ConfigError
+from fcmae.errors import DONE, INTERRUPTED, MISTAKE, ConfigError
 
 RGB = Reading(in_chans=3)
 AUGMENTATION = PretrainAugmentation((32, 32))
@@ -325,6 +327,23 @@ def test_runs_with_a_full_a_partial_and_no_cache_on_disk_are_the_same(
     refused = pretrain_arguments(folder, tmp_path / "first", 7, data__max_skipped_share=0.5)
     assert run(refused, log) == MISTAKE
     assert "data.cache" in log.read_text()
+
+
+def test_a_run_goes_on_with_its_cache_in_the_scratch_folder_of_another_job(
+    folder: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+
+    def arguments(name: str, job: int) -> list[str]:
+        changes = {"data__cache": tmp_path / f"job-{job}", "data__max_skipped_share": 0.5}
+        return pretrain_arguments(folder, tmp_path / name, 7, **changes)
+
+    assert run(arguments("undisturbed", 1), log, before=without_pictures) == DONE
+    stopping = signal_in("step", 4, signal.SIGTERM)
+    assert run(arguments("stopped", 1), log, before=stopping) == INTERRUPTED
+    shutil.rmtree(tmp_path / "job-1")
+    assert run(arguments("stopped", 2), log, before=without_pictures) == DONE, log.read_text()
+    assert_same_run(tmp_path / "stopped", tmp_path / "undisturbed")
 
 
 @pytest.mark.ddp

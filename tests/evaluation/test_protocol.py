@@ -14,6 +14,7 @@ from fcmae.evaluation import (
     RULE,
     Features,
     Scores,
+    choose_scored,
     difference,
     draw_labels,
     score_features,
@@ -96,6 +97,42 @@ def test_draws_are_stratified_and_no_class_is_used_up() -> None:
         assert counts in ([12, 6, 1, 1], [11, 6, 2, 1], [12, 5, 2, 1])
         assert torch.bincount(labels[test], minlength=4).min() >= 1
         assert not set(train.tolist()) & set(test.tolist())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted", "max_images", "expected"),
+    [
+        ((5, 5), 6, 100, (5, 5)),
+        ((1000, 1000), 6, 10, None),  # ten of them
+        ((1000, 3), 6, 10, (8, 2)),  # a rare class is not lost
+        ((3, 1, 3), 6, 100, (3, 0, 3)),
+        ((1, 1, 1), 6, 100, ()),
+        ((4,) * 10, 4, 100, None),  # two classes
+        ((3, 1), 6, None, ()),
+        ((4,) * 300, 4, None, None),
+    ],
+)
+def test_what_is_scored_has_two_of_every_class_and_no_more_classes_than_labels(
+    sizes: tuple[int, ...],
+    wanted: int,
+    max_images: int | None,
+    expected: tuple[int, ...] | None,
+) -> None:
+    labels = [number for number, size in enumerate(sizes) for _ in range(size)] + [-1, -1]
+    indices, told = choose_scored(labels, wanted=wanted, seed=3, max_images=max_images)
+    counts = torch.bincount(torch.tensor(labels)[indices], minlength=len(sizes)).tolist()
+    if expected == ():
+        assert len(indices) == 0
+        assert "a score needs two such classes" in told
+        return
+    assert len(indices) <= (max_images or len(labels))
+    if expected is not None:
+        assert tuple(counts) == expected
+    scored = [count for count in counts if count]
+    assert 2 <= len(scored) <= wanted
+    assert min(scored) >= 2
+    assert (told == "") == (len(scored) == len(sizes))
+    assert (choose_scored(labels, wanted=wanted, seed=3, max_images=max_images)[0] == indices).all()
 
 
 def test_scipy_works_beside_our_package_named_sparse() -> None:

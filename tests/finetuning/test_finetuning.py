@@ -232,6 +232,26 @@ def test_evaluation_alone_repeats_the_best_scores_and_trains_nothing(
     assert after == before
 
 
+def test_evaluation_alone_needs_no_length_and_takes_the_precision_of_the_run(
+    finished: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = str(finished / "export" / "classifier.safetensors")
+    asked: list[bool] = []
+    original = torch.nn.functional.cross_entropy
+
+    def seen(logits: torch.Tensor, *args: Any, **how: Any) -> torch.Tensor:
+        asked.append(torch.equal(logits, logits.bfloat16().float()))
+        return original(logits, *args, **how)
+
+    monkeypatch.setattr("fcmae.finetuning.scoring.F.cross_entropy", seen)
+    words = ["--run.dir", str(tmp_path / "run"), "--data.path", str(labelled)]
+    words += [*SMALL, "--evaluate.only", "true", "--model.weights", weights]
+    assert main(["finetune", *words]) == DONE
+    assert main(["finetune", *words, "--train.precision", "bf16"]) == DONE
+    half = len(asked) // 2
+    assert (any(asked[:half]), all(asked[half:])) == (False, True)
+
+
 def test_evaluation_alone_reads_given_weights_on_another_folder(
     finished: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,13 @@ def test_validation_folder_with_other_classes(
     assert "one side alone has birch, cedar" in error
 
 
+def test_validation_folder_of_training_images(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = mistake(capsys, tmp_path / "run", labelled, "--data.val_path", str(labelled))
+    assert "are training images; name others, or leave it out" in error
+
+
 def test_unknown_model(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = mistake(capsys, tmp_path / "run", labelled, "--model.name", "convnextv2_ato")
     assert "'convnextv2_ato' is not a ConvNeXt of timm" in error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import real_runs  # noqa: F401  (registers convnextv2_speck)
 import torch
 from fork_server import SERVER
 from pictures_on_disk import write_pictures
@@ -295,6 +296,36 @@ def test_a_plan_is_printed_and_the_run_folder_is_not_touched(tmp_path: Path) -> 
     assert "health checks" in done.stdout
     assert "Peak memory" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+    done = plan_command(tmp_path, "--data.cache", str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert "filling data.cache       86 x" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+
+
+def test_a_trial_leaves_the_cache_of_the_user_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fcmae.machine.plan import trials
+    from fcmae.settings.reading import to_plain
+
+    write_pictures(tmp_path / "pictures", 60, channels=1)
+    monkeypatch.setattr("fcmae.pretraining.monitoring.draw_reconstructions", lambda *_, **__: None)
+    config = make_config(
+        data=DataConfig(
+            path=str(tmp_path / "pictures"),
+            image_size=64,
+            in_chans=1,
+            workers=0,
+            cache=str(tmp_path / "cache"),
+        ),
+        train=TrainConfig(steps=2, batch_size=4, device="cpu"),
+        model=ModelConfig(name="convnextv2_speck", decoder_dim=8),
+        health=HealthConfig(checks=0),
+    )
+    plain = to_plain(config)
+    assert trials.rehearse(plain)["num_cached"] == 8
+    assert trials.measure_parts(plain)["read_seconds_per_image"] > 0
+    assert not (tmp_path / "cache").exists()
 
 
 def test_mistakes_are_those_of_pretrain(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

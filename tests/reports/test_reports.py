@@ -18,7 +18,9 @@ from report_material import HOSTILE, RATIOS, make_ablation
 from tiny_run import make_run
 
 from fcmae.__main__ import main
+from fcmae.data.recorded import fix_images
 from fcmae.errors import DONE, MISTAKE
+from fcmae.machine.cost import flops_per_image
 from fcmae.reports.ablation import ablation_csv, ablation_document
 from fcmae.reports.document import Bullets, Document, Picture, Section, Table, Text
 from fcmae.reports.figures import draw_means, image_rows
@@ -26,6 +28,7 @@ from fcmae.reports.html import to_html
 from fcmae.reports.markdown import pictures_of, to_markdown
 from fcmae.reports.verdicts import sentences
 from fcmae.reports.writing import write_document
+from fcmae.runs.loading import load_run_config
 from fcmae.runs.metrics import MetricsLog
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -263,6 +266,36 @@ def test_a_report_says_what_stands_out_and_how_the_run_is_made_longer(run_folder
     assert "- 7 steps are few for 480 pictures: each is seen 1.9 times" in in_short
     assert "the rule's 0.002 for 7 steps of 128 images: optim.base_lr 0.004." in in_short
     assert f"For that: fcmae pretrain --config {run_folder / 'config.yaml'} --train" in in_short
+
+
+def test_the_steps_of_several_processes_are_counted_whole(run_folder: Path) -> None:
+    log = MetricsLog(run_folder, resumed_step=0, tensorboard=False)
+    several = {"images_per_second": 1600.0, "effective_batch": 512, "processes": 8}
+    for step in range(1, 8):
+        log.log(step, {"loss": 0.5, **several})
+    log.close()
+    assert main(["report", str(run_folder)]) == DONE
+    text = (run_folder / "report.md").read_text()
+    assert "320 ms per step of 512 images in 8 processes together, 2 s of training" in text
+    config = load_run_config(run_folder)
+    total = flops_per_image(config) * 512 * 7
+    assert f"{total / 1e9:.3g} GFLOP in all" in text
+
+
+def test_images_that_cells_were_trained_on_are_said_to_be(tmp_path: Path) -> None:
+    found = make_ablation(tmp_path, lambda ratio, seed: 80.0)
+    text = to_markdown(ablation_document(found))
+    assert "No cell was trained on these images." in text
+    images = found.split.test
+    fix_images(
+        found.records[0].cell.folder / "images.jsonl",
+        images.select([0]),
+        is_continued=False,
+        report=print,
+    )
+    text = to_markdown(ablation_document(found))
+    assert "No cell was trained on these images." not in text
+    assert "1 of the 2 images that score the cells are among those that cells were" in text
 
 
 def test_the_loss_of_a_report_is_a_mean_and_not_that_of_one_step(tmp_path: Path) -> None:

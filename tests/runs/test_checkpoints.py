@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from fcmae.errors import CheckpointError
+from fcmae.errors import CheckpointError, DiskError
 from fcmae.runs import checkpoints
 from fcmae.runs.checkpoints import CheckpointStore
 
@@ -107,6 +107,75 @@ def test_a_missing_file_is_damage(name: str, tmp_path: Path, told: list[str]) ->
     assert found is not None
     assert found[0] == 1
     assert f"{name} cannot be read (No such file or directory)" in told[0]
+
+
+class Refusing:
+    """An open file that gives so many bytes and then raises."""
+
+    def __init__(self, file: Any, error: Exception, after: int) -> None:
+        self.file, self.error, self.left = file, error, after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.file.close()
+
+    def _take(self, content: Any) -> Any:
+        self.left -= len(content) if isinstance(content, bytes) else content
+        if self.left < 0:
+            raise self.error
+        return content
+
+    def read(self, *size: int) -> Any:
+        return self._take(self.file.read(*size))
+
+    def readinto(self, buffer: Any) -> Any:
+        return self._take(self.file.readinto(buffer))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.5], ids=["at once", "halfway", "after the checksum"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EIO, "Input/output error", "state.pt"), "state.pt: Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+        (MemoryError(), "there is not enough memory"),
+    ],
+    ids=["EIO", "ESTALE", "ENOMEM", "MemoryError"],
+)
+def test_what_cannot_be_read_now_is_no_damage_and_nothing_older_is_taken(
+    error: Exception,
+    reason: str,
+    share: float,
+    tmp_path: Path,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = make_store(tmp_path, told)
+    for step in (1, 2):
+        store.save(step, state_of(step))
+    size = (tmp_path / "checkpoints" / "step-00000002" / "state.pt").stat().st_size
+    opened = Path.open
+
+    def refuse(path: Path, *how: Any, **more: Any) -> Any:
+        file = opened(path, *how, **more)
+        return Refusing(file, error, int(share * size)) if path.name == "state.pt" else file
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DiskError, match=reason) as caught:
+        store.load_newest()
+    assert "Nothing is lost" in str(caught.value)
+    assert told == []
+    monkeypatch.undo()
+    found = store.load_newest()
+    assert found is not None
+    assert found[0] == 2
+    assert store.steps() == [1, 2]
 
 
 def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path: Path, told: list[str]) -> None:

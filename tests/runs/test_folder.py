@@ -160,6 +160,19 @@ def test_settings_may_change_until_something_is_trained(tmp_path: Path) -> None:
     assert "seed: 2" in (tmp_path / "config.yaml").read_text()
 
 
+def test_a_cache_may_lie_elsewhere_and_may_not_come_or_go(tmp_path: Path) -> None:
+    def with_cache(folder: str | None) -> Any:
+        config = make_config(tmp_path)
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, cache=folder))
+
+    saved = to_plain(with_cache("/scratch/job-1"))
+    assert forbidden_changes(saved, with_cache("/scratch/job-2")) == {}
+    refused = {"data.cache": ("/scratch/job-1", None)}
+    assert forbidden_changes(saved, with_cache(None)) == refused
+    plain = to_plain(with_cache(None))
+    assert forbidden_changes(plain, with_cache("/a")) == {"data.cache": (None, "/a")}
+
+
 def test_a_setting_that_an_earlier_version_did_not_have_is_its_default(tmp_path: Path) -> None:
     old = to_plain(make_config(tmp_path))
     del old["optim"]["clip_grad"]
@@ -198,8 +211,9 @@ def test_a_continued_run_keeps_the_images_it_began_with(tmp_path: Path) -> None:
     others = ImageList(("/d/a/1.png", "/d/b/new.png", IMAGES.paths[2]), (0, 1, 1), ("a", "b"), "/d")
     fixed, told = fix(tmp_path, others, is_continued=True)
     assert fixed.paths == IMAGES.paths
-    assert fixed.labels == (0, -1, 1)
-    assert "not those that the run began with (1 of its 3 are gone); it goes on with its" in told[0]
+    assert fixed.labels == (0, 0, 1)
+    assert "1 of the run's 3 images are gone (the first is '/d/a/2.png')" in told[0]
+    assert "1 new images wait for another run." in told[0]
 
 
 def test_images_that_moved_together_are_found(tmp_path: Path) -> None:

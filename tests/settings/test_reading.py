@@ -241,6 +241,31 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
         parse_minimal("--config", str(tmp_path / "binary.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ("--data.path a b c", ["a", "b", "c"]),
+        ("--data.path=a b", ["a", "b"]),
+        ("--data.path a --data.path+ b c", ["a", "b", "c"]),
+        ("--data.path a --data.in_chans 1", "a"),
+    ],
+)
+def test_what_a_shell_makes_of_a_pattern_is_several_values(words: str, read: object) -> None:
+    given = ["--run.dir", "r", "--train.steps", "3", *words.split()]
+    assert parse(PretrainConfig, given, prog="fcmae").data.path == read
+
+
+def test_several_numbers_may_stand_behind_their_setting() -> None:
+    words = "--data.image_size 64 96 --data.mean 0.1 0.2 0.3 --data.std 1 1 1"
+    data = parse_minimal(*words.split()).data
+    assert (data.image_size, data.mean) == ((64, 96), [0.1, 0.2, 0.3])
+
+
+def test_a_setting_of_one_value_takes_no_second() -> None:
+    with pytest.raises(ConfigError, match="command line: unexpected 'b'"):
+        parse_minimal("--model.name", "a", "b")
+
+
 def test_settings_of_nested_dicts_are_those_of_the_command_line() -> None:
     plain = {
         "run": {"dir": "runs/a"},

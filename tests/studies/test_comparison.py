@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -184,7 +185,15 @@ def test_every_start_share_and_seed_is_a_run_and_the_report_agrees(
     assert sentence.startswith("After 2 steps, compared with training from scratch, pretraining ")
     assert sentence in (folder / "report.md").read_text()
     before = (folder / "report.csv").read_text()
-    assert main(arguments(material, folder, "--shares", "[10, 100]")) == DONE  # taken as it is
+    shutil.copytree(material, tmp_path / "grown")  # a folder that grew changes nothing
+    for name in (path.name for path in (material / "pictures").iterdir()):
+        for path in write_pictures(tmp_path / "more", 15, seed=9)[10:]:
+            shutil.copy(path, tmp_path / "grown" / "pictures" / name)
+    grown = arguments(material, folder, "--shares", "[10, 100]")
+    grown[grown.index(str(material / "pictures"))] = str(tmp_path / "grown" / "pictures")
+    for path in folder.glob("labels-100/from-scratch-*"):  # as if it had been stopped before
+        shutil.rmtree(path)
+    assert main(grown) == DONE
     assert (folder / "report.csv").read_text() == before
 
 

@@ -82,7 +82,12 @@ def check(undisturbed: list[str], stopped: list[str], folder: Path, then: list[s
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            {"evaluate__every_steps": 4, "evaluate__labels": 8, "checkpoint__keep_every": 6},
+            {
+                "evaluate__every_steps": 4,
+                "evaluate__labels": 8,
+                "evaluate__draws": 3,
+                "checkpoint__keep_every": 6,
+            },
             marks=pytest.mark.slow,
         ),
     ],
@@ -182,7 +187,9 @@ def test_a_run_goes_on_without_files_that_came_or_went(data: Path, tmp_path: Pat
     shutil.copy(images / "left" / "picture-000.png", images / "left" / "another.png")
     (images / "right" / "picture-003.png").unlink()
     assert run([*arguments, "--data.max_skipped_share=0.2"], log) == DONE
-    assert "not those that the run began with (1 of its 20 are gone)" in log.read_text()
+    said = log.read_text()
+    assert "1 of the run's 20 images are gone" in said
+    assert "1 new images wait for another run." in said
     assert (
         "picture-003.png\tthe file does not exist"
         in (tmp_path / "run" / "skipped_files.txt").read_text()

@@ -358,6 +358,9 @@ def test_the_command_takes_settings_with_or_without_a_config(
     settings = ["--model.name", "convnextv2_tiny", "--grn-scope", "batch", "--mask.ratio", "0.7"]
     assert main(["verify", *settings]) == DONE
     assert main(["verify", "--grn-scope=image", "--json"]) == DONE
+    recipe = ["--config", "configs/pretrain/femto.yaml"]  # which names no images
+    assert main(["verify", *recipe]) == DONE
+    assert asked.pop().model.name == "convnextv2_femto"
     assert asked[0].data.in_chans == 5
     assert asked[1].model.name == "convnextv2_tiny"
     assert [config.model.grn_scope for config in asked] == ["image", "batch", "image"]

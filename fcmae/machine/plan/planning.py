@@ -6,6 +6,7 @@ import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -136,6 +137,9 @@ def make_plan(config: PretrainConfig, say: Callable[[str], None]) -> Plan:
     counts = count_parts(config, run.total_steps, has_labels=images.labels is not None)
     scored = Scored(min(labelled, config.evaluate.max_images), short.evaluate.max_images)
     timed = time_parts(rehearsal["seconds"], lived, warm, counts, scored, config)
+    if rehearsal["num_cached"] and (missing := _num_uncached(config, run)):
+        each = sum(rehearsal["seconds"]["cache"]) / rehearsal["num_cached"]
+        timed = (*timed[:-1], Part("filling data.cache", each, missing), timed[-1])
     step_seconds = timed[0].seconds
     readers = sum(rehearsal["reader_bytes"])
     peak = rehearsal["device_bytes"]
@@ -159,6 +163,16 @@ def make_plan(config: PretrainConfig, say: Callable[[str], None]) -> Plan:
         threads=parts["num_threads"],
         is_busy=load_before > 1.5 * (os.cpu_count() or 1),
     )
+
+
+def _num_uncached(config: PretrainConfig, run: TrainingLoop) -> int:
+    """Return how many images the user's cache lacks; a folder that is not there is not made."""
+    task = run.task
+    assert isinstance(task, Pretraining)
+    if config.data.cache is None or not Path(config.data.cache).expanduser().is_dir():
+        return len(task.images)
+    cache = task.open_cache()
+    return 0 if cache is None else len(cache.missing())
 
 
 def short_run(
@@ -195,7 +209,7 @@ def count_parts(config: PretrainConfig, total_steps: int, *, has_labels: bool) -
 
     checkpoint, evaluate, checks = config.checkpoint, config.evaluate, config.health.checks
     every = checkpoint.every_steps
-    scored = has_labels and evaluate.every_steps is not None
+    scored = has_labels and evaluate.every_steps is not None and evaluate.draws > 0
     return {
         "step": total_steps,
         "picture": 2 + times(config.log.pictures_every_steps),
@@ -265,7 +279,7 @@ def time_parts(
             else part
             for part in parts
         ]
-    once = lived - sum(sum(seconds.get(name, [])) for name in NAMES)
+    once = lived - sum(sum(seconds.get(name, [])) for name in (*NAMES, "cache"))
     first = seconds["step"][:warm]
     once += max(0.0, sum(first) - len(first) * parts[0].seconds)
     if sum(seconds.get("scores", [])) > LEAST_SECONDS:

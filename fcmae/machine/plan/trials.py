@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 
-from fcmae.data import MicroBatches, SampleStream, make_loader
+from fcmae.data import MicroBatches, PixelCache, SampleStream, make_loader
 from fcmae.errors import ConfigError, DataError
 from fcmae.machine.memory import call_alone, peak_bytes, private_bytes
 from fcmae.model.masking import draw_visible
-from fcmae.pretraining.task import Pretraining, open_data, pretrain
+from fcmae.pretraining.task import Pretraining, open_data
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import from_plain, to_plain
 from fcmae.settings.sections import RunConfig
+from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import Optimization, create_optimizer
 from fcmae.training.processes import start_processes
 
@@ -52,12 +53,38 @@ def run_trial(trial: Callable[[Plain], Plain], config: PretrainConfig) -> tuple[
         raise DataError(f"plan: the trial run failed: {last}") from error
 
 
+class _Trial(Pretraining):
+    """A pretraining whose cache is given nothing but what its own steps read.
+
+    Attributes:
+        num_cached: images that it was given.
+    """
+
+    num_cached = 0
+
+    def fill_cache(self, cache: PixelCache, run: TrainingLoop) -> None:
+        stream = SampleStream(len(self.images), self.config.train.seed, run.effective_batch)
+        keys = stream.samples(0, run.total_steps * run.effective_batch)
+        self.num_cached = len({index for _, index in keys})
+        cache.fill(self.config.data.workers, run.say, {index for _, index in keys})
+
+
+def _with_cache_in(config: PretrainConfig, folder: str) -> PretrainConfig:
+    """Return settings whose cache, if there is one, lies in `folder`: the user's stays as it is."""
+    if config.data.cache is None:
+        return config
+    data = dataclasses.replace(config.data, cache=str(Path(folder) / "cache"))
+    return dataclasses.replace(config, data=data)
+
+
 def measure_parts(settings: Plain) -> Plain:
     """Measure reading alone, steps alone on made images, and the memory of two batch sizes."""
     config = from_plain(PretrainConfig, settings, where="fcmae plan")
     processes = start_processes(config.train.device)
     task = Pretraining(config, open_data(config))
-    read_seconds = _time_reading(task)
+    with tempfile.TemporaryDirectory(prefix="fcmae-plan-") as folder:
+        cached = _with_cache_in(config, folder)
+        read_seconds = _time_reading(task if cached is config else Pretraining(cached, task.images))
     size = config.train.batch_size
     half, whole = (size // 2, size) if size > 1 else (1, 2)
     network: Any = task.model.to(processes.device)
@@ -102,11 +129,15 @@ def rehearse(settings: Plain) -> Plain:
         yield
         seconds[name].append(time.monotonic() - started)
 
+    processes = start_processes(config.train.device)
     with tempfile.TemporaryDirectory(prefix="fcmae-plan-") as folder:
         run = RunConfig(dir=str(Path(folder) / "run"))
-        pretrain(dataclasses.replace(config, run=run), measured)
-    device = start_processes(config.train.device).device
+        config = dataclasses.replace(_with_cache_in(config, folder), run=run)
+        task = _Trial(config, open_data(config))
+        TrainingLoop(task, processes, measured).run()
+    device = processes.device
     return {
+        "num_cached": task.num_cached,
         "seconds": seconds,
         "peak_bytes": peak_bytes(),
         "device_bytes": _peak(device) if device.type == "cuda" else None,
@@ -120,7 +151,10 @@ def _time_reading(task: Pretraining) -> float:
     size, workers = config.train.batch_size, config.data.workers
     count = 1 + READ_BATCHES * max(1, workers)
     stream = SampleStream(len(task.images), config.train.seed, size)
-    task.open_cache()
+    cache = task.open_cache()
+    if cache is not None:
+        keys = stream.samples(0, count * size)
+        cache.fill(workers, lambda _: None, {index for _, index in keys})
     loader = make_loader(
         task.create_dataset(),
         MicroBatches(stream, 0, count, size),

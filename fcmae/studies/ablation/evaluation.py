@@ -24,15 +24,16 @@ from fcmae.evaluation import (
     extract_features,
 )
 from fcmae.evaluation.pictures import reconstruct
-from fcmae.finetuning.task import finetune
-from fcmae.machine.cost import flops_per_image
+from fcmae.finetuning.task import finetune, not_scored
+from fcmae.machine.cost import effective_batch, flops_per_image
 from fcmae.machine.hardware import hardware, versions
-from fcmae.model.autoencoder import FCMAE, create_model
+from fcmae.model.autoencoder import FCMAE, create_anywhere
 from fcmae.model.masking import draw_visible
 from fcmae.model.structure import with_structure
 from fcmae.runs.durable import write_atomically, write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.loading import load_run
+from fcmae.runs.metrics import read_metrics
 from fcmae.settings.ablation import Ablation, AblationEvaluateConfig
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import to_plain
@@ -98,7 +99,8 @@ def evaluate_cell(cell: Cell, ablation: Ablation, split: Split) -> str | None:
         _draw_pictures(cell, encoder, split, device, evaluate)
     config = encoder.config
     step = encoder.info.steps
-    images = step * config.train.batch_size * config.train.accumulate
+    lines = read_metrics(RunFolder(cell.folder).metrics)
+    images = step * effective_batch(lines, config.train)
     result = {
         "made_by": _made_by(cell, ablation),
         "scores": scores,
@@ -175,7 +177,7 @@ def _load_encoder(cell: Cell, device: torch.device, split: Split) -> Encoder:
     if cell.is_scratch:
         cell.folder.mkdir(parents=True, exist_ok=True)
         config = with_structure(cell.config, len(split.train))
-        model, step = create_model(config).eval(), 0
+        model, step = create_anywhere(config).eval(), 0
     else:
         config, model, step = load_run(cell.folder)
     return Encoder(config, model.to(device), EncoderInfo.of_run(config, model, step))
@@ -193,7 +195,8 @@ def _finetune(cell: Cell, split: Split, device: torch.device) -> tuple[str | Non
     done = finetune(cell.finetune, alone, (train, split.test), scores_frozen=False)
     if done.signal is not None:
         return done.signal, float("nan")
-    assert done.last is not None  # finished runs have it
+    if done.last is None:
+        raise not_scored(cell.finetune.run.dir)
     return None, 100 * done.last.balanced_accuracy
 
 

@@ -3,15 +3,18 @@
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fcmae.data import ImageList, Reading, open_images
 from fcmae.data.holes import without_masks
+from fcmae.data.recorded import read_record
 from fcmae.data.splits import check_groups, open_with_held_out
 from fcmae.errors import ConfigError
 from fcmae.runs.durable import write_text
+from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation
 from fcmae.settings.pretrain import DataConfig, PretrainConfig
 from fcmae.settings.reading import from_plain
@@ -123,7 +126,18 @@ def _whole(source: Any, label: str | None, base: DataConfig) -> tuple[ImageList,
 
 def _with_absolute_paths(images: ImageList) -> ImageList:
     paths = tuple(map(os.path.abspath, images.paths))
-    return dataclasses.replace(images, paths=paths, root=None)
+    return dataclasses.replace(images, paths=paths, root=None, roots=())
+
+
+def count_trained_on(images: ImageList, folders: Iterable[Path]) -> int:
+    """Return how many of the images the runs in some folders were trained on."""
+    trained: set[str] = set()
+    for folder in folders:
+        file = RunFolder(folder).images
+        if file.is_file():
+            record = read_record(file)
+            trained.update(map(os.path.abspath, record.paths_below(record.roots)))
+    return sum(os.path.abspath(path) in trained for path in images.paths)
 
 
 def write_split(split: Split, folder: Path) -> None:

@@ -1,0 +1,126 @@
+"""The report of a single fine-tuning."""
+
+from pathlib import Path
+from typing import Any
+
+from fcmae.machine.cost import effective_batch, seconds_per_image
+from fcmae.machine.hardware import hardware, versions
+from fcmae.reports import figures
+from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
+from fcmae.reports.health import curve
+from fcmae.reports.run import mean_loss, processes_in_words, settings_table
+from fcmae.runs.folder import RunFolder
+from fcmae.runs.metrics import read_metrics
+from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.reading import load
+
+BALANCED, PER_CLASS = "val_balanced_accuracy", "val_accuracy/"
+
+Lines = list[dict[str, Any]]
+
+
+def finetuning_document(folder: Path | str) -> Document:
+    """Return the whole report of a fine-tuning, finished or not.
+
+    Raises:
+        ConfigError: settings that cannot be read.
+    """
+    run = RunFolder(folder)
+    config = load(FinetuneConfig, run.config)
+    lines = read_metrics(run.metrics)
+    steps = max((int(line["step"]) for line in lines), default=0)
+    state = "finished" if run.finished.exists() else "not finished"
+    lead = (
+        f"{config.model.name}, {steps} steps, {state}; started from "
+        f"{config.model.weights or 'scratch'}."
+    )
+    return Document(
+        f"Fine-tuning: {run.path.resolve().name}",
+        lead,
+        [
+            Section("In short", [Bullets(_in_short(config, lines, steps))] if lines else []),
+            Section("Accuracy on the validation images", _accuracy(run, lines)),
+            Section("Loss", _loss(lines)),
+            Section(
+                "Settings, versions, hardware",
+                [
+                    Text(f"This report was written on: {hardware()}; {versions()}."),
+                    Details("All settings", settings_table(config)),
+                ],
+            ),
+        ],
+    )
+
+
+def _in_short(config: FinetuneConfig, lines: Lines, steps: int) -> list[str]:
+    said = []
+    scored = [line for line in lines if line.get(BALANCED) is not None]
+    if scored:
+        best = max(scored, key=lambda line: line[BALANCED])
+        last = scored[-1]
+        said.append(
+            f"Best of the {len(scored)} evaluations, chosen on these same validation images: "
+            f"balanced accuracy {100 * best[BALANCED]:.1f} %, accuracy "
+            f"{100 * best['val_accuracy']:.1f} %, after step {best['step']}."
+        )
+        said.append(
+            f"Last evaluation, after step {last['step']}: balanced accuracy "
+            f"{100 * last[BALANCED]:.1f} %, accuracy {100 * last['val_accuracy']:.1f} %."
+        )
+    losses = list(zip(*curve(lines, "loss"), strict=True))
+    if losses:
+        (end, last_steps), (start, first_steps) = mean_loss(losses[::-1]), mean_loss(losses)
+        said.append(
+            f"Training loss {end:.4f} (mean of the last {last_steps:.0f} of {steps} steps), "
+            f"{start:.4f} at the start (mean of the first {first_steps:.0f})."
+        )
+    per_image, batch = seconds_per_image(lines), effective_batch(lines, config.train)
+    if per_image is not None:
+        said.append(
+            f"{1000 * per_image * batch:.0f} ms per step of {batch} images"
+            f"{processes_in_words(lines)}, {per_image * batch * steps:.0f} s of training in all."
+        )
+    return said
+
+
+def _accuracy(run: RunFolder, lines: Lines) -> list[Block]:
+    names = {"balanced": BALANCED, "all images": "val_accuracy"}
+    curves = {
+        title: [(steps, [100 * value for value in values])]
+        for title, (steps, values) in ((t, curve(lines, name)) for t, name in names.items())
+        if steps
+    }
+    blocks: list[Block] = []
+    if curves:
+        data = figures.draw_lines(curves, y_name="accuracy in %")
+        blocks.append(Picture("accuracy.svg", data, "Accuracy over the steps."))
+    confusion = run.path / "confusion_matrix.png"
+    if confusion.is_file():
+        caption = "Confusion matrix of the best evaluation: rows are true classes."
+        blocks.append(Picture(confusion.name, confusion.read_bytes(), caption))
+    scored = [line for line in lines if any(name.startswith(PER_CLASS) for name in line)]
+    if scored:
+        rows = [
+            [name.removeprefix(PER_CLASS), "no images" if value is None else f"{100 * value:.1f} %"]
+            for name, value in scored[-1].items()
+            if name.startswith(PER_CLASS)
+        ]
+        title = f"Accuracy of each class after step {scored[-1]['step']}"
+        blocks.append(Details(title, Table(["class", "accuracy"], rows)))
+    return blocks
+
+
+def _loss(lines: Lines) -> list[Block]:
+    curves = {
+        name: [curve(lines, key)]
+        for name, key in (("training", "loss"), ("validation", "val_loss"))
+        if curve(lines, key)[0]
+    }
+    if not curves:
+        return []
+    data = figures.draw_lines(curves, y_name="cross entropy", noisy=["training"])
+    caption = (
+        "Loss over the steps; that of training is of augmented images and smoothed labels. "
+        f"{figures.SMOOTHED}"
+    )
+    return [Picture("loss.svg", data, caption)]

@@ -1,0 +1,237 @@
+"""Whatever fails while a run is looked at, its weights are those of an undisturbed one."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pictures_on_disk import write_pictures
+from PIL import Image
+from real_runs import assert_same_state, final_state, options, pretrain_arguments, run
+
+from fcmae.__main__ import main
+from fcmae.errors import DONE, FAILED, DataError
+from fcmae.runs.metrics import read_metrics
+
+STEPS = 6
+SCORES = {
+    "evaluate__draws": 3,
+    "evaluate__labels": 6,
+    "evaluate__every_steps": 2,
+    "log__pictures_every_steps": 2,
+    "log__tensorboard": "true",
+    "health__checks": 3,
+}
+FINETUNE = {
+    "data.image_size": 64,
+    "data.workers": 0,
+    "data.val_share": 0.2,
+    "model.name": "convnextv2_speck",
+    "model.drop_path": 0.3,
+    "train.batch_size": 4,
+    "train.steps": STEPS,
+    "train.device": "cpu",
+    "evaluate.every_steps": 2,
+    "checkpoint.every_steps": 3,
+}
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device", "somewhere.png")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for seed, name in enumerate(("left", "right", "top", "bottom")):
+        write_pictures(folder / name, 24, seed=seed)
+    return folder
+
+
+def pretraining(data: Path, folder: Path, **changes: object) -> list[str]:
+    return pretrain_arguments(data, folder, STEPS, **{**SCORES, **changes})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert main(pretraining(data, folder / "pretrain")) == DONE
+    assert main(finetuning(data, folder / "finetune")) == DONE
+    return {job: folder / job for job in ("pretrain", "finetune")}
+
+
+def finetuning(data: Path, folder: Path) -> list[str]:
+    return ["finetune", *options({"run.dir": folder, "data.path": data, **FINETUNE}, {})]
+
+
+def weights(run_dir: Path) -> dict[str, Any]:
+    state = final_state(run_dir)
+    return {name: state[name] for name in ("model", "optimization", "progress")}
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    """Return a look that changes the global random numbers, and then fails."""
+
+    def fail(*args: object, **kwargs: object) -> Any:
+        torch.rand(3), random.random(), np.random.rand()
+        torch.manual_seed(1)
+        raise error
+
+    return fail
+
+
+SABOTAGES = {
+    "pictures": ("fcmae.pretraining.monitoring.draw_reconstructions", NO_SPACE),
+    "health panel": ("fcmae.pretraining.monitoring.draw_health", ValueError("a wrong figure")),
+    "probe": ("fcmae.pretraining.monitoring.score_features", RuntimeError("no convergence")),
+    "features": ("fcmae.pretraining.monitoring.extract_together", MemoryError()),
+    "reader": ("fcmae.pretraining.monitoring.make_loader", DataError("a reader died.")),
+    "health": ("fcmae.evaluation.health.check.rank_me", torch.linalg.LinAlgError("singular")),
+    "health set-up": ("fcmae.pretraining.monitoring.HealthCheck", KeyError("nothing")),
+    "verdict": ("fcmae.pretraining.monitoring.verdict", ZeroDivisionError("division by zero")),
+    "loss curve": ("fcmae.pretraining.monitoring.draw_loss_curve", TypeError("no numbers")),
+    "first look": ("fcmae.training.first_look.draw_sheet", ValueError("no picture")),
+    "account": ("fcmae.training.first_look.account_sentence", ValueError("no account")),
+    "TensorBoard": ("fcmae.runs.events.ScalarEvents.add", RuntimeError("protobuf")),
+    "no TensorBoard": ("fcmae.runs.metrics.ScalarEvents", ImportError("No module named x")),
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_a_look_that_fails_is_a_sentence_and_changes_no_weight(
+    name: str,
+    data: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    place, error = SABOTAGES[name]
+    for drawing in ("draw_reconstructions", "draw_loss_curve", "draw_health"):  # which take long
+        monkeypatch.setattr(f"fcmae.pretraining.monitoring.{drawing}", lambda *args, **how: None)
+    monkeypatch.setattr(place, raising(error))
+    status = main(pretraining(data, tmp_path / "run"))
+    said = " ".join(capfd.readouterr().err.split())
+    assert "training goes on." in said
+    assert "Traceback" not in said
+    assert_same_state(weights(tmp_path / "run"), weights(undisturbed["pretrain"]))
+    assert status == (FAILED if isinstance(error, OSError) else DONE), said
+    if isinstance(error, OSError):  # the results that the disk refused are made by another start
+        monkeypatch.undo()
+        assert main(pretraining(data, tmp_path / "run")) == DONE
+    assert (tmp_path / "run" / "finished.txt").is_file()
+    assert (tmp_path / "run" / "export" / "encoder.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("fcmae.finetuning.task.evaluate_classifier", RuntimeError("out of memory")),
+        ("fcmae.finetuning.task.draw_confusion_matrix", ValueError("no figure")),
+        ("fcmae.training.first_look.draw_sheet", ValueError("no picture")),
+        ("fcmae.finetuning.task.write_files", ValueError("no account")),
+    ],
+)
+def test_a_look_at_a_fine_tuning_that_fails_is_a_sentence_and_changes_no_weight(
+    place: str,
+    error: Exception,
+    data: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(place, raising(error))
+    status = main(finetuning(data, tmp_path / "run"))
+    said = " ".join(capfd.readouterr().err.split())
+    assert status == DONE, said
+    assert f"failed ({type(error).__name__}: {error}); training goes on." in said
+    assert_same_state(weights(tmp_path / "run"), weights(undisturbed["finetune"]))
+    assert (tmp_path / "run" / "finished.txt").is_file()
+    assert (tmp_path / "run" / "export" / "classifier.safetensors").is_file()
+
+
+def test_scores_that_failed_once_cost_that_score_alone(
+    data: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from fcmae.finetuning import task
+
+    original, calls = task.evaluate_classifier, 0
+
+    def evaluate(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return raising(DataError("a reader died."))() if calls in (1, 3) else original(*args)
+
+    monkeypatch.setattr(task, "evaluate_classifier", evaluate)
+    assert main(finetuning(data, tmp_path / "run")) == DONE
+    said = " ".join(capfd.readouterr().err.split())
+    assert "the evaluation of step 2 failed (a reader died); training goes on." in said
+    assert "the evaluation of step 6 failed (a reader died); training goes on." in said
+    scores = [
+        [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "val_loss" in line]
+        for folder in (tmp_path / "run", undisturbed["finetune"])
+    ]
+    assert scores == [[4, 6], [2, 4, 6]]
+    assert_same_state(weights(tmp_path / "run"), weights(undisturbed["finetune"]))
+
+
+def close_stderr() -> None:
+    """Let everything that is said fail, as on a full disk or a closed pipe."""
+    import sys
+
+    sys.stderr = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+
+
+def test_a_terminal_that_takes_no_words_does_not_end_the_run(
+    data: Path, undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    assert run(pretraining(data, tmp_path / "run"), log, before=close_stderr) == DONE
+    assert_same_state(weights(tmp_path / "run"), weights(undisturbed["pretrain"]))
+
+
+@pytest.mark.parametrize(
+    ("classes", "per_class", "told"),
+    [
+        (1000, 2, "classes are scored, drawn by the seed, since 6 labels and 20 images"),
+        (30, 1, "30 of 30 classes have one labelled image each and are left out. 0 classes"),
+        (2, 20, ""),
+        (1, 20, ""),
+    ],
+)
+def test_any_number_of_classes_goes_to_the_end(
+    classes: int,
+    per_class: int,
+    told: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    picture = Image.fromarray(np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3))
+    for number in range(classes):
+        (tmp_path / "data" / f"n{number:04d}").mkdir(parents=True)
+        for copy in range(per_class):
+            picture.save(tmp_path / "data" / f"n{number:04d}" / f"{copy}.png")
+    changes = {**SCORES, "evaluate__max_images": 20, "optim__warmup_steps": 0}
+    assert main(pretrain_arguments(tmp_path / "data", tmp_path / "run", 2, **changes)) == DONE
+    said = " ".join(capfd.readouterr().err.split())
+    assert told in said
+    assert "failed" not in said
+    assert (tmp_path / "run" / "finished.txt").is_file()
+    assert (tmp_path / "run" / "scores.txt").is_file() == (classes in (2, 1000))
+
+
+def test_no_draws_score_nothing_whatever_the_cadence_is(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(pretraining(data, tmp_path / "run", evaluate__draws=0)) == DONE
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert not any("knn_balanced_accuracy" in line for line in lines)
+    assert "evaluate.draws is 0: nothing is scored" in capfd.readouterr().err
