@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from fcmae.errors import ConfigError
+from fcmae.errors import ConfigError, DataError
 
 Result = TypeVar("Result")
 
@@ -76,7 +76,8 @@ class Processes:
         """Return what `make` returns in this process, once it has succeeded in every process.
 
         Raises:
-            Exception: of this process, else the first that another one met: none goes on alone.
+            Exception: what `make` raised here.
+            DataError: it raised in another process: none goes on alone.
         """
         value: Result | None = None
         error: Exception | None = None
@@ -84,11 +85,12 @@ class Processes:
             value = make()
         except Exception as raised:
             error = raised
-        errors: Any = self.gather([] if error is None else [error])
+        # As texts: not every exception can travel.
+        texts: Any = self.gather([] if error is None else [str(error) or type(error).__name__])
         if error is not None:
             raise error
-        if errors:
-            raise errors[0]
+        if texts:
+            raise DataError(" ".join(texts[0].split()))
         return cast(Result, value)
 
     def _broadcast(self, tensor: torch.Tensor) -> torch.Tensor:

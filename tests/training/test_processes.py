@@ -32,7 +32,7 @@ from real_runs import (
     without_pictures,
 )
 
-from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE, ConfigError
+from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE, ConfigError, DataError
 from fcmae.training.processes import Processes, agree_on_a_name, start_processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -291,6 +291,15 @@ def check_values_of_the_main_process() -> None:
 
     with pytest.raises(ConfigError, match=r"no\."):
         processes.from_main(fail)
+
+    def fail_in_one() -> int:
+        if processes.rank == 1:
+            raise ConfigError("not here.")
+        return processes.rank
+
+    with pytest.raises((ConfigError, DataError), match=r"not here\."):
+        processes.in_each(fail_in_one)
+    assert processes.in_each(lambda: processes.rank) == processes.rank
     processes.close()
 
 
@@ -307,6 +316,7 @@ def test_alone_nothing_is_exchanged() -> None:
     alone = Processes(0, 1, torch.device("cpu"))
     value = object()
     assert alone.from_main(lambda: value) is value
+    assert alone.in_each(lambda: value) is value
     assert alone.gather([1]) == [1]
     alone.wait()
 
