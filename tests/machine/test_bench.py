@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def shallow_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The ViT-MAE's own decoder has 25 million parameters, whatever its encoder has."""
     monkeypatch.setattr(vit_mae, "DECODER_DEPTH", 1)
+    yield
+    gc.collect()  # optimizers are parts of cycles
 
 
 def subject(**settings: object) -> Subject:

@@ -1,6 +1,7 @@
 """Measures all that BenchSettings asks for, group by group."""
 
 import dataclasses
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def measure(
         works = [prepare(subject, device) for subject in subjects]
         times = dict(zip(subjects, time_in_turns(works, settings.repeats, device), strict=True))
         del works  # before the next group's models are made
+        gc.collect()  # an optimizer is part of cycles
         for subject in subjects:
             partner = partner_of(subject, subjects)
             with_memory = settings.memory and subject.part != "forward"
