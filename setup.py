@@ -25,6 +25,8 @@ EXTRAS = {
     # exports for transformers, and images of data sets that `datasets` saved on disk
     "huggingface": ["transformers>=4.40", "datasets>=3.6"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.19", "onnxscript>=0.7"],
+    # fcmae curate of more than 50,000 pictures, which it clusters instead of comparing all pairs
+    "curate": ["faiss-cpu>=1.8"],
     "slurm": ["submitit>=1.5.4"],
 }
 EXTRAS["docs"] = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4"]
@@ -39,6 +41,7 @@ EXTRAS["test"] = [
     *EXTRAS["huggingface"],
     *EXTRAS["onnx"],
     *EXTRAS["slurm"],
+    *EXTRAS["curate"],
 ]
 EXTRAS["dev"] = [
     *EXTRAS["test"],

@@ -11,6 +11,7 @@ COMMANDS = {
     "reconstruct": "fcmae.cli.reconstruct",
     "embed": "fcmae.cli.embed",
     "probe": "fcmae.cli.probe",
+    "curate": "fcmae.cli.curate",
     "compare": "fcmae.cli.compare",
     "ablate": "fcmae.cli.ablate",
     "report": "fcmae.cli.ablate:report",

@@ -1,6 +1,7 @@
 """Looks at every file of a set: headers of all, pixels of a sample, on all cores."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import math
 import multiprocessing
@@ -146,17 +147,26 @@ def _middle(height: int, width: int) -> Part:
 
 
 def exact_duplicates(looks: Sequence[Look]) -> list[list[str]]:
-    """Return groups of files of the same content; only files of one size are compared."""
+    """Return groups of files of the same content, of those that were looked at."""
+    return equal_files([look.path for look in looks])
+
+
+def equal_files(paths: Sequence[str]) -> list[list[str]]:
+    """Return groups of files of the same content; only files of one size are compared.
+
+    One image of several in a file, and a file that cannot be read, are equal to none.
+    """
     by_size: defaultdict[int, list[str]] = defaultdict(list)
-    for look in looks:
-        if split_item(look.path)[1] == "" and look.num_bytes:
-            by_size[look.num_bytes].append(look.path)
+    for path in paths:
+        if split_item(path)[1] == "":
+            with contextlib.suppress(OSError):
+                by_size[os.stat(path).st_size].append(path)
     by_content: defaultdict[bytes, list[str]] = defaultdict(list)
-    for paths in by_size.values():
-        if len(paths) > 1:
-            for path in paths:
+    for size, alike in by_size.items():
+        if len(alike) > 1 and size:
+            for path in alike:
                 by_content[_digest(path)].append(path)
-    return [paths for paths in by_content.values() if len(paths) > 1]
+    return [alike for alike in by_content.values() if len(alike) > 1]
 
 
 def _digest(path: str) -> bytes:

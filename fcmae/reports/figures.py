@@ -21,6 +21,7 @@ MOST_TICKS = 7  # beyond it matplotlib chooses rounder numbers
 SMOOTHED = "Strong lines are means over neighbours, a twentieth of the run on either side at most."
 GAP_PX = 4
 LARGEST_SIDE_PX = 160  # of one image
+MOST_VECTOR_POINTS = 2000  # of a figure; more become pixels, or the page would be huge
 
 
 def colours(count: int) -> list[Any]:
@@ -150,6 +151,27 @@ def draw_histogram(
     if is_wide:
         axes.set_xscale("log")
     return _finish(figure, axes, x_name, y_name)
+
+
+def draw_points(series: Mapping[str, np.ndarray]) -> bytes:
+    """Return an SVG of points in the plane, {series: [N, 2]}; later ones lie above."""
+    figure, axes = _new()
+    for place, (colour, (name, points)) in enumerate(
+        zip(colours(len(series)), series.items(), strict=True)
+    ):
+        axes.scatter(
+            points[:, 0],
+            points[:, 1],
+            s=6 if place == 0 else 14,
+            color=colour,
+            alpha=0.5 if place == 0 else 0.9,
+            linewidths=0,
+            label=name,
+            rasterized=len(points) > MOST_VECTOR_POINTS,
+        )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return _finish(figure, axes)
 
 
 def image_rows(rows: Sequence[np.ndarray]) -> bytes:

@@ -1,0 +1,226 @@
+"""The page of `fcmae curate`, and its table: duplicates, odd pictures, what to label first."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fcmae.reports import figures
+from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
+
+SHEET_COLUMNS, SHEET_ROWS = 8, 6
+MOST_ROWS = 200  # of a table; the sentence above it has the count
+GROUPS_SHOWN, PAIRS_SHOWN = 12, 12
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What was found in a folder.
+
+    Attributes:
+        title: the paths.
+        source: the encoder.
+        paths: of the N pictures.
+        threshold: cosine from which two pictures are near duplicates.
+        groups: of near duplicates, as indices; the first of each is kept.
+        num_exact: files that are byte for byte copies of others.
+        scores: oddness [N].
+        odd: indices of the odd ones, the oddest first.
+        order: indices to label, the first first.
+        near_threshold: (index, index, cosine) of pairs around the threshold.
+        positions: of the map, [N, 2].
+        is_exact: whether every pair was compared.
+        skipped: (path, reason) of files that could not be decoded.
+    """
+
+    title: str
+    source: str
+    paths: Sequence[str]
+    threshold: float
+    groups: Sequence[Sequence[int]]
+    num_exact: int
+    scores: np.ndarray
+    odd: np.ndarray
+    order: Sequence[int]
+    near_threshold: Sequence[tuple[int, int, float]]
+    positions: np.ndarray
+    is_exact: bool
+    skipped: Sequence[tuple[str, str]]
+
+    @property
+    def copies(self) -> list[int]:
+        """The near duplicates that can go: all of a group but the first."""
+        return sorted(index for group in self.groups for index in group[1:])
+
+
+def summary(found: Curation) -> list[str]:
+    """Return what was found, in a few sentences."""
+    said = [
+        f"{len(found.paths):,} pictures; {len(found.copies):,} of them are near duplicates of "
+        f"another one (cosine of {found.threshold:g} or more, {found.num_exact:,} exact copies "
+        f"among them), in {len(found.groups):,} groups.",
+        f"{len(found.odd):,} pictures are odd: far from their nearest ones.",
+        f"{len(found.order):,} pictures to label first, so that every other is near one of them.",
+    ]
+    if not found.is_exact:
+        said.append("So many pictures are compared within clusters; a few pairs may be missed.")
+    if found.skipped:
+        said.append(f"{len(found.skipped):,} files could not be decoded.")
+    return said
+
+
+def curation_document(
+    found: Curation, thumbnail: Callable[[str], np.ndarray | None], files: Sequence[str]
+) -> Document:
+    """Return the page.
+
+    Args:
+        found: what it shows.
+        thumbnail: gives a picture as uint8 [H, W, 3], all of one size; None where it cannot.
+        files: sentences about the lists beside the page.
+    """
+    return Document(
+        f"Curation: {found.title}",
+        f"Features of {found.source}.",
+        [
+            Section("In short", [Bullets([*summary(found), *files])]),
+            Section("Map", _map(found)),
+            Section("Near duplicates", _duplicates(found, thumbnail)),
+            Section("Is the threshold right?", _pairs(found, thumbnail)),
+            Section("Odd pictures", _odd(found, thumbnail)),
+            Section("Label first", _first(found, thumbnail)),
+            Section("Files that could not be decoded", _skipped(found)),
+        ],
+    )
+
+
+def curation_csv(found: Curation) -> str:
+    """Return a table with one row per picture.
+
+    Columns: file; group (of near duplicates, from 1) and duplicate_of (the one that is kept);
+    oddness and is_odd; label_rank (from 1); x and y of the map.
+    """
+    group_of = {index: n for n, group in enumerate(found.groups, 1) for index in group}
+    kept = {index: group[0] for group in found.groups for index in group[1:]}
+    odd = set(found.odd.tolist())
+    rank = {index: n for n, index in enumerate(found.order, 1)}
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["file", "group", "duplicate_of", "oddness", "is_odd", "label_rank", "x", "y"])
+    for index, path in enumerate(found.paths):
+        copy_of = found.paths[kept[index]] if index in kept else ""
+        x, y = found.positions[index]
+        writer.writerow(
+            [
+                *(path, group_of.get(index, ""), copy_of, f"{found.scores[index]:.5f}"),
+                *(int(index in odd), rank.get(index, ""), f"{x:.4f}", f"{y:.4f}"),
+            ]
+        )
+    return stream.getvalue()
+
+
+def _map(found: Curation) -> list[Block]:
+    copies, odd = found.copies, found.odd
+    kinds = {
+        "pictures": np.arange(len(found.paths)),
+        "near duplicates": np.asarray(copies, dtype=int),
+        "odd": np.asarray(odd, dtype=int),
+        "label first": np.asarray(found.order, dtype=int),
+    }
+    points = {name: found.positions[which] for name, which in kinds.items() if len(which)}
+    caption = "Every picture as a point: the two directions in which features differ most (PCA)."
+    return [Picture("map.svg", figures.draw_points(points), caption, is_wide=True)]
+
+
+def _duplicates(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
+    if not found.groups:
+        return [Text("None.")]
+    shown = sorted(found.groups, key=len, reverse=True)[:GROUPS_SHOWN]
+    rows = [[found.paths[index] for index in group[:SHEET_COLUMNS]] for group in shown]
+    table = [
+        [found.paths[group[0]], ", ".join(found.paths[index] for index in group[1:9])]
+        for group in found.groups
+    ]
+    caption = "The largest groups, a row each; the first picture of each is the one that is kept."
+    return [
+        *_sheet("near_duplicates.png", rows, thumbnail, caption),
+        *_listed("groups.", ["kept", "near duplicates of it"], table),
+    ]
+
+
+def _pairs(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
+    if not found.near_threshold:
+        return []
+    rows = [[found.paths[a], found.paths[b]] for a, b, _ in found.near_threshold[:PAIRS_SHOWN]]
+    cosines = [
+        [found.paths[a], found.paths[b], f"{cosine:.3f}"] for a, b, cosine in found.near_threshold
+    ]
+    said = (
+        "Pictures and their nearest ones around the threshold, the most similar first. Where pairs "
+        "below it are still duplicates, lower --threshold; where pairs above it are not, raise it."
+    )
+    return [
+        Text(said),
+        *_sheet("pairs.png", rows, thumbnail, "A pair in each row, in the order of the table."),
+        Table(["picture", "nearest", "cosine"], cosines),
+    ]
+
+
+def _odd(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
+    histogram = figures.draw_histogram(
+        {"": np.maximum(found.scores, 1e-6)}, x_name="oddness", y_name="pictures"
+    )
+    blocks: list[Block] = [
+        Picture("oddness.svg", histogram, "1 - cosine to the 10th nearest picture, of every one.")
+    ]
+    paths = [found.paths[index] for index in found.odd]
+    blocks += _sheet("odd.png", _in_rows(paths), thumbnail, "The oddest pictures first.")
+    rows = [[found.paths[index], f"{found.scores[index]:.3f}"] for index in found.odd]
+    return [*blocks, *_listed("odd pictures.", ["file", "oddness"], rows)]
+
+
+def _first(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
+    paths = [found.paths[index] for index in found.order]
+    caption = "To label first, row by row: the most typical picture, then always the farthest."
+    rows = [[str(number), path] for number, path in enumerate(paths, 1)]
+    return [
+        *_sheet("label_first.png", _in_rows(paths), thumbnail, caption),
+        *_listed("pictures.", ["rank", "file"], rows),
+    ]
+
+
+def _skipped(found: Curation) -> list[Block]:
+    return _listed("files.", ["file", "reason"], [list(row) for row in found.skipped])
+
+
+def _in_rows(paths: Sequence[str]) -> list[list[str]]:
+    shown = list(paths[: SHEET_COLUMNS * SHEET_ROWS])
+    return [shown[at : at + SHEET_COLUMNS] for at in range(0, len(shown), SHEET_COLUMNS)]
+
+
+def _sheet(
+    name: str,
+    rows: Sequence[Sequence[str]],
+    thumbnail: Callable[[str], np.ndarray | None],
+    caption: str,
+) -> list[Block]:
+    """Return a picture of rows of files; those that cannot be read any more are left out."""
+    cells = [[cell for path in row if (cell := thumbnail(path)) is not None] for row in rows]
+    cells = [row for row in cells if row]
+    if not cells:
+        return []
+    columns = max(map(len, cells))
+    white = np.full_like(cells[0][0], 255)
+    stacked = [np.stack([*row, *[white] * (columns - len(row))]) for row in cells]
+    return [Picture(name, figures.image_rows(stacked), caption, is_wide=True)]
+
+
+def _listed(text: str, header: list[str], rows: list[list[str]]) -> list[Block]:
+    if not rows:
+        return []
+    table = Table(header, rows[:MOST_ROWS])
+    more = f" The first {MOST_ROWS} are listed." if len(rows) > MOST_ROWS else ""
+    block: Block = table if len(rows) <= 12 else Details(f"All {len(table.rows)}", table)
+    return [Text(f"{len(rows):,} {text}{more}"), block]
