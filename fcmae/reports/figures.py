@@ -171,7 +171,7 @@ def draw_points(series: Mapping[str, np.ndarray]) -> bytes:
         )
     axes.set_xticks([])
     axes.set_yticks([])
-    return _finish(figure, axes)
+    return _finish(figure, axes, "", "")
 
 
 def image_rows(rows: Sequence[np.ndarray]) -> bytes:
