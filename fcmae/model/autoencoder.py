@@ -14,6 +14,7 @@ from fcmae.model.loss import normalize_patches, patch_statistics, reconstruction
 from fcmae.model.masking import (
     draw_visible,
     effective_mask_ratio,
+    hidden_from_visible,
     is_masked_from_visible,
     valid_patches,
 )
@@ -31,16 +32,27 @@ class FCMAEOutput:
     Attributes:
         loss: scalar, mean over hidden patches; float32 at least. Of images with holes: over the
             pixels that have data in hidden valid patches, each image weighing the same.
-        prediction: [N, L, P * P * C], ordered (row, column, channel); in units of the targets,
-            that is standardised per patch when `normalize_targets`. Arbitrary at visible patches.
+        hidden_prediction: [N, L - K, P * P * C] of the hidden patches, ordered (row, column,
+            channel); in units of the targets, that is standardised per patch when
+            `normalize_targets`. No visible patch is predicted: the loss would not train it.
+        hidden: LongTensor [N, L - K], indices of the hidden patches, ascending.
         is_masked: bool [N, L], True where a patch is hidden.
         visible: LongTensor [N, K], indices of the visible patches.
     """
 
     loss: Tensor
-    prediction: Tensor
+    hidden_prediction: Tensor
+    hidden: Tensor
     is_masked: Tensor
     visible: Tensor
+
+    @property
+    def prediction(self) -> Tensor:
+        """The predictions at their places, 0 at visible patches: [N, L, P * P * C]."""
+        width = self.hidden_prediction.shape[-1]
+        everywhere = self.hidden_prediction.new_zeros(*self.is_masked.shape, width)
+        index = self.hidden.unsqueeze(-1).expand(-1, -1, width)
+        return everywhere.scatter(1, index, self.hidden_prediction)
 
 
 class FCMAE(nn.Module):
@@ -149,7 +161,7 @@ class FCMAE(nn.Module):
         valid: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> FCMAEOutput:
-        """Encode visible patches, predict all of them, score the hidden ones.
+        """Encode visible patches, predict the hidden ones and score these predictions.
 
         Args:
             images: [N, C, H, W] of the model's image size, normalised.
@@ -189,12 +201,14 @@ class FCMAE(nn.Module):
         visible = visible.to(images.device)
         features = self.sparse_encoder(images, visible)  # [N, K, m, m, D]
         is_masked = is_masked_from_visible(visible, self.num_patches)
-        prediction = self._decode(features, visible, is_masked)
-        target = patchify(images, self.patch_size)
+        hidden = hidden_from_visible(visible, self.num_patches)
+        prediction = self._predict(features, visible, is_masked, hidden)
+        target = _at(patchify(images, self.patch_size), hidden)
+        counted = None if is_value is None else _at(is_value, hidden)
         if self.normalize_targets:
-            target = normalize_patches(target, is_value)
-        loss = reconstruction_loss(prediction, target, is_masked, is_value)
-        return FCMAEOutput(loss, prediction, is_masked, visible)
+            target = normalize_patches(target, counted)
+        loss = reconstruction_loss(prediction, target, is_value=counted)
+        return FCMAEOutput(loss, prediction, hidden, is_masked, visible)
 
     def valid_patches(self, valid: Tensor) -> Tensor:
         """Return which patches may be seen or scored: bool [N, 1, H, W] -> bool [N, L]."""
@@ -206,8 +220,10 @@ class FCMAE(nn.Module):
         is_pixel = is_pixel & self.valid_patches(valid).unsqueeze(-1)
         return is_pixel.repeat_interleave(self.in_chans, dim=-1)
 
-    def _decode(self, features: Tensor, visible: Tensor, is_masked: Tensor) -> Tensor:
-        """Predict every patch: features [N, K, m, m, D] -> [N, L, P * P * C]."""
+    def _predict(
+        self, features: Tensor, visible: Tensor, is_masked: Tensor, hidden: Tensor
+    ) -> Tensor:
+        """Predict hidden patches: features [N, K, m, m, D] -> [N, L - K, P * P * C]."""
         rows, columns = self.grid
         side = features.shape[2]
         blocks = features.new_zeros(len(features), self.num_patches, *features.shape[2:])
@@ -217,12 +233,16 @@ class FCMAE(nn.Module):
         maps = maps.flatten(4).flatten(2, 3)  # [N, D, R * m, Q * m]
         is_masked_cell = is_masked.view(-1, 1, rows, columns)
         is_masked_cell = is_masked_cell.repeat_interleave(side, 2).repeat_interleave(side, 3)
-        cells = self.decoder(maps, is_masked_cell)  # [N, R * m, Q * m, S * S * C]
+        decoded = self.decoder.decode(maps, is_masked_cell)  # [N, R * m, Q * m, C]
+        cells = decoded.unflatten(2, (columns, side)).unflatten(1, (rows, side))
+        cells = cells.transpose(2, 3).flatten(3).flatten(1, 2)  # [N, L, m * m * C]
+        cells = _at(cells, hidden).unflatten(2, (side, side, -1))  # [N, L - K, m, m, C]
+        pixels = self.decoder.predict(cells)  # [N, L - K, m, m, S * S * C]
         if side == 1:
-            return cells.flatten(1, 2)
-        grid = (rows * side, columns * side)
-        pixels = unpatchify(cells.flatten(1, 2), self.patch_size // side, grid)
-        return patchify(pixels, self.patch_size)
+            return pixels.flatten(2)
+        size = self.patch_size // side
+        pixels = pixels.unflatten(4, (size, size, -1)).transpose(3, 4)
+        return pixels.flatten(2)  # ordered (row, column, channel) in the whole patch
 
     @torch.no_grad()
     def reconstruct(self, out: FCMAEOutput, images: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -244,6 +264,11 @@ class FCMAE(nn.Module):
             is_pasted = is_pasted & is_value
         patches = torch.where(is_pasted, prediction, patches)
         return unpatchify(patches, self.patch_size, self.grid)
+
+
+def _at(patches: Tensor, index: Tensor) -> Tensor:
+    """Return some patches of each image: [N, L, D], index [N, M] -> [N, M, D]."""
+    return patches.gather(1, index.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
 
 
 def create_model(config: PretrainConfig) -> FCMAE:

@@ -4,6 +4,8 @@ import torch
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
+from sparse.ops.linear import linear
+
 INIT_STD = 0.02  # truncated normal, of every weight of FCMAE; the encoder's is timm's own
 
 
@@ -49,7 +51,15 @@ class Decoder(nn.Module):
 
         Features at hidden cells are ignored: the mask token replaces them.
         """
+        return self.predict(self.decode(features, is_masked))
+
+    def decode(self, features: Tensor, is_masked: Tensor) -> Tensor:
+        """Return what the head sees of every cell, as in `forward`: [N, H, W, C]."""
         x = self.projection(features)
         x = torch.where(is_masked, self.mask_token.to(x.dtype), x)
-        x = self.head(self.blocks(x))
-        return x.permute(0, 2, 3, 1)
+        decoded: Tensor = self.blocks(x).permute(0, 2, 3, 1)
+        return decoded
+
+    def predict(self, cells: Tensor) -> Tensor:
+        """Return the pixels of cells, wherever they lie: [..., C] -> [..., S*S*C]."""
+        return linear(cells, self.head.weight.flatten(1), self.head.bias)

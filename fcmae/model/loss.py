@@ -39,14 +39,18 @@ def normalize_patches(patches: Tensor, is_value: Tensor | None = None) -> Tensor
 
 
 def reconstruction_loss(
-    prediction: Tensor, target: Tensor, is_masked: Tensor, is_value: Tensor | None = None
+    prediction: Tensor,
+    target: Tensor,
+    is_masked: Tensor | None = None,
+    is_value: Tensor | None = None,
 ) -> Tensor:
     """Return the squared error, averaged over the values of hidden patches, then over images.
 
     Args:
         prediction: [N, L, D].
         target: [N, L, D], the patches or their normalised form.
-        is_masked: bool [N, L]; the patches that count, as many in each image.
+        is_masked: bool [N, L]; the patches that count, as many in each image. None: all that are
+            given, hidden ones only.
         is_value: the values that count. Each image weighs the same, however many it has, so that
             the mean over a batch does not depend on how it is split; one without any adds 0.
 
@@ -54,12 +58,17 @@ def reconstruction_loss(
     """
     accurate = torch.promote_types(prediction.dtype, torch.float32)
     difference = prediction.to(accurate) - target.to(accurate)
-    # Nobody trains what is predicted of visible patches: in fp16 it may overflow, and infinity
-    # times 0 is NaN, in the loss and in its gradient.
-    is_scored = is_masked.unsqueeze(-1)
-    if is_value is not None:
-        is_scored = is_scored & is_value
-    squares = difference.masked_fill(~is_scored, 0).square()
+    if is_masked is None:
+        is_masked = torch.ones_like(difference[..., 0], dtype=torch.bool)
+        is_scored = is_value
+    else:
+        # Nobody trains what is predicted of visible patches: it may overflow, and infinity times 0
+        # is NaN, in the loss and in its gradient.
+        is_scored = is_masked.unsqueeze(-1)
+        is_scored = is_scored if is_value is None else is_scored & is_value
+    if is_scored is not None:
+        difference = difference.masked_fill(~is_scored, 0)
+    squares = difference.square()
     error = squares.mean(dim=-1)  # [N, L]
     if is_value is None:
         return error.sum() / is_masked.sum()

@@ -83,6 +83,16 @@ def is_masked_from_visible(visible: Tensor, num_patches: int) -> Tensor:
     return is_masked.scatter(1, visible, False)
 
 
+def hidden_from_visible(visible: Tensor, num_patches: int) -> Tensor:
+    """Return the patches that are not visible: [N, K] -> LongTensor [N, L - K], ascending.
+
+    As many in each image, which a compiled model and a batch of predictions need.
+    """
+    is_visible = ~is_masked_from_visible(visible, num_patches)
+    order = is_visible.to(torch.uint8).argsort(dim=1, stable=True)
+    return order[:, : num_patches - visible.shape[1]]
+
+
 def valid_patches(valid: Tensor, patch_size: int, min_valid: float) -> Tensor:
     """Return which patches have data in at least the share `min_valid` of their pixels.
 

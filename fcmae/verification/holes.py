@@ -43,13 +43,15 @@ class Outcome(NamedTuple):
     unscored_gradient: Tensor
 
 
-def run(model: FCMAE, value: float) -> Outcome:
+def run(model: FCMAE, value: float, device: torch.device) -> Outcome:
     """Write random pictures that hold `value` where they have no data, read them, run the model.
+
+    It runs on `device`; what it makes of them comes back to the CPU.
 
     Raises:
         DataError: the grid is too small to show patches, hide some and leave some out.
     """
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model).to(device)
     with tempfile.TemporaryDirectory() as folder:
         batch = _read(model, Path(folder), value)
     features: list[Tensor] = []
@@ -58,14 +60,17 @@ def run(model: FCMAE, value: float) -> Outcome:
     valid = batch["valid"]
     # The reader has put 0 there; the model must not depend on it.
     images = torch.where(valid, normalise(batch["image"]), value)
-    out = model(images, batch["visible"], valid=valid)
-    out.prediction.retain_grad()
+    out = model(images.to(device), batch["visible"], valid=valid)
+    out.hidden_prediction.retain_grad()
     out.loss.backward()
-    assert out.prediction.grad is not None
+    gradient = out.hidden_prediction.grad
+    assert gradient is not None
     # What the model says of itself would not show that it counts too much.
     has_data = patchify(valid.expand_as(images), model.patch_size)
-    unscored = out.prediction.grad.masked_select(~has_data)
-    return Outcome(features[0].detach(), out.prediction.detach(), out.loss.detach(), unscored)
+    index = out.hidden.unsqueeze(-1).expand_as(gradient)
+    unscored = gradient.masked_select(~has_data.to(device).gather(1, index))
+    found = (features[0], out.prediction, out.loss, unscored)
+    return Outcome(*(values.detach().cpu() for values in found))
 
 
 def _read(model: FCMAE, folder: Path, value: float) -> dict[str, Any]:

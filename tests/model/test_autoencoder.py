@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fcmae import FCMAE
 from fcmae.model.backbones import VARIANTS
+from fcmae.model.decoder import Decoder
 from fcmae.model.loss import normalize_patches, reconstruction_loss
 from fcmae.model.patches import patchify
 
@@ -85,7 +86,8 @@ def test_prediction_and_loss_equal_the_naive_reference(
     )
     cell_size = model.sparse_encoder.architecture.total_stride
     prediction = naive.predict(model.decoder, features, out.visible, model.grid, cell_size)
-    assert_relative(out.prediction, prediction, 1e-10)
+    expected = torch.where(out.is_masked.unsqueeze(-1), prediction, 0)
+    assert_relative(out.prediction, expected, 1e-10)
     loss = naive.loss(
         prediction,
         naive.patchify(images, model.patch_size),
@@ -93,6 +95,42 @@ def test_prediction_and_loss_equal_the_naive_reference(
         normalize_targets=model.normalize_targets,
     )
     assert out.loss.item() == pytest.approx(loss, rel=1e-10)
+
+
+@pytest.mark.parametrize("settings", [{}, {"patch_size": 64, "image_size": (64, 128)}], ids=str)
+@pytest.mark.parametrize("has_holes", [False, True])
+def test_the_head_sees_hidden_patches_only_and_no_gradient_changes(
+    small: None, settings: dict[str, object], has_holes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, shapes = build(**settings), []
+    images = draw_images(model)
+    valid = torch.ones(2, 1, *model.image_size, dtype=torch.bool)
+    valid[:, :, -9:, -13:] = not has_holes
+    predict = Decoder.predict
+
+    def seen(self: Decoder, cells: Tensor) -> Tensor:
+        shapes.append(tuple(cells.shape[:-1]))
+        return predict(self, cells)
+
+    monkeypatch.setattr(Decoder, "predict", seen)
+    visible = torch.tensor([[0], [1]])
+    out = model(images, visible, valid=valid)
+    side = model.patch_size // 32
+    assert shapes == [(2, model.num_patches - 1, side, side)]
+    found = torch.autograd.grad(out.loss, list(model.decoder.parameters()))
+
+    # The head at every patch, as the loss's definition has it.
+    images = images.masked_fill(~valid, 0)
+    features = naive.encode(model.encoder, images, visible, model.patch_size, "image")
+    everywhere = naive.predict(model.decoder, features, visible, model.grid, 32)
+    counted = model.values_with_data(valid)
+    target = normalize_patches(naive.patchify(images, model.patch_size), counted)
+    loss = reconstruction_loss(everywhere, target, out.is_masked, counted)
+    assert out.loss.item() == pytest.approx(loss.item(), rel=1e-10)
+    for one, other in zip(
+        found, torch.autograd.grad(loss, list(model.decoder.parameters())), strict=True
+    ):
+        assert_relative(one, other, 1e-9)
 
 
 def test_is_masked_says_which_patches_were_hidden(small: None) -> None:
@@ -103,6 +141,8 @@ def test_is_masked_says_which_patches_were_hidden(small: None) -> None:
         [True, False, False, True, True, True],
     ]
     assert out.visible.tolist() == [[0, 5], [2, 1]]
+    assert out.hidden.tolist() == [[1, 2, 3, 4], [0, 3, 4, 5]]
+    assert out.hidden_prediction.shape == (2, 4, 32 * 32 * 3)
     assert out.prediction.shape == (2, 6, 32 * 32 * 3)
 
 
@@ -267,7 +307,9 @@ def test_a_perfect_prediction_reconstructs_the_images(
     if model.normalize_targets:
         rows = [naive.normalize(patch.tolist()) for patch in patches.flatten(0, 1)]
         patches = torch.tensor(rows, dtype=torch.float64).view_as(patches)
-    out = dataclasses.replace(model(images), prediction=patches)
+    out = model(images)
+    hidden = torch.stack([rows[chosen] for rows, chosen in zip(patches, out.hidden, strict=True)])
+    out = dataclasses.replace(out, hidden_prediction=hidden)
     assert_relative(model.reconstruct(out, images), images, 1e-10)
 
 

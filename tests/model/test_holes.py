@@ -211,12 +211,14 @@ def test_predictions_of_what_has_no_data_get_no_gradient_and_all_others_do(small
     model = build()
     images, valid = draw_images(model), draw_valid()
     out = model(images, torch.tensor([[1, 2, 3]] * 2), valid=valid)
-    out.prediction.retain_grad()
+    out.hidden_prediction.retain_grad()
     out.loss.backward()
-    counts = patchify(valid, 32).repeat_interleave(3, dim=-1) & out.is_masked.unsqueeze(-1)
+    counts = patchify(valid, 32).repeat_interleave(3, dim=-1)
     counts[:, 0] = False  # hidden, and without data
-    assert out.prediction.grad[~counts].eq(0).all()
-    assert out.prediction.grad[counts].ne(0).all()
+    counts = counts[:, [0, 4, 5]]  # those that are hidden
+    gradient = out.hidden_prediction.grad
+    assert gradient[~counts].eq(0).all()
+    assert gradient[counts].ne(0).all()
 
 
 def test_gradients_of_a_loss_with_holes() -> None:

@@ -83,3 +83,15 @@ def test_what_is_predicted_of_visible_patches_may_overflow(overflow: float) -> N
     expected.backward()
     assert prediction.grad is not None
     assert torch.equal(prediction.grad, plain.grad)
+
+
+def test_hidden_patches_alone_have_the_loss_that_they_have_among_all() -> None:
+    rng = torch.Generator().manual_seed(2)
+    prediction, target = torch.randn(2, 2, 4, 6, generator=rng, dtype=torch.float64)
+    is_masked = torch.tensor([[True, False, True, True], [False, True, True, True]])
+    is_value = torch.rand(2, 4, 6, generator=rng) > 0.3
+    alone = [values[is_masked].view(2, 3, 6) for values in (prediction, target, is_value)]
+    for among, apart in ((None, None), (is_value, alone[2])):
+        expected = reconstruction_loss(prediction, target, is_masked, among)
+        found = reconstruction_loss(alone[0], alone[1], is_value=apart)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)

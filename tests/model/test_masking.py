@@ -10,6 +10,7 @@ from fcmae.errors import ConfigError
 from fcmae.model.masking import (
     draw_visible,
     effective_mask_ratio,
+    hidden_from_visible,
     is_masked_from_visible,
     num_visible_patches,
 )
@@ -146,3 +147,8 @@ def test_is_masked_is_true_exactly_where_a_patch_is_not_visible() -> None:
         [False, True, True, False, True],
         [True, False, True, True, False],
     ]
+
+
+def test_hidden_patches_are_the_others_in_order() -> None:
+    hidden = hidden_from_visible(torch.tensor([[3, 0], [4, 2]]), 6)
+    assert hidden.tolist() == [[1, 2, 4, 5], [0, 1, 3, 5]]

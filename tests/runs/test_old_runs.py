@@ -79,14 +79,17 @@ def test_a_run_folder_of_version_0_1_0_goes_on_exactly(
         weights |= {f"ema.{name}": value for name, value in state["extra"]["ema"].items()}
     expected = load_file(OLD / f"{job}_final.safetensors")
     assert weights.keys() == expected.keys()
-    # Another processor sums in another order; after six steps that is seen in the sixth digit.
-    bounds = {"rtol": 0, "atol": 0} if is_the_machine_of_then() else {"rtol": 1e-4, "atol": 1e-5}
+    # Another processor sums in another order; after six steps that is seen in the sixth digit. And
+    # the loss of a pretraining is summed over hidden patches alone since 0.2.0.
+    bounds = {"rtol": 1e-4, "atol": 1e-5}
+    if is_the_machine_of_then():
+        bounds = {"rtol": 0, "atol": 0} if job == "finetune" else {"rtol": 1e-6, "atol": 1e-8}
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, **bounds, msg=name)
     if is_the_machine_of_then():
-        assert without_clock(Path(job) / "metrics.jsonl") == without_clock(
-            OLD / f"{job}_metrics.jsonl"
-        )
+        found = without_clock(Path(job) / "metrics.jsonl")
+        for line, then in zip(found, without_clock(OLD / f"{job}_metrics.jsonl"), strict=True):
+            assert line == pytest.approx(then, rel=0 if job == "finetune" else 1e-5)
 
 
 def without_clock(path: Path) -> list[dict[str, object]]:
