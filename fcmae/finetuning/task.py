@@ -279,6 +279,11 @@ class Finetuning(Task):
         is_continued = run.progress.step > 0 and file.exists()
         return fix_images(file, self._validation, is_continued=is_continued, report=run.say)
 
+    @property
+    def reads_late(self) -> bool:
+        """The average of weights must know whether a step was taken, nothing else must."""
+        return self.ema is None
+
     def after_step(self, run: TrainingLoop, result: StepResult) -> None:
         """Update the average, and evaluate at the cadence and after the last step."""
         step, total_steps, evaluate = run.progress.step, run.total_steps, self.config.evaluate

@@ -209,6 +209,11 @@ class Pretraining(Task):
             )
         return self._cache
 
+    @property
+    def reads_late(self) -> bool:
+        """Pictures and scores ask nothing of a step's result."""
+        return True
+
     def create_dataset(self) -> PretrainDataset:
         """Return the samples of a run: crops, flips and masks by (seed, epoch, index)."""
         return PretrainDataset(

@@ -3,13 +3,14 @@
 What a step computes depends on the settings, the weights and the number of the step alone.
 """
 
+import collections
 import contextlib
 import dataclasses
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,12 @@ from fcmae.runs.metrics import MetricsLog
 from fcmae.runs.skipped_files import SkippedFiles
 from fcmae.training.auto import check_resolved
 from fcmae.training.optimization import (
+    LateResult,
     Optimization,
     StepResult,
     check_precision,
     create_optimizer,
+    may_read_late,
 )
 from fcmae.training.processes import Processes
 from fcmae.training.progress import Progress, nonfinite_loss_error
@@ -39,6 +42,14 @@ from fcmae.training.task import Task
 SKIPPED_SAID = 5  # undecodable files of one step that are named on the screen; the list has all
 
 Around = Callable[[str], contextlib.AbstractContextManager[Any]]
+
+
+class _Taken(NamedTuple):
+    """A step that was taken: its number from 1, what it did, and what this process read for it."""
+
+    step: int
+    result: StepResult | LateResult
+    batches: list[dict[str, Any]]
 
 
 def nothing(name: str) -> contextlib.AbstractContextManager[Any]:
@@ -96,6 +107,7 @@ class TrainingLoop:
         self.is_continued = False
         self.log: MetricsLog | None = None
         self._step_batches: list[dict[str, Any]] = []
+        self._untold: collections.deque[_Taken] = collections.deque()
         self._undecodable: list[tuple[str, str]] = []
         self._saved_at = time.monotonic()
 
@@ -158,17 +170,23 @@ class TrainingLoop:
             self._network = DistributedDataParallel(self._network)
         if config.train.compile:  # around DDP, whose exchange of gradients it cuts the graph for
             self._network = torch.compile(self._network)  # type: ignore[assignment]
+        task.prepare(self)
+        device = self.processes.device
+        # Whoever measures a run wants to see each step to its end.
+        self._is_late = may_read_late(device) and task.reads_late and self.around is nothing
+        is_fused = self._is_late or device.type == "cuda"
         self.optimization = Optimization(
             self._network,
-            create_optimizer(task.parameter_groups(), config.optim),
+            create_optimizer(task.parameter_groups(), config.optim, is_fused=is_fused),
             self.schedule,
             self.processes,
             precision=config.train.precision,
             accumulate=config.train.accumulate,
             clip_grad=config.optim.clip_grad,
+            is_late=self._is_late,
         )
-        task.prepare(self)
         self._unwritten: list[str] = []
+        self._results: list[StepResult] = []  # the newest that is known, none before the first
         if found is not None:
             step, state, is_changed = found
             self._restore(step, state)
@@ -264,22 +282,29 @@ class TrainingLoop:
         save_seconds = 60 * (config.checkpoint.every_minutes or math.inf)
         for step in self._bar():
             self.task.model.train()
-            self._step_batches.clear()
+            self._step_batches = []
             with self.around("step"):
-                result = self.optimization.step(
+                taken = self.optimization.step(
                     step,
                     itertools.islice(batches, config.train.accumulate),
                     self._compute_loss,
                     lambda: (stop.name is not None, self._seconds_unsaved() >= save_seconds),
                 )
-            should_stop, should_save = result.agreed
             progress.step = step + 1
+            self._untold.append(_Taken(progress.step, taken, self._step_batches))
             is_last = progress.step == self.total_steps
-            self._note_loss(result)
             cadence = config.checkpoint.every_steps
-            should_save |= should_stop or is_last or progress.step == self.schedule.decay_start
-            should_save |= cadence is not None and progress.step % cadence == 0
             is_log_step = progress.step % config.log.every_steps == 0 or progress.step == 1
+            should_save = is_last or progress.step == self.schedule.decay_start
+            should_save |= cadence is not None and progress.step % cadence == 0
+            # What is saved or logged says how every step before went; else one may be unread.
+            is_known = should_save or is_log_step or not self._is_late or not self._results
+            found = self._read_results(0 if is_known else 1)
+            should_stop = any(result.agreed[0] for result in found)
+            if should_stop or any(result.agreed[1] for result in found):
+                should_save = True
+                should_stop |= any(result.agreed[0] for result in self._read_results(0))
+            result = self._results[-1]
             self._note_skipped(is_shared=should_save or is_log_step or is_last)
             if is_log_step or is_last:
                 self._log(result)
@@ -296,6 +321,21 @@ class TrainingLoop:
         with self.around("finish"):
             self._saving.finish(progress.step, lambda: self.task.finish(self))
         return None
+
+    def _read_results(self, unread: int) -> list[StepResult]:
+        """Learn how the steps taken went, all but the last `unread` of them; return the results.
+
+        Raises:
+            NonFiniteLossError: more steps than allowed were left out.
+        """
+        found = []
+        while len(self._untold) > unread:
+            taken = self._untold.popleft()
+            result = taken.result.read()
+            self._note_loss(taken, result)
+            found.append(result)
+        self._results = [*self._results, *found][-1:]
+        return found
 
     def _seconds_unsaved(self) -> float:
         return time.monotonic() - self._saved_at
@@ -332,7 +372,7 @@ class TrainingLoop:
         ) as self._progress_bar:
             yield from self._progress_bar
 
-    def _note_loss(self, result: StepResult) -> None:
+    def _note_loss(self, taken: _Taken, result: StepResult) -> None:
         progress = self.progress
         if result.is_finite:
             progress.add_loss(result.loss)
@@ -341,15 +381,15 @@ class TrainingLoop:
         budget = self.config.train.skip_nonfinite_steps
         if progress.nonfinite_steps > budget:
             raise nonfinite_loss_error(
-                progress.step,
+                taken.step,
                 self.processes.rank,
                 result,
-                self._step_batches,
+                taken.batches,
                 progress.history,
                 self.folder.path,
             )
         self.say(
-            f"step {progress.step}: loss {result.loss}, gradient norm {result.grad_norm}; step "
+            f"step {taken.step}: loss {result.loss}, gradient norm {result.grad_norm}; step "
             f"left out ({progress.nonfinite_steps} of {budget})."
         )
 

@@ -3,7 +3,10 @@
 Layer-wise rates know timm's parameter names; the rates themselves come from schedule.py.
 """
 
+from __future__ import annotations
+
 import contextlib
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -15,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fcmae.errors import ConfigError
+from fcmae.model.precision import autocast, check_precision, set_tf32
 from fcmae.settings.sections import OptimConfig
 from fcmae.training.processes import Processes
 
 Assigner = Literal["single", "group"]
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NUM_GROUPS = 12  # of the `group` form, written for 27 blocks in the third stage
 _BLOCKS_PER_GROUP = 3
 
@@ -66,9 +69,20 @@ def parameter_groups(
     ]
 
 
-def create_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.optim.AdamW:
-    """Return AdamW of parameter groups; see `parameter_groups`."""
-    return torch.optim.AdamW(groups, lr=optim.base_lr, betas=optim.betas)
+def create_optimizer(
+    groups: list[dict[str, Any]], optim: OptimConfig, *, is_fused: bool = False
+) -> torch.optim.AdamW:
+    """Return AdamW of parameter groups; see `parameter_groups`.
+
+    `is_fused` takes torch's kernel for all of it, which can leave a step out by itself.
+    """
+    fused = True if is_fused else None
+    return torch.optim.AdamW(groups, lr=optim.base_lr, betas=optim.betas, fused=fused)
+
+
+def may_read_late(device: torch.device) -> bool:
+    """Whether waiting for a step's result would keep the device idle: on GPUs."""
+    return device.type == "cuda"
 
 
 def lr_scale(name: str, *, depths: tuple[int, ...], decay: float, assigner: Assigner) -> float:
@@ -111,33 +125,6 @@ def _layer(name: str, depths: tuple[int, ...], num_layers: int, assigner: Assign
     return (1, 2, 3, num_layers)[stage]
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which a model computes in fp32, tf32, bf16 or fp16; see `set_tf32`."""
-    if precision in ("fp32", "tf32"):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=_AUTOCAST[precision])
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ConfigError where a precision is asked for that the device does not have."""
-    if precision in ("fp16", "tf32") and device.type != "cuda":
-        raise ConfigError(
-            f"train.precision: {precision} needs a GPU, and this run computes on the "
-            f"{device.type}; use bf16 or fp32."
-        )
-
-
-def set_tf32(precision: str) -> None:
-    """Let GPUs multiply float32 as `precision` says: fp32 is IEEE, tf32 has 10 bits and is fast.
-
-    torch's own defaults mix both: TF32 in convolutions, none in matrix products. bf16 and fp16
-    leave them, for the little that stays in float32.
-    """
-    if precision in ("fp32", "tf32"):
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-
-
 @dataclass(frozen=True)
 class StepResult:
     """What a step did.
@@ -156,6 +143,36 @@ class StepResult:
     is_finite: bool
     agreed: tuple[bool, ...]
 
+    def read(self) -> StepResult:
+        """Return itself: it is known already."""
+        return self
+
+
+class LateResult:
+    """What a step will have done, on its way to the host while the device goes on.
+
+    Args:
+        numbers: gradient norm, sum of losses and answers, on the device.
+        conclude: makes the result of them.
+    """
+
+    def __init__(self, numbers: Tensor, conclude: Callable[[list[float]], StepResult]) -> None:
+        self._conclude = conclude
+        self._event: torch.cuda.Event | None = None
+        if numbers.is_cuda:
+            self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._numbers = numbers.clone()
+
+    def read(self) -> StepResult:
+        """Return the result; waits until the device has come so far."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._conclude(self._numbers.tolist())
+
 
 class Optimization:
     """Takes optimizer steps of a model.
@@ -168,6 +185,9 @@ class Optimization:
         precision: fp32 (IEEE), bf16, or on CUDA only tf32 and fp16.
         accumulate: micro-steps per step.
         clip_grad: largest L2 norm of the gradient, or None.
+        is_late: `step` does not wait for the device, which decides by itself whether the weights
+            change; the optimizer must be fused. What a step does to weights and optimizer is the
+            same.
 
     Attributes:
         model, processes: as given.
@@ -187,6 +207,7 @@ class Optimization:
         precision: str = "fp32",
         accumulate: int = 1,
         clip_grad: float | None = None,
+        is_late: bool = False,
     ) -> None:
         check_precision(precision, processes.device)
         set_tf32(precision)
@@ -197,6 +218,7 @@ class Optimization:
         self._precision = precision
         self._accumulate = accumulate
         self._clip_grad = clip_grad
+        self._is_late = is_late
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "fp16")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -209,7 +231,7 @@ class Optimization:
         micro_batches: Iterable[Any],
         compute_loss: Callable[[Any], Tensor],
         answer: Callable[[], Sequence[bool]] = tuple,
-    ) -> StepResult:
+    ) -> StepResult | LateResult:
         """Take step `step`: mean gradient over all micro-batches of all processes, then update.
 
         `answer` is called late in the step: what this process says to questions that are the same
@@ -221,32 +243,55 @@ class Optimization:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         self._optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=self.processes.device)
         for number, batch in enumerate(micro_batches):
             is_last = number == self._accumulate - 1
             with self._reduce_gradients(is_last):
                 with self.autocast():
                     loss = compute_loss(batch) / self._accumulate
                 self.scaler.scale(loss).backward()
-            total = total.to(loss.device) + loss.detach()
+            total = total + loss.detach()
         norm = self._clip()
-        # One exchange and one wait for the device per step, for everything the host must know. The
-        # wait stays: whether the step is taken, counted, saved or the last one depends on what it
-        # brings, and read a step later a run would log, save and stop a step too late, and could
-        # take a step more than its checkpoint says.
-        answers = torch.tensor(tuple(answer()), dtype=total.dtype, device=total.device)
-        summed = self.processes.sum(torch.cat([total.view(1), answers]))
-        grad_norm, loss_sum, *yes = torch.cat([norm.to(total).view(1), summed]).tolist()
+        # One exchange per step for everything that the host must know, and one wait for the device
+        # at most. Filled there: a copy from pageable memory would wait, too.
+        yes = [torch.full_like(total, float(bool(said))) for said in answer()]
+        summed = self.processes.sum(torch.stack([total, *yes]))
+        numbers = torch.cat([norm.to(total).view(1), summed])
+        conclude = functools.partial(self._conclude, lr)
+        if self._is_late:
+            self._update_if_finite(numbers[:2])
+            return LateResult(numbers, conclude)
+        result = conclude(numbers.tolist())
+        if result.is_finite:
+            self.scaler.step(self._optimizer)
+        # Also without a step: the scale must fall, and gradients be unscaled again next time.
+        self.scaler.update()
+        return result
+
+    def _conclude(self, lr: float, numbers: list[float]) -> StepResult:
+        """Return what a step did by its gradient norm, sum of losses and sums of answers."""
+        grad_norm, loss_sum, *yes = numbers
         mean_loss = loss_sum / self.processes.world_size
         # GradScaler skips steps whose gradient overflowed by itself and lowers the scale.
         is_finite = math.isfinite(mean_loss) and (
             math.isfinite(grad_norm) or self.scaler.is_enabled()
         )
-        if is_finite:
-            self.scaler.step(self._optimizer)
-        # Also without a step: the scale must fall, and gradients be unscaled again next time.
-        self.scaler.update()
         return StepResult(mean_loss, lr, grad_norm, is_finite, tuple(map(bool, yes)))
+
+    def _update_if_finite(self, norm_and_loss: Tensor) -> None:
+        """Let the device take the step, or leave it out, without telling the host.
+
+        By the way in which GradScaler asks fused optimizers, which then leave their count of steps
+        alone, too.
+        """
+        optimizer: Any = self._optimizer
+        optimizer.grad_scale = None  # gradients are unscaled already
+        optimizer.found_inf = (~norm_and_loss.isfinite().all()).float()
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.grad_scale, optimizer.found_inf
+        self.scaler.update()
 
     def _reduce_gradients(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Let DDP exchange gradients in the last micro-step only."""
@@ -270,6 +315,13 @@ class Optimization:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        # How this machine computes is not the checkpoint's to say.
+        saved = state["optimizer"]
+        mine = [group.get("fused") for group in self._optimizer.param_groups]
+        groups = [
+            {**group, "fused": fused} if "fused" in group else group
+            for group, fused in zip(saved["param_groups"], mine, strict=True)
+        ]
+        self._optimizer.load_state_dict({**saved, "param_groups": groups})
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])

@@ -71,7 +71,7 @@ def seconds_per_step(task: Task, processes: Processes) -> float:
         micro_batches = itertools.islice(batches, config.train.accumulate)
         # All processes stop in the same step: a question that the step asks them all.
         answer = functools.partial(tuple, (is_enough,))
-        result = optimization.step(step, micro_batches, compute_loss, answer)
+        result = optimization.step(step, micro_batches, compute_loss, answer).read()
         if result.agreed[0]:
             break
     mine = (time.monotonic() - started) / (step + 1 - warm)

@@ -224,25 +224,27 @@ def _from_environment(name: str, default: int) -> int:
     return int(text)
 
 
-def choose_device(device: str, local_rank: int | None = None) -> torch.device:
-    """Return the torch device of a `train.device` setting; see start_processes."""
+def choose_device(
+    device: str, local_rank: int | None = None, *, setting: str = "train.device"
+) -> torch.device:
+    """Return the torch device that a setting names, which messages call `setting`."""
     has_cuda = torch.cuda.is_available()
     if device == "auto":
         device = "cuda" if has_cuda else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ConfigError(f"train.device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
+        raise ConfigError(f"{setting}: got {device!r}, expected auto, cpu, cuda or cuda:N.")
     if kind == "cpu":
         return torch.device("cpu")
     if not has_cuda:
         raise ConfigError(
-            f"train.device: got {device!r}, but torch finds no usable GPU on this machine; "
+            f"{setting}: got {device!r}, but torch finds no usable GPU on this machine; "
             "use cpu, or a CUDA build of torch."
         )
     index = local_rank if local_rank is not None else int(number or 0)
     if index >= torch.cuda.device_count():
         raise ConfigError(
-            f"train.device: GPU {index} is asked for and {torch.cuda.device_count()} are here; "
+            f"{setting}: GPU {index} is asked for and {torch.cuda.device_count()} are here; "
             "start fewer processes per node, or name another GPU."
         )
     return torch.device("cuda", index)

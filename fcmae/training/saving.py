@@ -150,8 +150,10 @@ class RunSaving:
             return
         self._failures_in_a_row += 1
         if is_needed or self._failures_in_a_row >= self._max_failures:
+            failed = f"{self._failures_in_a_row} checkpoints in a row"
             raise DiskError(
-                f"{self._folder.checkpoints}: {self._failures_in_a_row} checkpoints in a row could "
+                f"{self._folder.checkpoints}: "
+                f"{failed if self._failures_in_a_row > 1 else 'a checkpoint'} could "
                 f"not be written; stopped at step {step}. Make room or mend permissions and start "
                 "the same command again: it goes on from the last good checkpoint."
             )

@@ -38,6 +38,14 @@ class Task(abc.ABC):
         self.images = images
         self.model = model
 
+    @property
+    def reads_late(self) -> bool:
+        """Whether `after_step` can do with the result of an earlier step than the one taken.
+
+        Where it can, a GPU need not wait for the host to know how a step went.
+        """
+        return False
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups; their order must never change, checkpoints rely on it."""
         return parameter_groups(self.model.named_parameters(), self.config.optim.weight_decay)
@@ -64,7 +72,10 @@ class Task(abc.ABC):
         """
 
     def after_step(self, run: TrainingLoop, result: StepResult) -> None:
-        """Do what follows a step, which `run.progress.step` counts already."""
+        """Do what follows a step, which `run.progress.step` counts already.
+
+        `result` is this step's, or with `reads_late` the newest that is known.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold beside weights and optimizer: plain data, tensors."""
