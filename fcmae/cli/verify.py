@@ -10,7 +10,7 @@ SUMMARY = "prove on your model that hidden pixels and other images have no influ
 # Settings that every config must have and that have nothing to do with the model.
 _IRRELEVANT = {"run.dir": "-", "data.path": "-", "train.steps": "1"}
 _HELP = """usage: fcmae verify [RUN | --config FILE] [--section.setting VALUE ...]
-                    [--grn-scope image|batch] [--json]
+                    [--grn-scope image|batch] [--device cpu|cuda|cuda:N] [--json]
 
 Measures, on random images, that what runs is sparse FCMAE and nothing else, and prints a table with
 one line per claim. Exit status 1 when a claim fails.
@@ -18,6 +18,8 @@ one line per claim. Exit status 1 when a claim fails.
 RUN                the folder of a pretraining: its weights, with GRN's redrawn at random
 --config FILE      otherwise the settings of fcmae pretrain; all weights are drawn at random
 --grn-scope batch  as the released PyTorch code: shows how images of a batch are coupled
+--device cuda      where it computes, default cpu, beside a reference on the CPU in float64; each
+                   precision has a bound of its own (FCMAE_TRITON=1: by the Triton kernels)
 --json             print the figures for machines"""
 
 
@@ -32,7 +34,7 @@ def run(arguments: list[str]) -> int:
     if asks_for_help(arguments):
         print(_HELP)
         return DONE
-    options, settings = take_options(arguments, ("grn-scope", "json"), flags=("json",))
+    options, settings = take_options(arguments, ("grn-scope", "device", "json"), flags=("json",))
     own = dict(options)
     scope, as_json = own.get("grn-scope"), "json" in own
     require(scope in (None, "image", "batch"), "--grn-scope", repr(scope), "image or batch")
@@ -48,12 +50,14 @@ def run(arguments: list[str]) -> int:
             PretrainConfig, settings + scope_setting, prog="fcmae verify", otherwise=_IRRELEVANT
         )
 
+    from fcmae.training.processes import choose_device
     from fcmae.verification.subjects import verify_config, verify_run
 
+    device = choose_device(own.get("device", "cpu"), setting="--device")
     certificate = (
-        verify_config(config)
+        verify_config(config, device)
         if run_dir is None
-        else verify_run(run_dir, cast("GrnScope | None", scope))
+        else verify_run(run_dir, cast("GrnScope | None", scope), device)
     )
     print(json.dumps(certificate.to_plain(), indent=2) if as_json else certificate.to_text())
     return DONE if certificate.holds else FAILED

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fcmae.errors import BackendUnavailableError, DataError
 from fcmae.model.autoencoder import FCMAE
+from fcmae.model.precision import autocast, multiplying
 from fcmae.verification import holes, reference
 from fcmae.verification.certificate import Line
 from fcmae.weights.encoder_info import EncoderInfo
@@ -25,6 +26,20 @@ GRADIENTS_BOUND = {torch.float64: 1e-10, torch.float32: 1e-4}
 # A parameter whose gradients nearly cancel is measured against this share of the largest gradient.
 GRADIENT_FLOOR = 1e-3
 NAMES = {torch.float64: "float64", torch.float32: "float32"}
+# Of features, where products keep fewer bits; 10 of them in tf32 and fp16, 7 in bf16.
+LOW_BOUNDS = {"tf32": 1e-2, "fp16": 1e-2, "bf16": 5e-2}
+LOW_PRECISIONS = {"cpu": ("bf16",), "cuda": ("tf32", "bf16", "fp16")}
+
+
+class _Encoder(NamedTuple):
+    """A sparse encoder on its device, for tensors on the CPU."""
+
+    sparse: SparseConvNeXt
+    device: torch.device
+
+    def __call__(self, images: Tensor, visible: Tensor) -> Tensor:
+        features: Tensor = self.sparse(images.to(self.device), visible.to(self.device))
+        return features.cpu()
 
 
 class Case(NamedTuple):
@@ -36,6 +51,7 @@ class Case(NamedTuple):
         grn_scope: `image` or `batch`.
         images: [N, C, H, W], float64, N >= 2.
         visible: LongTensor [N, K].
+        device: where everything but the reference computes; the tensors above are on the CPU.
     """
 
     model: FCMAE
@@ -43,13 +59,21 @@ class Case(NamedTuple):
     grn_scope: GrnScope
     images: Tensor
     visible: Tensor
+    device: torch.device = torch.device("cpu")
 
-    def encoder(self, backend: Backend, dtype: torch.dtype = torch.float32) -> SparseConvNeXt:
+    def encoder(self, backend: Backend, dtype: torch.dtype = torch.float32) -> _Encoder:
         """Return a sparse encoder on a copy of the weights."""
-        dense = copy.deepcopy(self.model.encoder).to(dtype)
-        return SparseConvNeXt(
+        dense = copy.deepcopy(self.model.encoder).to(self.device, dtype)
+        sparse = SparseConvNeXt(
             dense, backend=backend, grn_scope=self.grn_scope, patch_size=self.model.patch_size
-        ).eval()
+        )
+        return _Encoder(sparse.eval().to(self.device), self.device)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the whole model's predictions, on the CPU."""
+        model = copy.deepcopy(self.model).to(self.device)
+        prediction: Tensor = model(images.to(self.device), self.visible).prediction
+        return prediction.cpu()
 
     def with_hidden(self, value: float) -> Tensor:
         """Return the images, float32, with every hidden pixel replaced."""
@@ -85,6 +109,10 @@ def measure(case: Case) -> Iterator[Line]:
             hidden_gradient = max(hidden_gradient, largest(hidden_part(case, results)))
             if backend == "native":
                 native[dtype] = results
+        for precision in LOW_PRECISIONS[case.device.type]:
+            gap = difference(run_low(case, backend, precision), expected.features)
+            title = f"{backend} = reference, {precision}: features"
+            yield Line(title, gap, LOW_BOUNDS[precision])
     backends: list[Backend] = ["native", "masked_dense"]
     try:
         case.encoder("minkowski")
@@ -122,7 +150,14 @@ def run_backend(case: Case, backend: Backend, dtype: torch.dtype) -> Results:
     """Run a backend in one precision."""
     encoder = case.encoder(backend, dtype)
     images = case.images.to(dtype, copy=True).requires_grad_()
-    return _with_gradients(encoder(images, case.visible), images, encoder.dense)
+    return _with_gradients(encoder(images, case.visible), images, encoder.sparse.dense)
+
+
+@torch.no_grad()
+def run_low(case: Case, backend: Backend, precision: str) -> Tensor:
+    """Return the features of a backend that computes as a training in this precision does."""
+    with multiplying(precision), autocast(case.device, precision):
+        return case.encoder(backend)(case.images.float(), case.visible)
 
 
 def hidden_part(case: Case, results: Results) -> Tensor:
@@ -152,8 +187,7 @@ def hidden_pixels(case: Case, backends: list[Backend], gradient: float) -> Itera
             after = encoder(case.with_hidden(value), case.visible)
             change = max(change, exact_change(after, before))
         yield Line(f"hidden pixels replaced, {backend}: change of features", change, 0)
-    before = case.model(case.images.float(), case.visible).prediction
-    after = case.model(case.with_hidden(1e6), case.visible).prediction
+    before, after = (case.predict(x) for x in (case.images.float(), case.with_hidden(1e6)))
     yield Line("hidden pixels replaced: change of predictions", exact_change(after, before), 0)
     yield Line("gradient of features by hidden pixels", gradient, 0)
 
@@ -162,7 +196,7 @@ def invalid_pixels(case: Case) -> Iterator[Line]:
     """Yield lines on what pixels without data do to features, predictions and the loss."""
     claim = "invalid pixels replaced"
     try:
-        found = [holes.run(case.model, value) for value in (0.25, 1.0, float("nan"))]
+        found = [holes.run(case.model, value, case.device) for value in (0.25, 1.0, float("nan"))]
     except DataError as error:
         yield Line(f"{claim}: change of features", None, note=f"{error.args[-1]}.")
         return
@@ -205,15 +239,15 @@ def fully_visible(case: Case) -> Iterator[Line]:
     num = case.model.num_patches
     for dtype in (torch.float64, torch.float32):
         encoder = case.encoder("native", dtype)
-        dense: Any = encoder.dense
+        dense: Any = encoder.sparse.dense
         images = case.images.to(dtype)[:1]
         found = as_map(encoder(images, torch.arange(num).unsqueeze(0)), case.model.grid)
-        gap = difference(found, dense.forward_features(images))
+        gap = difference(found, dense.forward_features(images.to(case.device)).cpu())
         yield Line(f"all visible = dense timm model, {NAMES[dtype]}", gap, FEATURES_BOUND[dtype])
     if case.grn_scope == "batch":
         visible = torch.arange(num).repeat(len(case.images), 1)
         found = as_map(encoder(case.images.float(), visible), case.model.grid)
-        gap = difference(found, dense.forward_features(case.images.float()))
+        gap = difference(found, dense.forward_features(case.images.float().to(case.device)).cpu())
         title = f"all visible, batch of {len(visible)}, GRN over the batch: beside the dense model"
         yield Line(title, gap)
 
@@ -233,10 +267,11 @@ def exported(case: Case) -> Line:
             checkpoint_path=str(path),
             **stem,
         ).eval()
+        loaded.to(case.device)
     images = case.images.float()[:1]
     everything = torch.arange(case.model.num_patches).unsqueeze(0)
     found = as_map(case.encoder("native")(images, everything), case.model.grid)
-    gap = difference(loaded.forward_features(images), found)
+    gap = difference(loaded.forward_features(images.to(case.device)).cpu(), found)
     return Line("exported file in timm = all visible, float32", gap, FEATURES_BOUND[torch.float32])
 
 
@@ -274,4 +309,5 @@ def _with_gradients(features: Tensor, images: Tensor, dense: nn.Module) -> Resul
     for parameter in named.values():
         parameter.requires_grad_()
     gradients = torch.autograd.grad((features * weights).sum(), [images, *named.values()])
-    return Results(features.detach(), dict(zip(["", *named], gradients, strict=True)))
+    on_cpu = (gradient.cpu() for gradient in gradients)
+    return Results(features.detach(), dict(zip(["", *named], on_cpu, strict=True)))

@@ -9,6 +9,7 @@ from torch import nn
 
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible
+from fcmae.model.precision import multiplying
 from fcmae.model.structure import with_structure
 from fcmae.runs.loading import load_run
 from fcmae.settings.pretrain import PretrainConfig
@@ -16,12 +17,14 @@ from fcmae.verification.certificate import Certificate
 from fcmae.verification.claims import Case, measure
 from fcmae.weights.encoder_info import EncoderInfo
 from sparse.encoder import GrnScope
+from sparse.ops import depthwise_triton
 
 NUM_IMAGES = 2
+CPU = torch.device("cpu")
 
 
-def verify_config(config: PretrainConfig) -> Certificate:
-    """Verify the model that a config describes, with every weight random.
+def verify_config(config: PretrainConfig, device: torch.device = CPU) -> Certificate:
+    """Verify on a device the model that a config describes, with every weight random.
 
     Raises:
         ConfigError: settings that do not fit each other.
@@ -35,11 +38,13 @@ def verify_config(config: PretrainConfig) -> Certificate:
     model = create_model(config)
     randomize(model, only_grn=False)
     info = EncoderInfo.of_run(config, model, 0)
-    return verify_model(model, info, config.model.grn_scope, "random everywhere")
+    return verify_model(model, info, config.model.grn_scope, "random everywhere", device)
 
 
-def verify_run(run_dir: str | Path, grn_scope: GrnScope | None = None) -> Certificate:
-    """Verify the model of a run with its trained weights, GRN's redrawn at random.
+def verify_run(
+    run_dir: str | Path, grn_scope: GrnScope | None = None, device: torch.device = CPU
+) -> Certificate:
+    """Verify on a device the model of a run with its trained weights, GRN's redrawn at random.
 
     Raises:
         ConfigError, CheckpointError, BackendUnavailableError: as `load_run`.
@@ -48,10 +53,16 @@ def verify_run(run_dir: str | Path, grn_scope: GrnScope | None = None) -> Certif
     randomize(model, only_grn=True)
     info = EncoderInfo.of_run(config, model, step)
     weights = f"of {run_dir} after {step} steps, GRN's redrawn at random"
-    return verify_model(model, info, grn_scope or config.model.grn_scope, weights)
+    return verify_model(model, info, grn_scope or config.model.grn_scope, weights, device)
 
 
-def verify_model(model: FCMAE, info: EncoderInfo, grn_scope: GrnScope, weights: str) -> Certificate:
+def verify_model(
+    model: FCMAE,
+    info: EncoderInfo,
+    grn_scope: GrnScope,
+    weights: str,
+    device: torch.device = CPU,
+) -> Certificate:
     """Verify a model on random images and masks.
 
     Args:
@@ -59,6 +70,7 @@ def verify_model(model: FCMAE, info: EncoderInfo, grn_scope: GrnScope, weights: 
         info: of its encoder.
         grn_scope: `image` or `batch`.
         weights: where they come from, in words, for the table.
+        device: where it runs; the reference that it is held against computes on the CPU.
     """
     model.float().eval()
     model.sparse_encoder.grn_scope = grn_scope
@@ -76,7 +88,12 @@ def verify_model(model: FCMAE, info: EncoderInfo, grn_scope: GrnScope, weights: 
         "weights": weights,
         "measured": f"on {NUM_IMAGES} random images; differences as shares of the largest value",
     }
-    return Certificate(subject, list(measure(Case(model, info, grn_scope, images, visible))))
+    if device.type == "cuda":
+        path = "Triton kernels" if depthwise_triton.is_asked_for() else "canvas"
+        subject["device"] = f"{torch.cuda.get_device_name(device)}, depthwise layers by {path}"
+    with multiplying("fp32"):
+        lines = list(measure(Case(model, info, grn_scope, images, visible, device)))
+    return Certificate(subject, lines)
 
 
 @torch.no_grad()

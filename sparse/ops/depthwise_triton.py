@@ -22,9 +22,14 @@ CHANNELS = 32  # per program
 SPLITS = 32  # shares of the patches whose weight gradients are summed apart, in a fixed order
 
 
+def is_asked_for() -> bool:
+    """Whether FCMAE_TRITON=1 switches the kernels on; without it, or with 0, they are off."""
+    return os.environ.get("FCMAE_TRITON") == "1"
+
+
 def is_available(blocks: Tensor) -> bool:
     """Whether the kernels are asked for and can run on `blocks`."""
-    if os.environ.get("FCMAE_TRITON") != "1" or torch.compiler.is_compiling():
+    if not is_asked_for() or torch.compiler.is_compiling():
         return False
     is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     return (blocks.is_cuda or is_interpreted) and find_spec("triton") is not None

@@ -73,6 +73,8 @@ def test_a_sound_encoder_holds_every_claim(config: PretrainConfig) -> None:
     for words in (
         "native = reference, float64: features",
         "masked_dense = reference, float32: gradients",
+        "native = reference, bf16: features",
+        "masked_dense = reference, bf16: features",
         "hidden pixels replaced, native",
         "change of predictions",
         "gradient of features by hidden pixels",
@@ -85,6 +87,33 @@ def test_a_sound_encoder_holds_every_claim(config: PretrainConfig) -> None:
     assert [(line.claim, line.note) for line in not_run] == [
         ("minkowski = native", "MinkowskiEngine is not installed.")
     ]
+
+
+def test_each_precision_is_held_to_a_bound_of_its_own(
+    config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds = {line.claim: line.bound for line in verify_config(config).lines}
+    features = [f"native = reference, {name}: features" for name in ("float64", "float32", "bf16")]
+    assert [bounds[claim] for claim in features] == [1e-10, 1e-5, 5e-2]
+
+    # Products that lose half of their bits are what bf16 is allowed, and float32 is not.
+    run_backend = claims.run_backend
+
+    def rounded(case: claims.Case, *how: Any) -> claims.Results:
+        found = run_backend(case, *how)
+        return found._replace(features=found.features.bfloat16().to(found.features.dtype))
+
+    monkeypatch.setattr(claims, "run_backend", rounded)
+    failed = failed_claims(verify_config(config))
+    assert features[:2] == [claim for claim in failed if claim in features]
+
+
+def test_a_device_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--model.name", "convnextv2_atto", "--device", "cuda:99"]) == MISTAKE
+    assert "--device: " in capsys.readouterr().err
+    assert main(["verify", "--model.name", "convnextv2_atto", "--device", "tpu"]) == MISTAKE
+    expected = "--device: got 'tpu', expected auto, cpu, cuda or cuda:N."
+    assert expected in capsys.readouterr().err
 
 
 def test_grn_over_the_batch_shows_its_coupling_as_a_figure(config: PretrainConfig) -> None:
