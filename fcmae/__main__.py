@@ -9,6 +9,7 @@ from importlib import import_module
 from fcmae.cli import COMMANDS
 from fcmae.errors import DONE, MISTAKE, complain, status_of
 from fcmae.machine.allocator import keep_freed_memory
+from fcmae.machine.console import allow_open_files, show_all_letters
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +40,11 @@ def run_command(name: str, arguments: list[str]) -> int:
     # OpenMP's threads spin while they wait, and one busy process beside them, such as a reader of
     # images, then makes training on a CPU ten times slower. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # scikit-learn's pool of processes, which nothing here uses, warns where /dev/shm is full.
+    os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")
     keep_freed_memory()
+    allow_open_files()
+    show_all_letters()
     return status_of(lambda: _command(name)[0](arguments))
 
 

@@ -4,6 +4,8 @@ A message says where, what was given, what is expected and what to do; the conso
 sentence.
 """
 
+import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -25,7 +27,9 @@ __all__ = [
     "NonFiniteLossError",
     "UnsupportedModelError",
     "complain",
+    "descriptor_advice",
     "is_out_of_memory",
+    "lacks_descriptors",
     "remark",
     "status_of",
 ]
@@ -77,6 +81,58 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+def lacks_descriptors(error: BaseException | str) -> bool:
+    """Whether what failed, or made it fail, is that too many files are open."""
+    cause: BaseException | None = error if isinstance(error, BaseException) else None
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return os.strerror(errno.EMFILE) in str(error)
+
+
+def descriptor_advice() -> str:
+    """Say how to allow more open files than this process may have."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit for a process
+        return "close other programs"
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"allow more open files (ulimit -n 4096; it is {allowed})"
+
+
+def _system_sentence(error: OSError) -> str:
+    """Say what the system refused, of which file, and what to change."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        _leave_terminal()
+    where = "the terminal, or what it stands for" if error.filename is None else error.filename
+    advice = {
+        errno.ENOSPC: "make room there",
+        errno.EDQUOT: "make room there",
+        errno.EFBIG: "allow larger files",
+        errno.ENOENT: "it is gone, or was never there: see to it",
+        errno.EPIPE: "whoever read it is gone",
+        errno.EAGAIN: "allow more processes (ulimit -u), or use fewer",
+    }.get(error.errno or 0, "mend that")
+    if lacks_descriptors(error):
+        advice = descriptor_advice()
+    if isinstance(where, bytes):
+        where = os.fsdecode(where)
+    return f"{where}: {reason}; {advice}, and start the same command again."
+
+
+def _leave_terminal() -> None:
+    """If nothing can be printed any more, let the rest go nowhere: Python would try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+
+
 def status_of(work: Callable[[], int | None]) -> int:
     """Do a command's work; return its exit status, after one sentence on stderr if it failed.
 
@@ -84,12 +140,22 @@ def status_of(work: Callable[[], int | None]) -> int:
     """
     try:
         status = work()
+        sys.stdout.flush()  # now, that a full disk behind it is not found out too late
     except KeyboardInterrupt:
         return complain("interrupted.", INTERRUPTED_AT_ONCE)
     except (DiskError, NonFiniteLossError) as error:
         return complain(str(error), FAILED)
     except EXPECTED_ERRORS as error:
         return complain(str(error))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return complain(_system_sentence(error), FAILED)
+    except UnicodeEncodeError as error:
+        return complain(
+            f"{error.object!r}: the locale of this process has no such letters; set PYTHONUTF8=1, "
+            "or LC_ALL to one with UTF-8.",
+        )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -13,11 +13,16 @@ def sample_seed(seed: int, *key: int | str) -> int:
     """Return a 63-bit seed that depends on `seed` and every part of `key`, in order.
 
     The same on every machine and in every version: a hash of their text, in which 1 and "1"
-    differ and no two keys run together.
+    differ and no two keys run together. Names of files count by their bytes, of which Python makes
+    other texts under another locale.
     """
-    parts = [part if isinstance(part, str) else int(part) for part in (seed, *key)]
+    parts = [_text(part) if isinstance(part, str) else int(part) for part in (seed, *key)]
     digest = hashlib.blake2b(ascii(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def _text(part: str) -> str:
+    return part.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 @contextlib.contextmanager

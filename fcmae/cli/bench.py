@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> None:
 
     for name in settings.models:
         check_backbone_name(name)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, setting="--device")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.data is not None:

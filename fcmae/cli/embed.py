@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> None:
     from fcmae.training.processes import choose_device
     from fcmae.weights.sources import check_nothing_given, load_described_encoder
 
-    device = choose_device(parsed.device)
+    device = choose_device(parsed.device, setting="--device")
     given = {
         "model_name": parsed.model.name,
         "in_chans": parsed.data.in_chans,

@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> None:
     check_draws(parsed.labels, parsed.draws)
     if parsed.save is not None:
         check_file(parsed.save)
-    device = choose_device(parsed.device)
+    device = choose_device(parsed.device, setting="--device")
     known = (_finetuned if is_finetuning_run(parsed.run) else _pretrained)(parsed.run)
     wanted = known.info.reading().wanted()
     images = open_images(parsed.data, parsed.label, where="DATA", wanted=wanted)

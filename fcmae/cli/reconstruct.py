@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> None:
 
     if parsed.limit < 1:
         raise ConfigError(f"--limit: got {parsed.limit}, expected 1 or more.")
-    device = choose_device(parsed.device)
+    device = choose_device(parsed.device, setting="--device")
     config, model, step = load_run(parsed.run)
     ratio = config.mask.ratio if parsed.mask.ratio is None else parsed.mask.ratio
     num_visible_patches(model.num_patches, ratio)  # an impossible ratio is an error before reading

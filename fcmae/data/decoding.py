@@ -24,7 +24,7 @@ from fcmae.data.readers import Description, Pixels, UnreadableError, Wanted, des
 from fcmae.data.readers.choosing import EVERYTHING
 from fcmae.data.reading import Reading
 from fcmae.data.shard_scan import DamagedShardError
-from fcmae.errors import ConfigError, DataError
+from fcmae.errors import ConfigError, DataError, descriptor_advice, lacks_descriptors
 
 
 class UndecodableImageError(DataError):
@@ -188,7 +188,11 @@ def read_pixels(path: str, choose: Choose) -> Pixels:
 
 @contextlib.contextmanager
 def _told(path: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes the libraries raise into UndecodableImageError."""
+    """Turn whatever a damaged file makes the libraries raise into UndecodableImageError.
+
+    Raises:
+        DataError: this process has too many files open, which says nothing about the file.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -197,6 +201,11 @@ def _told(path: str) -> Iterator[None]:
     except ConfigError:  # of a reader of the user's
         raise
     except Exception as error:
+        if lacks_descriptors(error):  # no fault of the file's, which must not be left out for it
+            raise DataError(
+                f"{path!r}: too many files are open to read it; {descriptor_advice()}, or use "
+                "fewer data.workers."
+            ) from error
         raise UndecodableImageError(path, _reason(error)) from error
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from fcmae.data.image_list import ImageList
+from fcmae.data.parcels import stack
 from fcmae.data.parts import Choose
 from fcmae.data.readers import SEPARATOR, Pixels, UnreadableError, Wanted, read, split_item
 from fcmae.data.reading import Reading
@@ -131,7 +131,7 @@ def stack_valid(masks: Sequence[Tensor | None]) -> Tensor | None:
     if known is None:
         return None
     whole = torch.ones_like(known)
-    return default_collate([whole if valid is None else valid for valid in masks])
+    return stack([whole if valid is None else valid for valid in masks])
 
 
 def has_masks(images: ImageList, reading: Reading) -> bool:

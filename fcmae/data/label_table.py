@@ -38,7 +38,7 @@ def read_label_table(path: str, where: str, accounting: Accounting) -> LabelTabl
     Raises:
         ConfigError: it cannot be read, a column or a field is missing, or a file has two labels.
     """
-    lines = [line.decode("utf-8", "surrogateescape") for line in read_lines(path, where)]
+    lines = [os.fsdecode(line) for line in read_lines(path, where)]
     rows = csv.reader(lines)
     header = [name.strip().lower() for name in next(rows, [])]
     if PATH not in header or LABEL not in header:

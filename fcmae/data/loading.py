@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -15,16 +17,19 @@ import signal
 import sys
 import threading
 import time
+import traceback
+import types
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fcmae.data.decoding import to_float
 from fcmae.data.holes import stack_valid
-from fcmae.errors import DataError
+from fcmae.data.parcels import BY_PIPE, Parcel, Sender, obstacle_sentence, stack
+from fcmae.errors import DataError, descriptor_advice, lacks_descriptors, remark
 
 POLL_SECONDS = 5.0  # how often a waiting loader looks whether its workers live
 
@@ -59,7 +64,8 @@ def make_loader(
 
     Iterating yields what `collate` returns, in the order of `batches`, the same for any number of
     workers, and leaves all global generators alone. It raises DataError when a sample cannot be
-    made, when a worker dies, or when none has answered for `timeout_seconds`.
+    made, when no worker can be started, when one dies, or when none has answered for
+    `timeout_seconds`.
     """
     return Loader(dataset, batches, workers, timeout_seconds, prefetch, pin_memory)
 
@@ -72,18 +78,21 @@ class _BatchReader(Dataset[Any]):
 
     def __init__(self, dataset: Readable) -> None:
         self.dataset = dataset
+        self._sender = Sender()
 
-    def __getitem__(self, keys: Sequence[Any]) -> dict[str, Any] | str:
+    def __getitem__(self, keys: Sequence[Any]) -> dict[str, Any] | Parcel | str:
         try:
-            return collate([self.dataset[key] for key in keys])
+            batch = collate([self.dataset[key] for key in keys])
         except DataError as error:
             return str(error)
+        return batch if get_worker_info() is None else self._sender.wrap(batch)
 
 
-def _batch_or_error(read: dict[str, Any] | str) -> dict[str, Any]:
+def _batch_or_error(read: Any) -> dict[str, Any]:
     if isinstance(read, str):
         raise DataError(read)
-    return read
+    batch: dict[str, Any] = read
+    return batch
 
 
 def _same(batch: Any) -> Any:
@@ -128,8 +137,14 @@ class Loader:
                 awaited.append(batch)
                 yield batch
 
-        others = set(multiprocessing.active_children())
-        iterator = self._start(reader, keys())
+        others, is_told = set(multiprocessing.active_children()), False
+        try:
+            iterator = self._start(reader, keys())
+        except OSError as error:
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            _forget(error)
+            raise DataError(_not_started(error, self.workers)) from error
         processes = [p for p in multiprocessing.active_children() if p not in others]
         processes.sort(key=lambda process: process.pid or 0)
         try:
@@ -144,7 +159,12 @@ class Loader:
                     self._explain(error, processes, awaited[0] if awaited else (), started)
                     continue
                 awaited.popleft()
-                yield _batch_or_error(batch)
+                batch = _batch_or_error(batch)
+                obstacle = batch.pop(BY_PIPE, None)
+                if obstacle is not None and not is_told:
+                    is_told = True
+                    remark(obstacle_sentence(obstacle))
+                yield batch
                 started = time.monotonic()
         except Exception:
             for process in processes:  # a stuck one would not end when asked
@@ -207,6 +227,11 @@ class Loader:
                     f"data.workers: worker {number} of {len(processes)} (process {process.pid}) "
                     f"{_death(process.exitcode)} The next batch was {batch}."
                 ) from error
+        if lacks_descriptors(error):
+            raise DataError(
+                f"data.workers: too many files are open to take a batch from a reader; "
+                f"{descriptor_advice()}, or use fewer workers. The next batch was {batch}."
+            ) from error
         if "DataLoader timed out" not in str(error):
             raise error
         if time.monotonic() - started >= self.timeout_seconds:
@@ -219,8 +244,17 @@ class Loader:
 def _start_worker(worker: int) -> None:
     """Set up this worker; see `_stop_signals_blocked` for the thread."""
     torch.set_num_threads(1)
+    sys.excepthook = _tell_unless_told
     if hasattr(signal, "sigwaitinfo"):
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _tell_unless_told(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Print an error of one of the worker's threads, if the process that waits does not tell it."""
+    if not lacks_descriptors(error):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextlib.contextmanager
@@ -245,6 +279,31 @@ def _end_with_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+def _not_started(error: OSError, workers: int) -> str:
+    """Say why no reader could be started, and what to change."""
+    change = {
+        errno.ENOSPC: "give a container more /dev/shm (docker run --shm-size=1g)",
+        errno.EAGAIN: "allow more processes (ulimit -u)",
+        errno.ENOMEM: "free memory",
+    }.get(error.errno or 0, "see to it that /dev/shm is there and may be written")
+    if lacks_descriptors(error):
+        change = descriptor_advice()
+    return (
+        f"data.workers: {workers} readers cannot be started ({error.strerror or error}); {change}, "
+        "or use fewer; with 0, images are read by the process that computes."
+    )
+
+
+def _forget(error: OSError) -> None:
+    """Free the iterator that could not be made, which prints that it lacks half of its parts."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def _death(exitcode: int) -> str:
@@ -280,7 +339,6 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
             tensors = [sample[name] for sample in usable]
             if len({tensor.dtype for tensor in tensors}) > 1:  # 8-bit files among finer ones
                 tensors = [to_float(tensor) for tensor in tensors]
-            # default_collate stacks straight into shared memory in a worker
-            batch[name] = default_collate(tensors) if tensors else samples[0][name][None][:0]
+            batch[name] = stack(tensors) if tensors else samples[0][name][None][:0]
     valid = stack_valid([sample.get("valid") for sample in usable])
     return batch if valid is None else {**batch, "valid": valid}

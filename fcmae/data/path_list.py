@@ -7,6 +7,7 @@ counting a reference writes to it. An array is shared for as long as nobody writ
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -18,7 +19,8 @@ CHUNK = 8192  # paths at a time, where many are copied or decoded
 class PathList(Sequence[str]):
     """An unchanging sequence of paths in one array of bytes, equal to any sequence of the same.
 
-    Undecodable names carry surrogate escapes, as everywhere in Python.
+    Undecodable names carry surrogate escapes, as everywhere in Python; which ones are, is for the
+    locale of the process to say, wherever a path came from.
     """
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
@@ -66,11 +68,10 @@ class PathList(Sequence[str]):
         if isinstance(index, slice):
             return self.select(range(len(self))[index])
         place = range(len(self))[index]  # counts negative ones from the end, refuses others
-        return self.raw_at(place).decode("utf-8", "surrogateescape")
+        return os.fsdecode(self.raw_at(place))
 
     def __iter__(self) -> Iterator[str]:
-        for content in self.raw():
-            yield content.decode("utf-8", "surrogateescape")
+        yield from map(os.fsdecode, self.raw())
 
     def raw(self) -> Iterator[bytes]:
         """Yield the bytes of each path."""

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fcmae.evaluation.pictures import save_figure
+from fcmae.evaluation.pictures import printable, save_figure
 
 MOST_NUMBERED_CLASSES = 20  # beyond it the counts in the cells cannot be read
 MOST_NAMED_CLASSES = 100  # beyond it the names overlap
@@ -85,8 +85,9 @@ def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], 
     figure.colorbar(picture, ax=axes, label="share of the class", shrink=0.8)
     font_size = 9 if num_classes <= MOST_NUMBERED_CLASSES else 5
     if num_classes <= MOST_NAMED_CLASSES:
-        axes.set_xticks(range(num_classes), classes, rotation=90, fontsize=font_size)
-        axes.set_yticks(range(num_classes), classes, fontsize=font_size)
+        names = [printable(name) for name in classes]
+        axes.set_xticks(range(num_classes), names, rotation=90, fontsize=font_size)
+        axes.set_yticks(range(num_classes), names, fontsize=font_size)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(

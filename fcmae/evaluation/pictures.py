@@ -213,8 +213,14 @@ def _grid(cells: Sequence[np.ndarray], names: Sequence[str], note: str) -> Figur
 
 def _shorten(name: str, longest: int = 60) -> str:
     """Return a printable caption whose end, the file's name, survives."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return printable if len(printable) <= longest else "..." + printable[3 - longest :]
+    shown = printable(name)
+    return shown if len(shown) <= longest else "..." + shown[3 - longest :]
+
+
+def printable(name: str) -> str:
+    """Return a name for a figure: of its bytes, what is UTF-8, and ? for all that has no shape."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def smooth(values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from fcmae.errors import ConfigError
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.durable import PARTIAL, write_text
 from fcmae.runs.locks import take_lock
+from fcmae.settings.files import spelt_here
 from fcmae.settings.length import is_extensible, length_names, refusal
 from fcmae.settings.reading import forbidden_changes, to_yaml
 
@@ -174,7 +175,7 @@ class RunFolder:
     def _has_other_length(self, config: Any) -> bool:
         """Whether the run differs in its length; raises ConfigError where it differs otherwise."""
         try:
-            saved = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            saved = spelt_here(yaml.safe_load(self.config.read_text(encoding="utf-8")))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"run.dir: {self.config} is damaged; restore it, or choose another folder."

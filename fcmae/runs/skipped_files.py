@@ -1,5 +1,6 @@
 """Files of a run that could not be used: counted, listed, and too many stop the run."""
 
+import os
 from collections.abc import Iterable
 
 from fcmae.errors import DataError
@@ -82,9 +83,7 @@ class SkippedFiles:
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Continue from what `state_dict` returned."""
         files: list[list[str]] = state["files"]  # type: ignore[assignment]
-        self._reasons = {
-            bytes.fromhex(path).decode(errors="surrogateescape"): reason for path, reason in files
-        }
+        self._reasons = {os.fsdecode(bytes.fromhex(path)): reason for path, reason in files}
         self._num_unlisted = int(state["num_unlisted"])  # type: ignore[call-overload]
         self._is_written = False
 

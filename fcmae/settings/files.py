@@ -2,6 +2,8 @@
 
 import codecs
 import difflib
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel brings the recipes inside the package; in a repository they lie beside it.
 _INSIDE = PACKAGE / "configs"
 RECIPES = _INSIDE if _INSIDE.is_dir() else PACKAGE.parent / "configs"
+# Bytes of a name that is not in the locale's encoding, as Python writes them, are no YAML.
+_AS_LETTERS = {0xDC00 + byte: 0xF700 + byte for byte in range(0x80, 0x100)}
+_AS_BYTES = {letter: byte for byte, letter in _AS_LETTERS.items()}
 
 
 class _Loader(yaml.SafeLoader):
@@ -85,6 +90,7 @@ def read_yaml(path: str, where: str) -> Plain:
     """
     try:
         content = yaml.load(_decode(find_config(path, where).read_bytes()), _Loader)  # a safe one
+        content = spelt_here(content)
     except OSError as error:
         near = difflib.get_close_matches(Path(path).stem, shipped(), n=2)
         raise ConfigError(
@@ -104,10 +110,43 @@ def read_yaml(path: str, where: str) -> Plain:
 
 def read_value(text: str, where: str = "command line") -> Any:
     """Return the value that a text of YAML spells; raises ConfigError, told with `where`."""
+    hidden = text.translate(_AS_LETTERS)
     try:
-        return yaml.load(text, _Loader)
+        value = yaml.load(hidden, _Loader)
+        return (
+            value
+            if hidden == text
+            else _with_texts(value, lambda found: found.translate(_AS_BYTES))
+        )
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: {text!r} is no value: {_line(error)}.") from error
+
+
+def spelt_here(value: Any) -> Any:
+    """Return plain values with every text as this process's command line would have it.
+
+    Names of files are bytes, of which Python makes texts by the locale: a run's settings may have
+    been written under another one.
+    """
+    return _with_texts(value, lambda text: os.fsdecode(text.encode("utf-8", "surrogateescape")))
+
+
+def spelt_in_utf8(value: Any) -> Any:
+    """Return plain values with every text as a file of settings should have it."""
+    return _with_texts(
+        value,
+        lambda text: text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape"),
+    )
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else change(value)
+    if isinstance(value, list):
+        return [_with_texts(item, change) for item in value]
+    if isinstance(value, dict):
+        return {_with_texts(key, change): _with_texts(item, change) for key, item in value.items()}
+    return value
 
 
 def _decode(raw: bytes) -> str:

@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from fcmae.errors import ConfigError, remark
-from fcmae.settings.files import Plain, read_yaml
+from fcmae.settings.files import Plain, read_yaml, spelt_in_utf8
 from fcmae.settings.help import asks_for_help, print_help
 from fcmae.settings.ranges import hints_of, words_for
 from fcmae.settings.sections import EITHER_OR
@@ -116,7 +116,7 @@ def _plain(value: Any) -> Any:
 
 def to_yaml(config: Any) -> str:
     """Return YAML that `load` turns into an equal config."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(spelt_in_utf8(to_plain(config)), sort_keys=False, allow_unicode=True)
 
 
 def forbidden_changes(saved: Plain, config: Any) -> dict[str, tuple[Any, Any]]:

@@ -109,3 +109,8 @@ def test_arguments_that_contradict_the_stream_are_refused() -> None:
 
 def test_in_order_visits_all_once_and_ends_with_what_is_left() -> None:
     assert [list(batch) for batch in in_order(5, 2)] == [[0, 1], [2, 3], [4]]
+
+
+def test_a_name_of_a_file_draws_the_same_under_every_locale() -> None:
+    assert sample_seed(3, "\u00e9t\u00e9") == sample_seed(3, "\udcc3\udca9t\udcc3\udca9")
+    assert sample_seed(3, "\udce9") != sample_seed(3, "\u00e9")

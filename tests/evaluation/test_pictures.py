@@ -10,7 +10,13 @@ from PIL import Image
 
 from fcmae import FCMAE
 from fcmae.evaluation import pictures
-from fcmae.evaluation.pictures import BLANK, COLUMNS, draw_loss_curve, draw_reconstructions
+from fcmae.evaluation.pictures import (
+    BLANK,
+    COLUMNS,
+    draw_loss_curve,
+    draw_reconstructions,
+    printable,
+)
 
 
 def make_model(
@@ -183,3 +189,9 @@ def test_loss_curve_without_any_loss_is_an_empty_picture(
     draw_loss_curve([], tmp_path / "curve.png", normalize_targets=normalize_targets)
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.size == (840, 480)
+
+
+def test_names_in_figures_have_letters_only_whatever_their_bytes() -> None:
+    assert printable("hell-\u00e4") == printable("hell-\udcc3\udca4") == "hell-\u00e4"
+    assert printable("a\nb") == "a?b"
+    assert "\udcff" not in printable("\udcff.png")

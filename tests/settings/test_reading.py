@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fcmae.errors import ConfigError
+from fcmae.settings.files import read_value, read_yaml
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import (
     forbidden_changes,
@@ -293,3 +294,12 @@ def test_mistakes_in_nested_dicts_are_told_with_their_origin(
     plain = {"run": {"dir": "a"}, "data": {"path": "b"}, "train": {"steps": 3}, **changed}
     with pytest.raises(ConfigError, match=message):
         from_plain(PretrainConfig, plain, where="base")
+
+
+def test_names_of_files_are_spelt_as_the_command_line_of_this_process_has_them(
+    tmp_path: Path,
+) -> None:
+    name = tmp_path / "run.yaml"
+    name.write_text('data: {path: "\\udcc3\\udca9", exclude: ["\\udcff"]}', encoding="ascii")
+    assert read_yaml(str(name), "--config")["data"] == {"path": "\u00e9", "exclude": ["\udcff"]}
+    assert read_value("[\udcff, '\udcc3\udca9', 1]") == ["\udcff", "\udcc3\udca9", 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,15 @@ class InProcess:
     """A cell that has run when it is created, as subprocess.Popen shows one."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        try:
-            self.returncode = run_cell(folder, name)
-        except Exception as error:  # as a process ends: a last line in the log, a status
-            log = folder / "logs" / f"{name}.txt"
-            log.write_text(f"Traceback\n{type(error).__name__}: {error}\n", encoding="utf-8")
-            self.returncode = 1
+        with (folder / "logs" / f"{name}.txt").open(
+            "a", encoding="utf-8", errors="backslashreplace"
+        ) as log:
+            try:
+                with contextlib.redirect_stderr(log):
+                    self.returncode = run_cell(folder, name)
+            except Exception as error:  # as a process ends: a last line in the log, a status
+                log.write(f"Traceback\n{type(error).__name__}: {error}\n")
+                self.returncode = 1
 
     def poll(self) -> int:
         """Return the exit status: it has ended."""

@@ -17,6 +17,7 @@ from fcmae.pretraining.task import pretrain
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation, read_ablation
+from fcmae.settings.files import spelt_here
 from fcmae.studies.ablation.evaluation import evaluate_cell
 from fcmae.studies.ablation.grid import Cell, build_cells
 from fcmae.studies.ablation.split import open_split
@@ -30,7 +31,7 @@ def load_ablation(folder: Path | str) -> Ablation:
     """
     path = RunFolder(folder).config
     try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        plain = spelt_here(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{folder}: no folder of an ablation: {path} cannot be read; name the run.dir of "
