@@ -17,6 +17,7 @@ from fcmae.errors import (
 if TYPE_CHECKING:
     from fcmae.convert import convert_state_dict
     from fcmae.data.decoding import read_image
+    from fcmae.evaluation.prediction import load
     from fcmae.model.autoencoder import FCMAE, FCMAEOutput
 
 __version__ = "0.2.0"
@@ -31,6 +32,7 @@ __all__ = [
     "NonFiniteLossError",
     "UnsupportedModelError",
     "convert_state_dict",
+    "load",
     "read_image",
 ]
 
@@ -38,6 +40,7 @@ _LAZY = {
     "FCMAE": "fcmae.model.autoencoder",
     "FCMAEOutput": "fcmae.model.autoencoder",
     "convert_state_dict": "fcmae.convert",
+    "load": "fcmae.evaluation.prediction",
     "read_image": "fcmae.data.decoding",
 }
 

@@ -9,6 +9,7 @@ COMMANDS = {
     "submit": "fcmae.cli.submit",
     "export": "fcmae.cli.export",
     "reconstruct": "fcmae.cli.reconstruct",
+    "predict": "fcmae.cli.predict",
     "embed": "fcmae.cli.embed",
     "probe": "fcmae.cli.probe",
     "curate": "fcmae.cli.curate",

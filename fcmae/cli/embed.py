@@ -1,4 +1,4 @@
-"""`fcmae embed RUN IMAGES --output FILE.npz`: one feature vector per image."""
+"""`fcmae embed RUN IMAGES --output FILE`: one feature vector per image, as npz, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from fcmae.settings.arguments import add_reading_options, new_parser, parse_argu
 if TYPE_CHECKING:
     from fcmae.evaluation import Features
 
-SUMMARY = "write the features of images to an .npz file with their file names"
+SUMMARY = "write the features of images to a file (.npz, .csv, .parquet) with their names"
+FORMATS = ("npz", "csv", "parquet")
 
 
 def run(arguments: list[str]) -> None:
@@ -18,7 +19,10 @@ def run(arguments: list[str]) -> None:
     parser = new_parser("embed", SUMMARY)
     parser.add_argument("source", help="Folder of a run, or a file of weights.")
     parser.add_argument("images", nargs="+", help="Images, folders, lists of paths, or elpv.")
-    parser.add_argument("--output", type=str, required=True, help="The .npz file to write.")
+    parser.add_argument("--output", type=str, required=True, help="The file to write.")
+    parser.add_argument(
+        "--format", type=str, help="npz, csv or parquet; by default the suffix of --output, or npz."
+    )
     parser.add_argument("--label", type=str, help="Which labels of elpv go into the file.")
     for name, kind, text in (
         ("model.name", str, "timm name"),
@@ -35,11 +39,17 @@ def run(arguments: list[str]) -> None:
     from fcmae.data.accounting import account_sentence
     from fcmae.errors import ConfigError
     from fcmae.evaluation import evaluation_loader, extract_features, with_masks
+    from fcmae.evaluation.tables import write_csv, write_parquet
     from fcmae.finetuning.loading import load_finetuned
     from fcmae.runs.loading import is_finetuning_run
     from fcmae.training.processes import choose_device
     from fcmae.weights.sources import check_nothing_given, load_described_encoder
 
+    path = Path(parsed.output)
+    suffix = path.suffix.removeprefix(".")
+    form = parsed.format or (suffix if suffix in FORMATS else "npz")
+    if form not in FORMATS:
+        raise ConfigError(f"--format: got {form!r}, expected one of {', '.join(FORMATS)}.")
     device = choose_device(parsed.device, setting="--device")
     given = {
         "model_name": parsed.model.name,
@@ -65,15 +75,36 @@ def run(arguments: list[str]) -> None:
         print(f"skipped {file!r}: {reason}")
     if features.num_with_holes:
         print(features.holes_sentence())
-    path = Path(parsed.output)
     try:
-        _write(path, features, images.classes)
+        if form == "npz":
+            _write(path, features, images.classes)
+        else:
+            write = write_csv if form == "csv" else write_parquet
+            write(path, _columns(features, images.classes))
     except OSError as error:
         raise ConfigError(
             f"--output: {parsed.output!r} cannot be written ({error.strerror}); name another file."
         ) from error
     count, width = features.vectors.shape
     print(f"{path}: features of {count} images, {width} numbers each.")
+
+
+def _columns(features: Features, classes: tuple[str, ...] | None) -> dict[str, list[Any]]:
+    """Return one row per image: file, label, problem, and the numbers f0, f1, ...
+
+    Those that could not be read come last, with their reason and no numbers.
+    """
+    bad = len(features.skipped)
+    columns: dict[str, list[Any]] = {
+        "file": [*features.paths, *(file for file, _ in features.skipped)]
+    }
+    if classes is not None:
+        labels = [classes[label] if label >= 0 else None for label in features.labels.tolist()]
+        columns["label"] = [*labels, *[None] * bad]
+    columns["problem"] = [*[""] * len(features.paths), *(reason for _, reason in features.skipped)]
+    for number, column in enumerate(features.vectors.T.tolist()):
+        columns[f"f{number}"] = [*column, *[None] * bad]
+    return columns
 
 
 def _write(path: Path, features: Features, classes: tuple[str, ...] | None) -> None:

@@ -184,11 +184,15 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
         """Return the path of image `key`."""
         return self.images.paths[key]
 
+    def decoded(self, path: str) -> Decoded:
+        """Return the picture, or the part of it that is needed; raises UndecodableImageError."""
+        return decode(path, self.reading, self.transform.choose_part)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.images.paths[index]
         skipped: list[Problem] = []
         try:
-            picture = decode(path, self.reading, self.transform.choose_part)
+            picture = self.decoded(path)
         except UndecodableImageError as error:
             skipped.append((error.path, error.reason))
             any_size = (self.reading.in_chans, 32, 32)

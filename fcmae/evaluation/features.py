@@ -76,7 +76,9 @@ def evaluation_loader(
         batch_size: images at a time; changes no number.
         workers: reading processes.
     """
-    transform = EvaluationTransform(info.image_size, mean=info.mean, std=info.std)
+    transform = EvaluationTransform(
+        info.image_size, mean=info.mean, std=info.std, crop_pct=info.crop_pct
+    )
     dataset = EvaluationDataset(images, transform, reading=info.reading())
     return make_loader(dataset, in_order(len(images), batch_size), workers)
 

@@ -36,8 +36,8 @@ def export_classifier(
 ) -> None:
     """Write `weights`, of `float32_weights`, with metadata; the file is replaced as a whole.
 
-    The metadata are those of an exported encoder, and: classes, in the order of the outputs,
-    crop_pct, val_accuracy and val_balanced_accuracy, these two unless `scores` is None.
+    The metadata are those of an exported encoder, val_accuracy and val_balanced_accuracy, these
+    two unless `scores` is None.
 
     Raises:
         OSError: the file cannot be written.
@@ -53,11 +53,10 @@ def export_classifier(
         **dataclasses.asdict(create_reading(config)),
         steps=step,
         origin=known.get("origin", ""),
+        crop_pct=config.data.crop_pct,
+        classes=classes,
     )
-    metadata = info.to_metadata() | {
-        "classes": json.dumps(classes),
-        "crop_pct": json.dumps(config.data.crop_pct),
-    }
+    metadata = info.to_metadata() | {}
     if scores is not None:
         metadata |= {
             "val_accuracy": json.dumps(scores.accuracy),

@@ -54,7 +54,10 @@ from fcmae.training.processes import Processes
 from fcmae.training.remarks import warmup_remarks
 from fcmae.training.schedule import effective_batch_of, steps_of
 from fcmae.training.task import Task
+from fcmae.weights.export import write
 from fcmae.weights.files import read_metadata
+from fcmae.weights.formats import FILE_NAMES, TIMM_FOLDER
+from fcmae.weights.sources import open_source
 
 BEST_FILE, LAST_FILE = "classifier.safetensors", "classifier_last.safetensors"
 
@@ -442,6 +445,11 @@ class Finetuning(Task):
         run.attempt(lambda: write_text(scores, text + "\n"), scores)
         written = [run.folder.export / BEST_FILE] if self._unwritten_best is None else []
         written += [] if drawn is None else [drawn]
+        folder = run.folder.export / f"classifier{FILE_NAMES[TIMM_FOLDER]}"
+        if (run.folder.export / BEST_FILE).is_file() and run.attempt(
+            lambda: write(open_source(run.folder.path), TIMM_FOLDER, folder), folder
+        ):
+            written.append(folder)
         if written:
             run.say(f"{' and '.join(map(str, written))} written.")
 

@@ -49,6 +49,7 @@ from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.loop import TrainingLoop
 from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export import export
+from fcmae.weights.formats import FILE_NAMES, TIMM_FOLDER
 
 BATCH_IMAGES = 32  # of pictures and scores; bounds memory, changes no number
 
@@ -119,7 +120,7 @@ class Watch:
             look(f"the health check of step {step}", lambda: self._log_health(step))
 
     def finish(self) -> None:
-        """Draw the last pictures, export the encoder and score it."""
+        """Draw the last pictures, export the encoder, score it, and write the folder of both."""
         self._log.close()
         step, look = self._run.progress.step, self._run.look
         self._look(step, pictures=True, scores=False, health=False)
@@ -130,6 +131,10 @@ class Watch:
         info = EncoderInfo.of_run(self._config, self._model, step, origin)
         self._run.say(export(self._model.encoder, "timm", path, info))
         look("scoring the frozen encoder (fcmae probe does it, too)", self._report_scores)
+        folder = self._folder.export / f"encoder{FILE_NAMES[TIMM_FOLDER]}"
+        self._run.attempt(
+            lambda: export(self._model.encoder, TIMM_FOLDER, folder, info, self._folder), folder
+        )
 
     def _say_verdict(self) -> None:
         if self._health is not None:

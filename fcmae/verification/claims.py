@@ -16,7 +16,7 @@ from fcmae.model.precision import autocast, multiplying
 from fcmae.verification import holes, reference
 from fcmae.verification.certificate import Line
 from fcmae.weights.encoder_info import EncoderInfo
-from fcmae.weights.export import export_timm
+from fcmae.weights.export_timm import export_timm
 from sparse import SparseConvNeXt
 from sparse.encoder import Backend, GrnScope
 

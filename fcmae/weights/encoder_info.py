@@ -34,6 +34,7 @@ class EncoderInfo(Reading):
         mask_ratio: share of patches that was hidden in fact, or None.
         steps: of pretraining.
         origin: licence or origin of weights or images, "" if there is nothing to say.
+        crop_pct: share of the resized image's side that evaluation keeps.
         classes: of the classifier, in the order of its outputs; None without one.
     """
 
@@ -46,6 +47,7 @@ class EncoderInfo(Reading):
     mask_ratio: float | None = None
     steps: int = 0
     origin: str = ""
+    crop_pct: float = 0.875
     classes: tuple[str, ...] | None = None
 
     @classmethod

@@ -1,24 +1,24 @@
 """Writes weights in any format, and nothing that has not proved to be the same model."""
 
-import copy
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.runs.durable import write_atomically
 from fcmae.runs.folder import RunFolder
 from fcmae.weights.conversion import State, left_out, read_weights, write_weights
 from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.export_timm import export_timm, export_timm_folder
 from fcmae.weights.files import SUFFIXES, load_state_dict_file, not_finite, save_state_dict_file
-from fcmae.weights.formats import FILE_NAMES, ONNX
-from fcmae.weights.proof import compare_models, largest_difference
+from fcmae.weights.formats import FILE_NAMES, ONNX, TIMM_FOLDER
+from fcmae.weights.model_card import card_files
+from fcmae.weights.proof import compare_models
 from fcmae.weights.sources import Source, open_source
-
-COMPARED_IMAGES = 2
 
 
 def convert_file(
@@ -33,8 +33,9 @@ def convert_file(
 
     Args:
         source: weights file, Hugging Face folder or run folder.
-        target: a file whose suffix says how to write it; for huggingface also a folder; None for
-            a name of its own in the run's export folder, or beside the file.
+        target: a file whose suffix says how to write it; for huggingface also, and for
+            timm-folder only, a folder; None for a name of its own in the run's export folder, or
+            beside the file.
         to: one of FILE_NAMES.
         from_format: format, or `auto`.
         origin: where the weights come from; a known origin adds its licence note. Both travel in
@@ -56,22 +57,28 @@ def convert_file(
             told += write(found, to, path)
         except OSError as error:
             raise _unwritable(path, error) from error
-    if to == "timm" and found.info is not None:
+    if to == TIMM_FOLDER:
+        told.append(f'Load it with: timm.create_model("local-dir:{path}", pretrained=True)')
+    elif to == "timm" and found.info is not None:
         told.append(f"Load it with: {found.info.timm_call(path)}")
     return told
 
 
-def export(model: nn.Module, to: str, path: Path, info: EncoderInfo) -> str:
+def export(
+    model: nn.Module, to: str, path: Path, info: EncoderInfo, run: RunFolder | None = None
+) -> str:
     """Write a model and return what to tell the user; see `write`.
 
     Args:
         model: encoder or classifier of timm, or the whole FCMAE; on any device; not changed.
         to: one of FILE_NAMES.
-        path: file or, for huggingface, folder.
+        path: file or, for huggingface and timm-folder, folder.
         info: what goes into the metadata.
+        run: what the model was trained in, for the model card.
     """
     check_target(path, to)
-    return "\n".join(write(Source.of_model(model, info), to, path, model))
+    source = dataclasses.replace(Source.of_model(model, info), run=run)
+    return "\n".join(write(source, to, path, model))
 
 
 def write(source: Source, to: str, path: Path, model: nn.Module | None = None) -> list[str]:
@@ -80,7 +87,8 @@ def write(source: Source, to: str, path: Path, model: nn.Module | None = None) -
     Args:
         source: weights and what is known of them.
         to: one of FILE_NAMES.
-        path: file, or folder for huggingface; its folder is created; replaced as a whole.
+        path: file, or folder for huggingface and timm-folder; its folder is created; replaced as
+            a whole.
         model: of the weights, where it exists already.
 
     Returns:
@@ -99,9 +107,14 @@ def write(source: Source, to: str, path: Path, model: nn.Module | None = None) -
             "the run's loss, or use an earlier checkpoint."
         )
     has_decoder = source.layout in ("fcmae", "authors-fcmae")
-    if to != ONNX and not (to == "timm" and source.info is not None):
+    if to == TIMM_FOLDER and source.info is None:
+        raise CheckpointError(
+            f"{source.where}: does not say which model of timm its weights belong to, which "
+            "config.json must name; choose another format, such as timm or huggingface."
+        )
+    if to not in (ONNX, TIMM_FOLDER) and not (to == "timm" and source.info is not None):
         return write_converted(
-            source.state, source.layout, path, to, source.metadata, source.classes
+            source.state, source.layout, path, to, source.metadata, source.classes, source.info
         )
     metadata = {name: text for name, text in source.metadata.items() if name != "layout"}
     encoder = source.build_model() if model is None or has_decoder else model
@@ -110,6 +123,10 @@ def write(source: Source, to: str, path: Path, model: nn.Module | None = None) -
 
         size = None if source.info is None else source.info.image_size
         told = [export_onnx(encoder, path, size, metadata)]
+    elif to == TIMM_FOLDER:
+        assert source.info is not None
+        beside = card_files(source.info, metadata, source.run)
+        told = [export_timm_folder(encoder, path, source.info, metadata, beside)]
     else:
         assert source.info is not None
         told = [export_timm(encoder, path, source.info, metadata)]
@@ -123,6 +140,7 @@ def write_converted(
     to: str,
     metadata: Mapping[str, str],
     classes: Sequence[str] | None = None,
+    info: EncoderInfo | None = None,
 ) -> list[str]:
     """Write weights in another layout after proving that the file is the same model.
 
@@ -133,6 +151,7 @@ def write_converted(
         to: format to write.
         metadata: texts to keep with the weights.
         classes: names of the classifier's outputs, for huggingface.
+        info: how images become the model's input, for huggingface; None where nobody says.
 
     Returns:
         Sentences for the user: what was written, the proof, and what was left out.
@@ -165,7 +184,7 @@ def write_converted(
         from fcmae.weights.export_huggingface import write_huggingface
 
         prove = functools.partial(compare_models, state, source, to=to)
-        proof = write_huggingface(weights, target, metadata, classes, prove)
+        proof = write_huggingface(weights, target, metadata, classes, prove, info)
     else:
         write_atomically(target, write)
     told = [
@@ -176,71 +195,20 @@ def write_converted(
     return [*told, _left_out(rest, to)] if rest else told
 
 
-def export_timm(
-    encoder: nn.Module, path: Path, info: EncoderInfo, metadata: Mapping[str, str] | None = None
-) -> str:
-    """Write the encoder with metadata, and return a sentence that says so.
-
-    The file holds float32 weights under timm's names, with `head.norm`, which pretraining leaves
-    at its start. Before it takes its place it is loaded into a fresh timm model, strictly, and
-    both are compared on random images.
-
-    Args:
-        encoder: a dense timm ConvNeXt, with a classifier or without, on any device; not changed.
-        path: the file; its folder is created; replaced as a whole.
-        info: how timm builds it.
-        metadata: texts to keep with the weights; by default those of `info`.
-
-    Raises:
-        CheckpointError: `info` describes another model, or the reloaded one differs; nothing is
-            written then.
-    """
-    original = copy.deepcopy(encoder).cpu().float().eval()
-    weights = {name: value.contiguous() for name, value in original.state_dict().items()}
-    largest = 0.0
-
-    def write(partial: Path) -> None:
-        nonlocal largest
-        save_state_dict_file(weights, partial, metadata or info.to_metadata())
-        reloaded = info.create_model(getattr(original, "num_classes", 0))
-        try:
-            reloaded.load_state_dict(load_state_dict_file(partial), strict=True)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:500]
-            raise CheckpointError(
-                f"export: the encoder is no {info.model_name} with {info.in_chans} channels and "
-                f"a stem stride of {info.stem_stride} ({reason}); nothing was written."
-            ) from error
-        rng = torch.Generator().manual_seed(0)
-        images = torch.randn(COMPARED_IMAGES, info.in_chans, *info.image_size, generator=rng)
-        expected, found = (_outputs(model, images) for model in (original, reloaded.eval()))
-        largest = largest_difference(
-            expected, found, f"the reloaded {info.model_name}", "the encoder"
-        )
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, write)
-    return (
-        f"{path}: written and loaded back into a fresh timm model; the largest difference of "
-        f"features on {COMPARED_IMAGES} random images is {largest:.1e} of the largest value."
-    )
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    features = model.forward_features(images)  # type: ignore[operator]
-    return {"features": features, "pooled": model.forward_head(features)}  # type: ignore[operator]
-
-
 def is_folder(target: Path | str, to: str) -> bool:
-    """Whether `target` stands for a Hugging Face folder rather than for a file."""
-    return to == "huggingface" and Path(target).suffix not in SUFFIXES
+    """Whether `target` stands for a folder of timm or Hugging Face rather than for a file."""
+    return to in ("huggingface", TIMM_FOLDER) and Path(target).suffix not in SUFFIXES
 
 
 def check_target(target: Path | str | None, to: str) -> None:
     """Raise ConfigError unless the format exists and the name says how to write it."""
     if to not in FILE_NAMES:
         raise ConfigError(f"--to: got {to!r}, expected one of {', '.join(FILE_NAMES)}.")
+    if target is not None and to == TIMM_FOLDER and not is_folder(target, to):
+        raise ConfigError(
+            f"OUT: {str(target)!r} is the name of a file, and {TIMM_FOLDER} is a folder; expected "
+            f"a name without {Path(target).suffix}."
+        )
     suffixes = (".onnx",) if to == ONNX else SUFFIXES
     if target is not None and Path(target).suffix not in suffixes and not is_folder(target, to):
         raise ConfigError(

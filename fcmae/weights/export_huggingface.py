@@ -1,5 +1,6 @@
 """Writes a model as a folder that transformers loads: ConvNextV2, or ConvNext for V1."""
 
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,13 +10,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fcmae.data.augmentation import WARP_FROM_PX
 from fcmae.errors import BackendUnavailableError, CheckpointError
 from fcmae.runs.durable import write_files
 from fcmae.weights.conversion import Weights, write_weights
+from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.structure import Structure
 
+BICUBIC = 3  # as Pillow, and so transformers, numbers its filters
 
-def build_model(structure: Structure, classes: Sequence[str] | None = None) -> Any:
+
+def build_model(
+    structure: Structure,
+    classes: Sequence[str] | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Any:
     """Return an untrained transformers model, with a classifier if the structure has one.
 
     Raises:
@@ -48,6 +57,9 @@ def build_model(structure: Structure, classes: Sequence[str] | None = None) -> A
         "layer_norm_eps": 1e-6,  # of the last norm, as in timm; transformers' default is 1e-12
         "architectures": [_class_name(structure)],
     }
+    if image_size is not None:
+        height, width = image_size
+        settings["image_size"] = height if height == width else [height, width]
     if structure.num_classes is not None:
         names = list(classes or map(str, range(structure.num_classes)))
         settings["id2label"] = dict(enumerate(names))
@@ -63,8 +75,11 @@ def write_huggingface(
     metadata: Mapping[str, str],
     classes: Sequence[str] | None,
     prove: Callable[[dict[str, Tensor]], str],
+    info: EncoderInfo | None = None,
 ) -> str:
-    """Write config.json and model.safetensors into a folder, and return what `prove` says.
+    """Write a folder that transformers loads, and return what `prove` says.
+
+    It holds config.json, model.safetensors and, with `info`, preprocessor_config.json.
 
     Args:
         weights: to write.
@@ -72,18 +87,22 @@ def write_huggingface(
         metadata: texts to keep with the weights.
         classes: names of the classifier's outputs.
         prove: called with the weights that transformers loads, before the files take their place.
+        info: how images become the model's input; None where nobody says.
 
     Raises:
         BackendUnavailableError: transformers is not installed.
         CheckpointError: transformers has no such ConvNeXt, or `prove` refuses.
         OSError: the folder cannot be written.
     """
-    model = build_model(weights.structure, classes)
+    model = build_model(weights.structure, classes, None if info is None else info.image_size)
     state = write_weights(weights, "huggingface")
 
     def write(partial: Path) -> str:
         model.config.save_pretrained(partial)
         save_file(state, partial / "model.safetensors", metadata={**metadata, "format": "pt"})
+        if info is not None:
+            text = json.dumps(preprocessor_config(info), indent=2) + "\n"
+            (partial / "preprocessor_config.json").write_text(text, encoding="utf-8")
         loaded: dict[str, Tensor] = load_folder(partial).state_dict()
         if loaded.keys() != state.keys():
             raise CheckpointError(
@@ -93,6 +112,41 @@ def write_huggingface(
         return prove(loaded)
 
     return write_files(folder, write)
+
+
+def preprocessor_config(info: EncoderInfo) -> dict[str, Any]:
+    """Return what makes AutoImageProcessor prepare images as the run's own evaluation does.
+
+    Where an odd number of pixels is cut off, transformers rounds to the other side.
+
+    Of images that are not square and smaller than 384 px transformers scales the short side, so
+    that pictures of another aspect than the run's are cut or padded more than here.
+    """
+    height, width = info.image_size
+    config: dict[str, Any] = {
+        "do_resize": True,
+        "resample": BICUBIC,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(info.mean),
+        "image_std": list(info.std),
+    }
+    if height == width:  # its own from 384 px on squeezes, as ours
+        kind = "ConvNextImageProcessor"
+        config |= {"size": {"shortest_edge": height}, "crop_pct": info.crop_pct}
+    elif min(height, width) >= WARP_FROM_PX:
+        kind = "ViTImageProcessor"
+        config |= {"size": {"height": height, "width": width}}
+    else:
+        kind = "BitImageProcessor"
+        config |= {
+            "size": {"shortest_edge": int(min(height, width) / info.crop_pct)},
+            "do_center_crop": True,
+            "crop_size": {"height": height, "width": width},
+            "do_convert_rgb": info.in_chans == 3,
+        }
+    return {"image_processor_type": kind, **config}
 
 
 def load_folder(folder: Path) -> Any:

@@ -67,12 +67,15 @@ def load_state_dict_file(path: Path | str) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
-    """Return what a safetensors file says about itself, JSON values decoded; {} for other files."""
+    """Return what a file that was written here says about itself, JSON values decoded.
+
+    {} for files that say nothing, unreadable ones among them.
+    """
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             texts = file.metadata() or {}
     except (OSError, safetensors.SafetensorError):
-        return {}
+        texts = _metadata_of_pickle(Path(path))
     return {name: _decoded(text) for name, text in texts.items()}
 
 
@@ -169,6 +172,20 @@ def _read_pickle(path: Path) -> Any:
             f"{path}: damaged, truncated or not a weights file ({_first_line(error)}); "
             f"{_FALSE_FILE}."
         ) from error
+
+
+def _metadata_of_pickle(path: Path) -> dict[str, str]:
+    """Return the texts that `save_state_dict_file` puts beside the weights of a pickle."""
+    if not path.is_file() or path.suffix not in SUFFIXES[1:]:
+        return {}
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # whoever loads the weights says what is wrong with them
+        return {}
+    found = content.get("metadata") if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        return {}
+    return found
 
 
 def _decoded(text: str) -> Any:

@@ -309,9 +309,11 @@ FORMATS = (
 )
 FORMAT_NAMES = tuple(dict.fromkeys(known.name for known in FORMATS))
 ONNX = "onnx"  # written, never read: a graph, no table of names
+TIMM_FOLDER = "timm-folder"  # timm's names beside what says how they are built and fed
 # All that can be written, and what follows `encoder` or `classifier` in its name by default.
 FILE_NAMES = {
     "timm": ".safetensors",
+    TIMM_FOLDER: "-timm",
     "huggingface": "-huggingface",
     ONNX: ".onnx",
     "authors-dense": "-authors-dense.pth",

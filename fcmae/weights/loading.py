@@ -33,9 +33,10 @@ def weights_file(source: Path | str) -> Path | None:
     if not path.is_dir():
         return path
     folder = RunFolder(path)
-    for name in ("encoder.safetensors", "classifier.safetensors"):
-        if (folder.export / name).is_file():
-            return folder.export / name
+    names = ("encoder.safetensors", "classifier.safetensors")
+    for file in (*(folder.export / name for name in names), path / "model.safetensors"):
+        if file.is_file():
+            return file
     if CheckpointStore(folder.checkpoints).steps():
         return None
     raise CheckpointError(

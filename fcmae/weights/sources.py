@@ -51,6 +51,7 @@ class Source:
         metadata: texts that travel with the weights, as safetensors holds them.
         info: how the model is built and fed; None where nobody says.
         classes: names of the classifier's outputs, if they are known.
+        run: the folder that the weights were trained in, where they were found in one.
     """
 
     where: str
@@ -59,6 +60,7 @@ class Source:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     info: EncoderInfo | None = None
     classes: tuple[str, ...] | None = None
+    run: RunFolder | None = None
 
     @classmethod
     def of_model(cls, model: nn.Module, info: EncoderInfo) -> Source:
@@ -120,7 +122,12 @@ def open_source(path: Path | str, layout: str = "auto", origin: str = "") -> Sou
     notes = [text for text in (found.metadata.get("origin", ""), note) if text]
     joined = "; ".join(dict.fromkeys(notes))
     metadata = {**found.metadata, **({"origin": joined} if joined else {})}
-    return dataclasses.replace(found, layout=told, metadata=metadata)
+    info = found.info
+    if found.classes is not None:
+        metadata["classes"] = json.dumps(found.classes)
+    if info is not None:
+        info = dataclasses.replace(info, origin=joined, classes=found.classes)
+    return dataclasses.replace(found, layout=told, metadata=metadata, info=info)
 
 
 def _open(path: Path) -> Source:
@@ -133,16 +140,17 @@ def _open(path: Path) -> Source:
     folder = RunFolder(path)
     classifier = folder.export / "classifier.safetensors"
     if classifier.is_file():
-        return _open_file(classifier, where)
+        return dataclasses.replace(_open_file(classifier, where), run=folder)
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (path / name).is_file():
             found = _open_file(path / name, where)
-            return dataclasses.replace(found, classes=_class_names(path))
+            return dataclasses.replace(found, classes=_class_names(path) or found.classes)
     if is_pretraining_run(path):
         config, model, step = load_run(path)
         return dataclasses.replace(
             Source.of_model(model, EncoderInfo.of_run(config, model, step, folder.read_origin())),
             where=where,
+            run=folder,
         )
     newest = CheckpointStore(folder.checkpoints).load_newest()
     if newest is None:
@@ -158,7 +166,11 @@ def _open_file(path: Path, where: str) -> Source:
     texts = {n: v if isinstance(v, str) else json.dumps(v) for n, v in metadata.items()}
     info = EncoderInfo.from_metadata(metadata)
     layout = str(metadata.get("layout", "timm")) if info is not None else ""
-    return Source(where, state, layout, texts, info, None if info is None else info.classes)
+    classes = metadata.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        classes = None
+    named = None if classes is None else tuple(classes)
+    return Source(where, state, layout, texts, info, named)
 
 
 def _open_public(public: PublicWeights) -> Source:
@@ -227,7 +239,9 @@ def _class_names(folder: Path) -> tuple[str, ...] | None:
     """Return the classes that a Hugging Face folder names, in order of the outputs."""
     try:
         labels = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
-        return tuple(str(labels[str(index)]) for index in range(len(labels)))
+        names = tuple(str(labels[str(index)]) for index in range(len(labels)))
+        is_unnamed = names == tuple(f"LABEL_{index}" for index in range(len(names)))
+        return None if is_unnamed else names  # transformers' own, of encoders too
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -274,6 +288,8 @@ def load_described_encoder(
             beside a source that knows better; as `load_run`.
         CheckpointError: as `load_run` and `load_encoder`.
     """
+    if (Path(source) / "model.safetensors").is_file():
+        source = Path(source) / "model.safetensors"
     is_run = Path(source).is_dir()
     known = metadata_of(source) if is_public(source) else {}
     info = None if is_run or known else EncoderInfo.from_metadata(read_metadata(source))

@@ -1,5 +1,6 @@
 """`fcmae embed`: features of a run or a weights file, with the names of their files."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,29 @@ def test_mistakes_are_one_sentence(
     assert message in error
     assert error.count("\n") == 1
     assert not Path("x.npz").exists()
+
+
+def test_features_are_written_as_tables_with_a_row_for_every_file(
+    run: tuple[Path, FCMAE], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = run
+    (images / "dark" / "broken.png").write_bytes(b"no picture")
+    assert embed(folder, images, "--output", tmp_path / "f.csv") == 0
+    assert embed(folder, images, "--output", tmp_path / "f.npz") == 0
+    with (tmp_path / "f.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with np.load(tmp_path / "f.npz") as arrays:
+        assert [row["file"] for row in rows[:-1]] == arrays["files"].tolist()
+        numbers = [[float(row[f"f{n}"]) for n in range(320)] for row in rows[:-1]]
+        np.testing.assert_array_equal(np.array(numbers, np.float32), arrays["features"])
+    assert [row["label"] for row in rows] == ["bright", "bright", "dark", "dark", ""]
+    assert "no picture" in rows[-1]["problem"]
+    assert rows[-1]["f0"] == ""
+    output = tmp_path / "x"
+    assert embed(folder, images, "--output", output, "--format", "xls") == MISTAKE
+    assert "--format: got 'xls', expected one of npz, csv, parquet" in capsys.readouterr().err
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert embed(folder, images, "--output", output, "--format", "parquet") == 0
+    table = parquet.read_table(output).to_pydict()
+    assert table["f3"][:-1] == [pytest.approx(float(row["f3"])) for row in rows[:-1]]
+    assert table["f3"][-1] is None

@@ -31,8 +31,9 @@ from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 def convnextv2_speck(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
     """A ConvNeXt V2 of 20,000 parameters, whose steps and checkpoints take milliseconds."""
     sizes = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "use_grn": True}
+    settings = {**kwargs, "pretrained_cfg": kwargs.get("pretrained_cfg") or {}}
     model: ConvNeXt = convnext._create_convnext(
-        "convnextv2_speck", ls_init_value=None, **sizes, **{**kwargs, "pretrained_cfg": {}}
+        "convnextv2_speck", pretrained, ls_init_value=None, **sizes, **settings
     )
     return model
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from authors_weights import narrow, randomized
+from PIL import Image
 from tiny_run import STEP, make_run
 
 from fcmae.__main__ import main
+from fcmae.data import EvaluationTransform
 from fcmae.errors import MISTAKE, BackendUnavailableError, CheckpointError
 from fcmae.weights.conversion import read_weights
 from fcmae.weights.encoder_info import EncoderInfo
-from fcmae.weights.export import export, write_converted
+from fcmae.weights.export import convert_file, export, write_converted
 from fcmae.weights.export_huggingface import build_model, import_transformers
 from fcmae.weights.files import read_metadata
+from fcmae.weights.sources import open_source
 
 transformers = pytest.importorskip("transformers")
 CLASSES = ("cell", "crack", "dust")
@@ -57,7 +61,11 @@ def test_auto_model_loads_a_runs_encoder_offline(
     torch.testing.assert_close(output.last_hidden_state, expected, rtol=0, atol=1e-5 * scale)
     torch.testing.assert_close(output.pooler_output, encoder(images), rtol=0, atol=1e-5)
     assert read_metadata(folder / "model.safetensors")["steps"] == STEP
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
 
 
 @torch.no_grad()
@@ -75,6 +83,59 @@ def test_a_classifier_keeps_its_classes_and_logits(tmp_path: Path, version: int)
     scale = float(expected.abs().max())
     logits = loaded.eval()(pixel_values=images).logits
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    ("size", "picture"),
+    [((64, 64), (90, 120)), ((384, 384), (90, 120)), ((384, 416), (50, 40)), ((64, 96), (80, 120))],
+)
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_the_image_processor_prepares_as_the_runs_own_evaluation(
+    tmp_path: Path, size: tuple[int, int], picture: tuple[int, int], in_chans: int
+) -> None:
+    """A picture of another aspect than images that are not square differs: see its docstring."""
+    info = dataclasses.replace(classifier_info(in_chans=in_chans), image_size=size, crop_pct=0.8)
+    export(narrow(num_classes=3, in_chans=in_chans), "huggingface", tmp_path / "hub", info)
+    rng = torch.Generator().manual_seed(5)
+    pixels = torch.randint(256, (in_chans, *picture), generator=rng, dtype=torch.uint8)
+    processor = transformers.AutoImageProcessor.from_pretrained(
+        tmp_path / "hub", local_files_only=True
+    )
+    found = processor(pixels.numpy(), return_tensors="pt", input_data_format="channels_first")
+    transform = EvaluationTransform(size, mean=info.mean, std=info.std, crop_pct=0.8)
+    expected = transform(pixels)
+    # The processor keeps 8 bits between its steps, as this one does for 8-bit pictures.
+    torch.testing.assert_close(found["pixel_values"][0], expected, rtol=0, atol=1e-5)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "hub", local_files_only=True)
+    assert config.image_size == (size[0] if size[0] == size[1] else list(size))
+
+
+def test_a_pipeline_names_the_class_of_a_picture_offline(tmp_path: Path) -> None:
+    info = dataclasses.replace(classifier_info(), image_size=(64, 64), crop_pct=0.8)
+    model = info.create_model(3).eval()
+    export(model, "timm", tmp_path / "classifier.safetensors", info)
+    command = ["convert", str(tmp_path / "classifier.safetensors"), str(tmp_path / "hub")]
+    assert main([*command, "--to", "huggingface"]) == 0
+    pixels = torch.randint(256, (3, 90, 120), generator=torch.Generator().manual_seed(2))
+    picture = Image.fromarray(pixels.permute(1, 2, 0).to(torch.uint8).numpy())
+    classify = transformers.pipeline("image-classification", model=str(tmp_path / "hub"))
+    found = {entry["label"]: entry["score"] for entry in classify(picture)}
+    transform = EvaluationTransform((64, 64), mean=info.mean, std=info.std, crop_pct=0.8)
+    with torch.no_grad():
+        expected = model(transform(pixels.to(torch.uint8))[None]).softmax(dim=1)[0].tolist()
+    assert found == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=1e-4)
+
+
+def test_class_names_survive_every_way_round(tmp_path: Path) -> None:
+    """Also through a pickle, and from a folder of Hugging Face to a file of timm and back."""
+    info = classifier_info()
+    export(info.create_model(3), "timm", tmp_path / "a.safetensors", info)
+    way = [("b.pth", "authors-dense"), ("c", "huggingface"), ("d.safetensors", "timm")]
+    source = tmp_path / "a.safetensors"
+    for name, to in [*way, ("e", "huggingface")]:
+        convert_file(source, tmp_path / name, to=to)
+        source = tmp_path / name
+        assert open_source(source).classes == CLASSES, name
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""`fcmae predict RUN IMAGES --output FILE.csv`: what a fine-tuned classifier says of images."""
+
+from pathlib import Path
+
+from fcmae.settings.arguments import add_reading_options, new_parser, parse_arguments
+
+SUMMARY = "classify images with a fine-tuned run: one row per image in a CSV"
+FILE_NAME = "predictions.csv"  # in a folder
+
+
+def run(arguments: list[str]) -> None:
+    """Write one row per image, in their order, and say which could not be read."""
+    parser = new_parser("predict", SUMMARY)
+    parser.add_argument("source", help="Folder of a fine-tuning run, or what it has exported.")
+    parser.add_argument("images", nargs="+", help="Images, folders, lists of paths, or elpv.")
+    parser.add_argument(
+        "--output", type=str, required=True, help=f"A .csv file, or a folder for {FILE_NAME}."
+    )
+    parser.add_argument(
+        "--top", type=int, help="Write so many most probable classes instead of all."
+    )
+    add_reading_options(parser)
+    parsed = parse_arguments(parser, arguments)
+
+    from fcmae.data import open_images
+    from fcmae.data.accounting import account_sentence
+    from fcmae.errors import ConfigError
+    from fcmae.evaluation.prediction import load
+    from fcmae.evaluation.tables import write_csv
+    from fcmae.training.processes import choose_device
+
+    if parsed.top is not None and parsed.top < 1:
+        raise ConfigError(f"--top: got {parsed.top}, expected 1 or more classes.")
+    path = Path(parsed.output)
+    if path.suffix != ".csv":
+        path /= FILE_NAME
+    model = load(parsed.source, choose_device(parsed.device, setting="--device"))
+    wanted = model.info.reading().wanted()
+    images = open_images(parsed.images, where="IMAGES", wanted=wanted)
+    if images.accounting is not None:
+        print(account_sentence(images.accounting, used=len(images)))
+    found = model.predict(
+        images, batch_size=parsed.batch_size, workers=parsed.workers, is_bar_shown=True
+    )
+    try:
+        write_csv(path, found.table(parsed.top))
+    except OSError as error:
+        raise ConfigError(
+            f"--output: {parsed.output!r} cannot be written ({error.strerror}); name another file."
+        ) from error
+    for file, reason in found.problems.items():
+        print(f"no prediction for {file!r}: {reason}")
+    count = len(found.files) - len(found.problems)
+    print(
+        f"{path}: {count} of {len(found.files)} images classified, {len(found.problems)} that "
+        "cannot be used have their reason in the column problem."
+    )

@@ -1,0 +1,275 @@
+"""A trained model as others use it: what it says of new images, read and cut as in its own run.
+
+What a file records decides: channels, range, mean, size, crop, classes. Nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from timm.models.convnext import ConvNeXt
+
+from fcmae.data import EvaluationDataset, EvaluationTransform, ImageList, Reading, open_images
+from fcmae.data.decoding import Decoded, UndecodableImageError, decode, describe_image
+from fcmae.data.loading import make_loader
+from fcmae.data.order import in_order
+from fcmae.errors import ConfigError, DataError
+from fcmae.evaluation.features import Features, evaluation_loader, extract_features, with_masks
+from fcmae.runs.terminal import progress_bar
+from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.sources import open_source
+
+Images: TypeAlias = str | Path | np.ndarray | Image.Image | ImageList | Sequence[Any]
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # that PNG keeps as they are
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier says of images, in their order; images that cannot be read are among them.
+
+    Attributes:
+        files: N paths, or numbers where pictures were given that are no files.
+        classes: C names.
+        probabilities: float32 [N, C]; NaN for an image that could not be read.
+        problems: reason by file, of those that could not be read.
+    """
+
+    files: tuple[str, ...]
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    problems: dict[str, str]
+
+    @property
+    def labels(self) -> list[str | None]:
+        """Name of the most probable class of each image; None where it could not be read."""
+        readable = ~np.isnan(self.probabilities[:, 0])
+        best = np.where(readable[:, None], self.probabilities, 0).argmax(axis=1)
+        return [
+            self.classes[index] if is_readable else None
+            for index, is_readable in zip(best, readable, strict=True)
+        ]
+
+    def table(self, top: int | None = None) -> dict[str, list[Any]]:
+        """Return columns of one row per image: file, class, probabilities, problem.
+
+        Args:
+            top: the so many most probable classes and their probabilities, instead of all.
+        """
+        columns: dict[str, list[Any]] = {"file": list(self.files)}
+        readable = ~np.isnan(self.probabilities[:, 0])
+        if top is None:
+            columns["class"] = self.labels
+            for index, name in enumerate(self.classes):
+                column = self.probabilities[:, index].tolist()
+                columns[f"p_{name}"] = _where(readable, column)
+        else:
+            order = np.argsort(-self.probabilities, axis=1, kind="stable")
+            for place in range(min(top, len(self.classes))):
+                chosen = order[:, place]
+                names = [self.classes[index] for index in chosen]
+                shares = self.probabilities[np.arange(len(chosen)), chosen].tolist()
+                columns[f"class_{place + 1}"] = _where(readable, names)
+                columns[f"probability_{place + 1}"] = _where(readable, shares)
+        columns["problem"] = [self.problems.get(file, "") for file in self.files]
+        return columns
+
+
+class TrainedModel:
+    """An encoder or a classifier, and how images become its input; see `load`.
+
+    Attributes:
+        network: timm's model, in evaluation mode, on `device`.
+        info: what the file records of it.
+        classes: names of the outputs; None of an encoder.
+        device: where it computes.
+    """
+
+    def __init__(self, network: ConvNeXt, info: EncoderInfo, device: torch.device) -> None:
+        self.network = network.to(device)
+        self.info = info
+        self.classes = info.classes
+        self.device = device
+
+    def predict(
+        self,
+        images: Images,
+        *,
+        batch_size: int = 32,
+        workers: int = 0,
+        is_bar_shown: bool = False,
+    ) -> Predictions:
+        """Return the probability of each class for every image, in the order given.
+
+        Args:
+            images: a folder or file, several, or pictures: arrays [H, W] or [H, W, C] (or N of
+                them in one) with values as files have them, or pictures of Pillow.
+            batch_size: images at a time; changes no number.
+            workers: reading processes.
+            is_bar_shown: draw a progress bar on stderr.
+
+        Raises:
+            ConfigError: an encoder, which has no classes.
+            DataError: no images, or none that can be read.
+        """
+        if self.classes is None:
+            raise ConfigError(
+                "predict: these weights are an encoder's, which has no classes; `fcmae embed` or "
+                "embed() gives its features, `fcmae finetune` makes a classifier of it."
+            )
+        with as_files(images, self.info.reading()) as (listed, names):
+            listed, info = with_masks(listed, self.info)
+            dataset = _Checked(listed, _transform(info), reading=info.reading())
+            batches = in_order(len(listed), batch_size)
+            loader = make_loader(dataset, batches, workers)
+            probabilities = np.full((len(listed), len(self.classes)), np.nan, np.float32)
+            problems: dict[str, str] = {}
+            bar = progress_bar(loader, unit="batch", total=len(batches), is_shown=is_bar_shown)
+            with torch.no_grad(), bar:
+                for batch in bar:
+                    problems |= dict(batch["skipped"])
+                    if batch["path"]:
+                        logits = self.network(batch["image"].to(self.device))
+                        shares = logits.float().softmax(dim=1).cpu().numpy()
+                        probabilities[batch["index"].numpy()] = shares
+            paths = listed.paths
+            if len(problems) == len(paths):
+                path, reason = next(iter(problems.items()))
+                raise DataError(
+                    f"none of the {len(paths)} images can be used; the first is {path!r}: {reason}."
+                )
+            shown = tuple(paths) if names is None else names
+            by_name = {
+                shown[index]: problems[path] for index, path in enumerate(paths) if path in problems
+            }
+        return Predictions(shown, self.classes, probabilities, by_name)
+
+    def embed(self, images: Images, *, batch_size: int = 32, workers: int = 0) -> Features:
+        """Return one vector per image that can be read: the mean of the last feature map.
+
+        Arguments as of `predict`.
+
+        Raises:
+            DataError: no images, or none that can be read.
+        """
+        with as_files(images, self.info.reading()) as (listed, names):
+            listed, info = with_masks(listed, self.info)
+            loader = evaluation_loader(listed, info, batch_size=batch_size, workers=workers)
+            found = extract_features(self.network, loader, self.device)
+            if names is None:
+                return found
+            named = dict(zip(listed.paths, names, strict=True))
+            return dataclasses.replace(
+                found,
+                paths=tuple(named[path] for path in found.paths),
+                skipped=tuple((named[path], reason) for path, reason in found.skipped),
+            )
+
+
+def load(source: str | Path, device: str | torch.device = "auto") -> TrainedModel:
+    """Return the model of a run folder, of a file or folder that was exported from one.
+
+    Of a fine-tuning it is the classifier with the best score, of a pretraining the encoder.
+
+    Args:
+        source: run folder, weights file or folder of timm.
+        device: auto takes a GPU where there is one.
+
+    Raises:
+        ConfigError: a run whose settings cannot be read, or weights that do not say how images
+            become their input.
+        CheckpointError: unreadable or incomplete weights.
+    """
+    found = open_source(source)
+    if found.info is None:
+        raise ConfigError(
+            f"{source}: does not say how images become its input (size, mean, channels); name a "
+            "run, or a file that `fcmae export` or a run wrote."
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return TrainedModel(found.build_model(), found.info, torch.device(device))
+
+
+@contextlib.contextmanager
+def as_files(
+    images: Images, reading: Reading
+) -> Iterator[tuple[ImageList, tuple[str, ...] | None]]:
+    """Give a list of files for images of any kind, and names for pictures that are none.
+
+    Pictures in memory are written to a temporary folder, so that one set of rules reads all.
+
+    Raises:
+        DataError: there are none.
+        TypeError: something that is neither a path nor a picture.
+    """
+    if isinstance(images, ImageList):
+        yield images, None
+        return
+    if isinstance(images, str | Path):
+        yield open_images(str(images), where="IMAGES", wanted=reading.wanted()), None
+        return
+    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        images = [images]
+    if len(images) == 0:
+        raise DataError("IMAGES: an empty list; give paths or pictures.")
+    if all(isinstance(image, str | Path) for image in images):
+        paths = [str(image) for image in images]
+        yield open_images(paths, where="IMAGES", wanted=reading.wanted()), None
+        return
+    with tempfile.TemporaryDirectory(prefix="fcmae-") as folder:
+        written = [_written(Path(folder), index, image) for index, image in enumerate(images)]
+        yield ImageList(tuple(written)), tuple(map(str, range(len(written))))
+
+
+def _written(folder: Path, index: int, image: Any) -> str:
+    """Write one picture without losing anything, and return its path."""
+    if isinstance(image, np.ndarray):
+        path = folder / f"{index}.npy"
+        np.save(path, image, allow_pickle=False)
+    elif isinstance(image, Image.Image):
+        upright = ImageOps.exif_transpose(image)
+        path = folder / f"{index}{'.png' if upright.mode in PNG_MODES else '.tiff'}"
+        upright.save(path, compress_level=1) if path.suffix == ".png" else upright.save(path)
+    else:
+        raise TypeError(
+            f"IMAGES: number {index} is a {type(image).__name__}, expected paths, arrays or "
+            "pictures of Pillow, all of one kind."
+        )
+    return str(path)
+
+
+def _transform(info: EncoderInfo) -> EvaluationTransform:
+    return EvaluationTransform(
+        info.image_size, mean=info.mean, std=info.std, crop_pct=info.crop_pct
+    )
+
+
+def _where(readable: np.ndarray, values: Sequence[Any]) -> list[Any]:
+    return [value if is_one else None for value, is_one in zip(values, readable, strict=True)]
+
+
+class _Checked(EvaluationDataset):
+    """Leaves out files whose type cannot hold the values that the model was trained on."""
+
+    def decoded(self, path: str) -> Decoded:
+        """Return the picture; raises UndecodableImageError also for another range of values."""
+        trained = self.reading.value_range
+        if trained is not None and self.reading.reader is None:
+            about = describe_image(path, self.reading)
+            ends = [end for end in (about.black, about.white) if end is not None]
+            if len(ends) == 2 and not about.clips and max(ends) < max(trained):
+                raise UndecodableImageError(
+                    path,
+                    f"its values end at {max(ends):g}, and the model was trained on "
+                    f"{trained[0]:g} to {trained[1]:g}",
+                )
+        return decode(path, self.reading, self.transform.choose_part)
