@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from fcmae import __version__
+from fcmae.data.recorded import read_paths
+from fcmae.errors import CheckpointError
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.weights.encoder_info import EncoderInfo
@@ -126,9 +128,9 @@ def _training(
     info: EncoderInfo, metadata: Mapping[str, str], run: RunFolder, pictures: tuple[str, ...]
 ) -> list[str]:
     lines = ["## Training", ""]
-    images = _num_lines(run.images)
+    images = _num_images(run.images)
     if images:
-        held_out = _num_lines(run.held_out)
+        held_out = _num_images(run.held_out)
         beside = f", and {held_out} held out" if held_out else ""
         lines += [f"Trained on {images} images{beside}."]
     if info.mask_ratio is not None:
@@ -197,11 +199,11 @@ def _cell(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
 
-def _num_lines(path: Path) -> int:
+def _num_images(path: Path) -> int:
+    """Return how many images a run recorded in a file; 0 without one that can be read."""
     try:
-        with path.open("rb") as lines:
-            return sum(1 for _ in lines)
-    except OSError:
+        return len(read_paths(path))
+    except CheckpointError:
         return 0
 
 
