@@ -11,7 +11,7 @@ import yaml
 
 from fcmae import __version__
 from fcmae.data.recorded import read_paths
-from fcmae.errors import CheckpointError
+from fcmae.errors import CheckpointError, DiskError
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.weights.encoder_info import EncoderInfo
@@ -203,7 +203,7 @@ def _num_images(path: Path) -> int:
     """Return how many images a run recorded in a file; 0 without one that can be read."""
     try:
         return len(read_paths(path))
-    except CheckpointError:
+    except (CheckpointError, DiskError):
         return 0
 
 
