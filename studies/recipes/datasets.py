@@ -8,6 +8,8 @@ nebulae:  447 colour photographs of the sky in five classes, the kind of the obj
 stamps:   285 colour photographs, laid over grey, of animals, food, plants and things.
 digits:   1,797 grey pictures of 8 px, enlarged to 32, in ten classes.
 textures: 1,200 made pictures of five bands, 12 of 16 bit, in six classes, angle and frequency.
+With `--side 128`, as the study was run, nebulae and stamps have shorter sides of 128 px at most,
+and the solar cells are written as a fifth set, cells, of that size.
 """
 
 from __future__ import annotations
@@ -129,12 +131,31 @@ def textures(count: int = 200, side: int = 96) -> Iterator[tuple[str, str, np.nd
                 yield f"{angle}-degrees-{waves}", f"{number:03d}", values.astype(np.uint16)
 
 
+def cells(side: int) -> Iterator[tuple[str, str, Image.Image]]:
+    """Yield (class, name, picture) of the solar cells, side x side px."""
+    from fcmae.data.elpv import open_elpv
+
+    images = open_elpv()
+    assert images.labels is not None
+    for path, label in zip(images.paths, images.labels, strict=True):
+        picture = Image.open(path).resize((side, side), Image.Resampling.LANCZOS)
+        yield str(label), Path(path).stem, picture
+
+
+def reduced(picture: Image.Image, side: int) -> Image.Image:
+    """Return a picture whose shorter side is `side` px at most."""
+    scale = min(1.0, side / min(picture.size))
+    width, height = (round(scale * length) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS) if scale < 1 else picture
+
+
 def main() -> None:
     """Write a folder of class folders for every set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--stellarium", type=Path, required=True)
     parser.add_argument("--tuxpaint", type=Path, required=True)
+    parser.add_argument("--side", type=int, help="Pixels of the shorter side; default: all.")
     arguments = parser.parse_args()
     sets = {
         "nebulae": nebulae(arguments.stellarium),
@@ -142,6 +163,8 @@ def main() -> None:
         "digits": digits(),
         "textures": textures(),
     }
+    if arguments.side is not None:
+        sets["cells"] = cells(arguments.side)
     for name, pictures in sets.items():
         counts: dict[str, int] = {}
         for label, stem, picture in pictures:
@@ -150,6 +173,7 @@ def main() -> None:
             if isinstance(picture, np.ndarray):
                 np.save(folder / f"{stem}.npy", picture)
             else:
+                picture = reduced(picture, arguments.side or min(picture.size))
                 picture.save(folder / f"{stem}.png")
             counts[label] = counts.get(label, 0) + 1
         print(f"{name}: {counts}")

@@ -87,15 +87,14 @@ def draw(rows: list[dict[str, str]], kind: str, score: str, scale: float, path: 
             strong = ", strong augmentation" if "ra" in parts else ""
             title += f", {labels}, layer decay {row['optim.layer_decay']}{strong}"
         lines[title].append((peak(row), scale * float(row[score])))
-    figure, axes = plt.subplots(figsize=(7.5, 4.5))
+    figure, axes = plt.subplots(figsize=(7.5, 5.5), layout="constrained")
     for title, points in lines.items():
         rates, values = zip(*sorted(points), strict=True)
         axes.semilogx(rates, values, "o-", label=title)
     axes.set_xlabel("peak learning rate (absolute)")
     axes.set_ylabel("balanced accuracy, %")
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=8, loc="outside lower left")
     axes.grid(alpha=0.3)
-    figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
