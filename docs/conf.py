@@ -26,9 +26,10 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 # Types of other libraries, whose pages cannot be looked up without a network.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|np|numpy|nn|os|collections|pathlib|typing|timm)\b.*"),
+    ("py:.*", r"(torch|np|numpy|nn|os|collections|pathlib|typing|timm|PIL)\b.*"),
     # Names that docstrings use and that no page of the site describes.
-    ("py:.*", r"Backend|GrnScope|UndecodableImageError"),
+    ("py:.*", r"Backend|GrnScope|UndecodableImageError|ConvNeXt|EncoderInfo"),
+    ("py:.*", r"fcmae\.data\.image_list\.ImageList|fcmae\.evaluation\.features\.Features"),
 ]
 
 html_theme = "furo"
