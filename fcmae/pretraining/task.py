@@ -65,13 +65,17 @@ def pretrain(config: PretrainConfig, around: Around = nothing) -> str | None:
     """
     processes = start_processes(config.train.device)
     try:
-        images = open_data(config)
-        config, rules = resolve(config, images, processes)
-        task = Pretraining(config, images)
-        task.rules = rules
-        return TrainingLoop(task, processes, around).run()
-    finally:
+        return _train(config, processes, around)
+    finally:  # by now nothing holds the model, which holds the group of processes
         processes.close()
+
+
+def _train(config: PretrainConfig, processes: Processes, around: Around) -> str | None:
+    images = open_data(config)
+    config, rules = resolve(config, images, processes)
+    task = Pretraining(config, images)
+    task.rules = rules
+    return TrainingLoop(task, processes, around).run()
 
 
 def open_data(config: PretrainConfig) -> ImageList:

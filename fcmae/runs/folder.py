@@ -168,9 +168,15 @@ class RunFolder:
 
     def _remove_partial(self) -> None:
         """Remove what a kill while writing left behind; under the lock nobody else writes."""
-        for folder in (self.path, self.checkpoints, self.reconstructions, self.export):
-            for path in folder.glob(f"{PARTIAL}*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        names = f"{PARTIAL}*"
+        left = [*self.export.rglob(names)]  # with the folders for other libraries in it
+        for folder in (self.path, self.checkpoints, self.reconstructions):
+            left += folder.glob(names)
+        for path in left:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)  # it may have gone with its folder
 
     def _has_other_length(self, config: Any) -> bool:
         """Whether the run differs in its length; raises ConfigError where it differs otherwise."""

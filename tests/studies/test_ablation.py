@@ -21,6 +21,7 @@ from pictures_on_disk import write_pictures
 from safetensors.torch import load_file
 
 from fcmae.__main__ import main
+from fcmae.data.recorded import read_paths
 from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE, ConfigError, NonFiniteLossError
 from fcmae.machine.cost import flops_per_image
 from fcmae.runs.loading import load_run, load_run_config
@@ -214,9 +215,8 @@ def test_cells_are_fine_tuned_on_the_split_where_that_is_asked_for(
         scores = result(folder, name)["scores"]
         assert isinstance(scores, dict)
         assert 0 <= scores["fine-tuned"][0] <= 100
-        recorded = (folder / "cells" / name / "finetune" / "images.jsonl").read_text()
-        listed = set(map(json.loads, recorded.splitlines()))
-        assert listed == set(json.loads((folder / "split.json").read_text())["train"]["paths"])
+        listed = read_paths(folder / "cells" / name / "finetune" / "images.jsonl")
+        assert set(listed) == set(json.loads((folder / "split.json").read_text())["train"]["paths"])
     scratch = folder / "cells" / "scratch_train-seed-0" / "finetune" / "config.yaml"
     assert "layer_decay: 1.0" in scratch.read_text()
     assert "weights: null" in scratch.read_text()

@@ -371,7 +371,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, *lines: Line) -> list[PretrainConfig]:
     """Let the command verify nothing and return these lines; return the configs it asks for."""
     asked: list[PretrainConfig] = []
 
-    def verify(config: PretrainConfig) -> Certificate:
+    def verify(config: PretrainConfig, device: torch.device) -> Certificate:
+        assert device.type == "cpu"
         asked.append(config)
         return Certificate({}, list(lines))
 

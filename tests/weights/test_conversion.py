@@ -253,6 +253,8 @@ def test_released_encoders_load_into_pretraining(tmp_path, grn_shape: tuple[int,
 
 
 def test_released_encoders_load_into_fine_tuning(tmp_path) -> None:
+    from settled import settled
+
     from fcmae.settings.finetune import FinetuneConfig, FinetuneDataConfig, FinetuneModelConfig
     from fcmae.settings.sections import RunConfig, TrainConfig
 
@@ -265,7 +267,7 @@ def test_released_encoders_load_into_fine_tuning(tmp_path) -> None:
         train=TrainConfig(steps=1),
         model=FinetuneModelConfig(name="convnextv2_atto", weights=str(path)),
     )
-    model, told = create_classifier(config, ("a", "b", "c"))
+    model, told = create_classifier(settled(config), ("a", "b", "c"))
     assert told == []
     assert model.head.fc.out_features == 3
     assert_same_state(encoder_only(model.state_dict()), encoder_only(source.state_dict()))

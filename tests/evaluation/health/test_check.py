@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from fcmae.__main__ import main
 from fcmae.data import ImageList
+from fcmae.data.recorded import read_paths
 from fcmae.data.splits import hold_out
 from fcmae.errors import DONE
 from fcmae.evaluation.health import HealthCheck, draw_health
@@ -247,10 +247,7 @@ def test_a_run_logs_its_checks_with_the_losses_to_beat_first_and_draws_them(
 
 
 def test_no_held_out_image_is_trained_on(runs: dict[int, Path]) -> None:
-    held, trained = (
-        {json.loads(line) for line in (runs[4] / name).read_text().splitlines()}
-        for name in ("held_out.jsonl", "images.jsonl")
-    )
+    held, trained = (set(read_paths(runs[4] / name)) for name in ("held_out.jsonl", "images.jsonl"))
     assert len(held) == 4
     assert len(trained) == 76
     assert not held & trained
