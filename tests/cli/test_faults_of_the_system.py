@@ -173,7 +173,10 @@ TROUBLES = {
     "umask 027": trouble(faults.strict_umask, NONE, ALL),
     "nobody at home": trouble(faults.homeless, NONE, ALL),
     "C locale": trouble(faults.nothing, NONE, ALL),
-    "little shared memory": trouble(partial(faults.little_shared_memory, size="100k"), NONE, ALL),
+    # Readers that are started again, for a score, may find no room for their locks: a sentence.
+    "little shared memory": trouble(
+        partial(faults.little_shared_memory, size="100k"), NONE, ALL - {"compare"}
+    ),
     "no shared memory": trouble(
         partial(faults.little_shared_memory, size="4k"), NONE, ALL - READERS
     ),
@@ -307,7 +310,10 @@ def test_a_fault_is_one_sentence_and_costs_nothing(
     ]
     told = "\n".join(line for line in lines if not line.endswith(("it/s]", "?step/s]")))
     # An ablation goes on when a cell fails, and says so of each.
-    errors = [line for line in lines if ERROR in line or ": failed (2 of 2): " in line]
+    cells = [
+        line for line in lines if ": failed (1 of 2): " in line or ": failed (2 of 2): " in line
+    ]
+    errors = [line for line in lines if ERROR in line] or cells[-1:]
 
     assert "Traceback" not in told, told
     assert "Exception ignored" not in told, told
@@ -320,7 +326,9 @@ def test_a_fault_is_one_sentence_and_costs_nothing(
     if name == "umask 027":
         was = contents(before / "out")
         for file, content in contents(place.out).items():
-            if was.get(file) != content:
+            if (
+                was.get(file) != content and Path(file).name != "lock"
+            ):  # which is kept, not made anew
                 assert (place.out / file).stat().st_mode & 0o777 == 0o640, file
     if not found.is_gone:
         assert_nothing_lost(seen if shown else place.out, before / "out")
