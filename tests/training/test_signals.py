@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,8 @@ def test_a_closed_terminal_leaves_a_checkpoint(data: Path, tmp_path: Path) -> No
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
+        # Tests started by nohup hand down that SIGHUP is ignored.
+        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),
     )
     os.close(terminal)
     said = b""
