@@ -42,11 +42,13 @@ def run(arguments: list[str]) -> None:
     if parsed.label_first < 0:
         raise ConfigError(f"--label_first: got {parsed.label_first}, expected 0 or more.")
 
+    import torch.nn.functional as F
+
     from fcmae.data import open_images
     from fcmae.data.survey import equal_files
     from fcmae.evaluation import curation as curated
     from fcmae.evaluation import evaluation_loader, extract_features, with_masks
-    from fcmae.evaluation.neighbours import centred, nearest_neighbours
+    from fcmae.evaluation.neighbours import nearest_neighbours, whitened
     from fcmae.reports.curation import Curation, curation_csv, curation_document, summary
     from fcmae.reports.html import to_html
     from fcmae.runs.durable import write_text
@@ -70,12 +72,13 @@ def run(arguments: list[str]) -> None:
         raise DataError(
             f"IMAGES: {len(features.paths)} pictures can be decoded; expected 3 or more."
         )
-    vectors = centred(features.vectors)
+    white = whitened(features.vectors)
+    vectors = F.normalize(white, dim=1)
     neighbours = nearest_neighbours(vectors, NEIGHBOURS)
     place = {path: index for index, path in enumerate(features.paths)}
     equal = [[place[path] for path in group] for group in equal_files(features.paths)]
     groups = curated.near_duplicate_groups(neighbours, parsed.threshold, equal)
-    scores = curated.oddness(neighbours)
+    scores = curated.oddness(white)
     odd = curated.odd_pictures(scores)
     copies = [index for group in groups for index in group[1:]]
     found = Curation(

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fcmae.evaluation.neighbours import Neighbours
 
-OUTLYING_NEIGHBOURS = 10
 # Robust deviations above the median from which a picture is called odd; of a normal distribution
 # 1 in 4,300 lies there.
 OUTLYING_DEVIATIONS = 3.5
@@ -28,7 +27,7 @@ def near_duplicate_groups(
 
     Args:
         neighbours: of all N pictures.
-        threshold: cosine of centred features.
+        threshold: cosine of whitened features.
         equal: groups of indices that are known to be the same.
     """
     rows, columns = np.nonzero(neighbours.similarity >= threshold)
@@ -46,14 +45,12 @@ def near_duplicate_groups(
     return sorted(group.tolist() for group in groups if len(group) > 1)
 
 
-def oddness(neighbours: Neighbours) -> np.ndarray:
-    """Return how far each picture is from the others: 1 - cosine to its K-th nearest one, [N].
+def oddness(features: Tensor) -> np.ndarray:
+    """Return how far each picture is from the middle of all: length of whitened features, [N].
 
-    K is OUTLYING_NEIGHBOURS, so that a few copies of an odd picture are still odd.
-    Source: Sun et al. 2022, Out-of-distribution detection with deep nearest neighbors
-    (arXiv 2204.06507).
+    Source: the Mahalanobis distance of Lee et al. 2018 (arXiv 1807.03888), without classes.
     """
-    return 1 - neighbours.similarity[:, :OUTLYING_NEIGHBOURS][:, -1]
+    return features.norm(dim=1).numpy()
 
 
 def odd_pictures(scores: np.ndarray) -> np.ndarray:
@@ -74,7 +71,7 @@ def labelling_order(features: Tensor, count: int, leave_out: Sequence[int] = ())
     to the mean. Source: k-centre greedy, Sener and Savarese 2018 (arXiv 1708.00489).
 
     Args:
-        features: of `centred`, [N, D].
+        features: of length 1, [N, D].
         count: how many; all that are left when there are fewer.
         leave_out: indices that are not taken, such as duplicates and odd pictures.
     """

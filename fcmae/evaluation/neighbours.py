@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fcmae.runs.terminal import progress_bar
 
 EXACT_BELOW = 50_000  # features: from there on comparing each with all takes minutes
 BLOCK = 1024  # features at a time
+FLOOR = 1e-3  # of the largest variance
 # Of faiss: cells per root of the number of features, how many features train each of them, and
 # how many of them are searched; recall of the nearest neighbour is above 0.99 on made clusters.
 CELLS, TRAINING, SEARCHED = 4.0, 40, 24
@@ -31,12 +31,18 @@ class Neighbours(NamedTuple):
     is_exact: bool
 
 
-def centred(vectors: Tensor) -> Tensor:
-    """Return features relative to their mean, of length 1: [N, D] -> float32 [N, D].
+def whitened(vectors: Tensor) -> Tensor:
+    """Return features in which no direction counts more than another: [N, D] -> float32 [N, D].
 
-    No norm has centred pooled features: seen from far outside, all of them point the same way.
+    Relative to their mean, along their principal directions, each divided by its deviation; those
+    with less than FLOOR of the largest variance are noise and count less. Pooled features have a
+    few directions that outweigh all others, in which most pictures look alike.
     """
-    return F.normalize((vectors - vectors.double().mean(dim=0)).float(), dim=1)
+    centred = (vectors - vectors.double().mean(dim=0)).double()
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    variances = variances.clamp_min(0)
+    scales = (variances + FLOOR * variances.max()).sqrt().clamp_min(1e-30)
+    return (centred @ directions / scales).float()
 
 
 def nearest_neighbours(features: Tensor, count: int) -> Neighbours:
@@ -46,7 +52,7 @@ def nearest_neighbours(features: Tensor, count: int) -> Neighbours:
     where it is installed; of features that are far from everything a neighbour may be missed.
 
     Args:
-        features: of `centred`, [N, D] with N of 2 or more.
+        features: of length 1, [N, D] with N of 2 or more.
         count: K.
     """
     count = min(count, len(features) - 1)

@@ -61,7 +61,7 @@ def summary(found: Curation) -> list[str]:
         f"{len(found.paths):,} pictures; {len(found.copies):,} of them are near duplicates of "
         f"another one (cosine of {found.threshold:g} or more, {found.num_exact:,} exact copies "
         f"among them), in {len(found.groups):,} groups.",
-        f"{len(found.odd):,} pictures are odd: far from their nearest ones.",
+        f"{len(found.odd):,} pictures are odd: far from the middle of all.",
         f"{len(found.order):,} pictures to label first, so that every other is near one of them.",
     ]
     if not found.is_exact:
@@ -173,7 +173,11 @@ def _odd(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list
         {"": np.maximum(found.scores, 1e-6)}, x_name="oddness", y_name="pictures"
     )
     blocks: list[Block] = [
-        Picture("oddness.svg", histogram, "1 - cosine to the 10th nearest picture, of every one.")
+        Picture(
+            "oddness.svg",
+            histogram,
+            "Distance of every picture from the middle of all, in deviations of the features.",
+        )
     ]
     paths = [found.paths[index] for index in found.odd]
     blocks += _sheet("odd.png", _in_rows(paths), thumbnail, "The oddest pictures first.")

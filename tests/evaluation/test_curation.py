@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fcmae.evaluation import neighbours as nearest
 from fcmae.evaluation.curation import (
@@ -15,7 +16,7 @@ from fcmae.evaluation.curation import (
     oddness,
     pairs_at,
 )
-from fcmae.evaluation.neighbours import Neighbours, centred, nearest_neighbours
+from fcmae.evaluation.neighbours import Neighbours, nearest_neighbours, whitened
 
 
 def clusters(per_cluster: int = 30, width: int = 16, seed: int = 0) -> torch.Tensor:
@@ -23,6 +24,18 @@ def clusters(per_cluster: int = 30, width: int = 16, seed: int = 0) -> torch.Ten
     rng = torch.Generator().manual_seed(seed)
     centres = torch.randn(3, width, generator=rng).repeat_interleave(per_cluster, 0)
     return centres + 0.3 * torch.randn(3 * per_cluster, width, generator=rng)
+
+
+def centred(features: torch.Tensor) -> torch.Tensor:
+    return F.normalize(features - features.mean(dim=0), dim=1)
+
+
+def test_whitened_features_have_the_same_spread_in_every_direction() -> None:
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(500, 6, generator=rng) * torch.tensor([9.0, 5, 3, 2, 1, 0.9]) + 7
+    white = whitened(features).double()
+    covariance = white.T @ white / 500
+    torch.testing.assert_close(covariance, torch.eye(6).double(), atol=0.12, rtol=0)
 
 
 def test_neighbours_are_those_of_all_pairs_and_never_oneself() -> None:
@@ -67,8 +80,8 @@ def test_groups_hold_what_is_joined_over_others() -> None:
 def test_a_picture_far_from_all_is_odd_and_so_are_two_copies_of_it() -> None:
     features = clusters()
     lonely = -3 * features[:30].mean(dim=0)
-    everything = centred(torch.cat([features, lonely[None], lonely[None]]))
-    scores = oddness(nearest_neighbours(everything, 20))
+    everything = torch.cat([features, lonely[None], lonely[None]])
+    scores = oddness(whitened(everything))
     assert sorted(odd_pictures(scores)[:2].tolist()) == [90, 91]
     assert len(odd_pictures(scores)) < 8
 
