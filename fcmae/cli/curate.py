@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> None:
         odd=odd,
         order=curated.labelling_order(vectors, parsed.label_first, [*copies, *odd.tolist()]),
         near_threshold=curated.pairs_at(neighbours, parsed.threshold, PAIRS),
-        positions=curated.map_positions(vectors),
+        positions=curated.map_positions(features.vectors),
         is_exact=neighbours.is_exact,
         skipped=features.skipped,
     )

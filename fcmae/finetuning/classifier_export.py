@@ -26,6 +26,26 @@ def float32_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def classifier_info(
+    config: FinetuneConfig, step: int, classes: tuple[str, ...] | None = None
+) -> EncoderInfo:
+    """Return what one must know to use a fine-tuning's classifier after `step` steps."""
+    known = weights_metadata(config)
+    mean, std = mean_and_std(config.data, known)
+    return EncoderInfo(
+        model_name=config.model.name,
+        stem_stride=config.model.stem_stride,
+        image_size=image_height_width(config.data.image_size),
+        mean=mean,
+        std=std,
+        **dataclasses.asdict(create_reading(config)),
+        steps=step,
+        origin=known.get("origin", ""),
+        crop_pct=config.data.crop_pct,
+        classes=classes,
+    )
+
+
 def export_classifier(
     weights: Mapping[str, Tensor],
     path: Path,
@@ -42,21 +62,7 @@ def export_classifier(
     Raises:
         OSError: the file cannot be written.
     """
-    known = weights_metadata(config)
-    mean, std = mean_and_std(config.data, known)
-    info = EncoderInfo(
-        model_name=config.model.name,
-        stem_stride=config.model.stem_stride,
-        image_size=image_height_width(config.data.image_size),
-        mean=mean,
-        std=std,
-        **dataclasses.asdict(create_reading(config)),
-        steps=step,
-        origin=known.get("origin", ""),
-        crop_pct=config.data.crop_pct,
-        classes=classes,
-    )
-    metadata = info.to_metadata() | {}
+    metadata = classifier_info(config, step, classes).to_metadata()
     if scores is not None:
         metadata |= {
             "val_accuracy": json.dumps(scores.accuracy),

@@ -33,8 +33,6 @@ MOST_CLASSES = 50  # beyond them the linear probe takes minutes and is left out
 BATCH_IMAGES = 32  # bounds memory, changes no number
 LINE = "frozen_{}_balanced_accuracy"  # in metrics.jsonl, of step 0
 
-# Whatever a look may raise: it harms no run.
-FAILURES = (DataError, RuntimeError, ValueError, MemoryError)
 # What tends to be wrong where a recipe falls behind its own start.
 FEW_PASSES = 50.0
 FAR = 2.0  # factor between a peak rate and the rule's
@@ -158,17 +156,13 @@ def measure(
     config: FinetuneConfig,
     device: torch.device,
 ) -> tuple[dict[str, Any], str]:
-    """Return a line for metrics.jsonl, {} where nothing could be measured, and a sentence.
+    """Return a line for metrics.jsonl, and a sentence.
 
-    See FrozenFeatures for the arguments; `model` is the classifier before its first step, and is
-    left as it was.
+    See FrozenFeatures for the arguments and what is raised; `model` is the classifier before its
+    first step, and is left as it was.
     """
     features = FrozenFeatures({"start": model}, transform, config, device)
-    try:
-        found = features.score(train, validation, config.train.seed)
-    except FAILURES as error:
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        return {}, f"the frozen features were not scored: {reason}; the training goes on."
+    found = features.score(train, validation, config.train.seed)
     scores = found.scores["start"]
     line: dict[str, Any] = {LINE.format(name.lower()): value for name, value in scores.items()}
     line["frozen_labels"] = found.num_labels

@@ -273,7 +273,7 @@ class Finetuning(Task):
             self.config,
             run.processes.device,
         )
-        if line and run.log is not None:
+        if run.log is not None:
             run.log.log(0, line)
         run.say(said)
 

@@ -1,8 +1,9 @@
 """Gives back the settings and the model of a run folder."""
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -12,6 +13,7 @@ from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import load
+from fcmae.settings.sections import CheckpointConfig
 
 
 class LoadedRun(NamedTuple):
@@ -37,23 +39,40 @@ def load_run(run_dir: str | Path, *, as_it_ran: bool = False) -> LoadedRun:
     """
     config = load_run_config(run_dir)
     folder = RunFolder(run_dir)
+    step, state = newest_checkpoint(folder, config.checkpoint)
+    model = create_model(config) if as_it_ran else create_anywhere(config)
+    with fitting_settings(folder, step):
+        model.load_state_dict(state["model"], strict=True)
+    return LoadedRun(config, model.eval(), step)
+
+
+def newest_checkpoint(folder: RunFolder, cadence: CheckpointConfig) -> tuple[int, dict[str, Any]]:
+    """Return (step, state) of a run's newest undamaged checkpoint.
+
+    Raises:
+        CheckpointError: none yet, or all of them damaged.
+        DiskError: it cannot be read now.
+    """
     found = CheckpointStore(folder.checkpoints).load_newest()
     if found is None:
         raise CheckpointError(
             f"{folder.path}: the run has no checkpoint yet; let it train until the first one "
-            f"(checkpoint.every_steps is {config.checkpoint.every_steps})."
+            f"(checkpoint.every_steps is {cadence.every_steps})."
         )
-    step, state = found
-    model = create_model(config) if as_it_ran else create_anywhere(config)
+    return found
+
+
+@contextlib.contextmanager
+def fitting_settings(folder: RunFolder, step: int) -> Iterator[None]:
+    """Turn what says that a checkpoint is of another model into a CheckpointError."""
     try:
-        model.load_state_dict(state["model"], strict=True)
+        yield
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{folder.checkpoints}: the checkpoint of step {step} does not fit the settings in "
             f"{folder.config} ({reason[:500]}); restore the config.yaml that the run was made with."
         ) from error
-    return LoadedRun(config, model.eval(), step)
 
 
 def is_pretraining_run(folder: str | Path) -> bool:

@@ -83,7 +83,8 @@ def help_text(config_class: type, arguments: list[str], prog: str) -> str:
 
 def sections_of(config_class: type) -> list[Section]:
     """Return the sections of a dataclass with all their settings; one, "", where it has none."""
-    inner = {name: kind for name, kind in hints_of(config_class).items() if _is_section(kind)}
+    hints = hints_of(config_class)
+    inner = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
     if not inner:
         return [Section("", "Settings:", list(_settings(config_class, "")))]
     return [
@@ -101,10 +102,6 @@ def _settings(kind: Any, prefix: str) -> Iterator[Setting]:
         shown = None if default is dataclasses.MISSING else _spelt(default)
         sentence = sentences.get(field.name, "")
         yield Setting(prefix + field.name, words_for(hints[field.name]), shown, sentence)
-
-
-def _is_section(kind: Any) -> bool:
-    return dataclasses.is_dataclass(kind)
 
 
 @functools.cache

@@ -16,10 +16,10 @@ from fcmae.data import ImageList
 from fcmae.data.augmentation import mean_and_std
 from fcmae.data.recorded import fix_images
 from fcmae.data.splits import draw_per_class, draw_share
-from fcmae.errors import ConfigError
+from fcmae.errors import ConfigError, DataError
 from fcmae.evaluation import RULE, Mean, PairedDifference, differences, means, thumbnails
 from fcmae.evaluation.classification import ClassificationScores
-from fcmae.finetuning.frozen import FAILURES, FrozenFeatures, what_to_change
+from fcmae.finetuning.frozen import FrozenFeatures, what_to_change
 from fcmae.finetuning.opening import open_or_recall
 from fcmae.finetuning.setup import (
     create_classifier,
@@ -442,7 +442,7 @@ def _score_frozen(
         num_images = len(labelled)
         try:
             scores = frozen.score(labelled, test, seed).scores
-        except FAILURES as error:
+        except (DataError, RuntimeError, ValueError, MemoryError) as error:  # the runs are done
             print(f"frozen features were not scored: {' '.join(str(error).split())}")
             return
         for name, start, method in (

@@ -1,5 +1,6 @@
 """`embed`, `probe` and `report` take the folder of a fine-tuning as that of a pretraining."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,19 @@ def test_a_pretraining_from_weights_is_compared_with_them(
     words = ["--labels", "8", "--draws", "3", "--device", "cpu", "--workers", "0"]
     assert main(["probe", str(tmp_path / "run"), str(folder / "data"), *words]) == DONE
     assert "its start" in capsys.readouterr().out
+
+
+def test_a_checkpoint_says_of_the_classifier_what_its_file_says(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = folder / "finetune"
+    exported = load_finetuned(run).info
+    (run / "export").rename(tmp_path / "export")
+    try:
+        saved = load_finetuned(run).info
+    finally:
+        (tmp_path / "export").rename(run / "export")
+    assert exported.classes == ("left", "right")
+    of_best_step = {"steps": exported.steps, "classes": exported.classes}
+    assert dataclasses.replace(saved, **of_best_step) == exported
+    assert saved.crop_pct is not None
