@@ -2,9 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from timm.models.convnext import ConvNeXt
@@ -14,9 +14,9 @@ from fcmae.errors import BackendUnavailableError
 from fcmae.runs.durable import write_files
 from fcmae.weights.proof import largest_difference
 
+Shape: TypeAlias = tuple[int, int, int]  # batch, height, width
 OPSET = 18
 CELLS = 7  # on a side of the last feature map, where nobody says the size of the images
-CHECKED_BATCHES = (1, 3)  # neither is the batch that the model is traced with
 # Protocol buffers end at 2 GiB: weights of a larger model lie in a file beside.
 LARGEST_SINGLE_FILE = 1_900_000_000
 
@@ -38,29 +38,69 @@ class _Outputs(nn.Module):
 def export_onnx(
     model: nn.Module, path: Path, size: tuple[int, int] | None, metadata: Mapping[str, str]
 ) -> str:
-    """Write a timm ConvNeXt as ONNX with any batch size, and return a sentence that says so.
+    """Write a timm ConvNeXt as ONNX for any number and size of images; return a sentence on it.
 
     The input `images` is [batch, channels, height, width] in float32, normalised as the metadata
     say. A classifier returns `logits` [batch, classes]; an encoder `feature_map`
     [batch, D, rows, columns] and `features` [batch, D], what timm pools and normalises from it.
+    As in timm, what is left of a side beyond whole cells of the last feature map is not looked at.
 
     Args:
         model: encoder or classifier, on any device; not changed.
         path: the file; replaced when ONNX Runtime has computed the same.
-        size: (height, width) of the input, px; None for 7 x 7 cells, which are 224 px.
+        size: (height, width) that the model was trained at, px, which is among those compared;
+            None for 7 x 7 cells, which are 224 px.
         metadata: texts to keep with the graph.
 
     Raises:
         BackendUnavailableError: onnx, onnxscript or onnxruntime is not installed.
         CheckpointError: ONNX Runtime computes something else; nothing is written then.
     """
-    onnx = _import_onnx()
     assert isinstance(model, ConvNeXt)
     outputs = _Outputs(copy.deepcopy(model).cpu().float()).eval()
+    side = int(model.feature_info[-1]["reduction"])
+    height, width = size or (CELLS * side, CELLS * side)
+    # The model is traced at a size of its own: one that is compared, too, would prove less.
+    traced = (2, 2 * side + 1, 3 * side + 2)
+    compared = [(1, height, width), (3, side, 2 * side), (2, 3 * side + side // 2, 2 * side + 3)]
+    return write_graph(
+        outputs, outputs.names, path, (model.stem[0].in_channels, 1), traced, compared, metadata
+    )
+
+
+def write_graph(
+    outputs: nn.Module,
+    names: Sequence[str],
+    path: Path,
+    input_is: tuple[int, int],
+    traced: Shape,
+    compared: Sequence[Shape],
+    metadata: Mapping[str, str],
+) -> str:
+    """Write a module of images as an ONNX graph with free batch, height and width.
+
+    Args:
+        outputs: maps `images` [batch, channels, height, width] to a tuple of tensors; on the CPU,
+            in evaluation mode.
+        names: of these tensors.
+        path: the file; replaced when ONNX Runtime has computed the same.
+        input_is: channels of the images, and what height and width must be multiples of, px.
+        traced: (batch, height, width) that the graph is made with.
+        compared: the same of random images on which ONNX Runtime must compute what the module does.
+        metadata: texts to keep with the graph.
+
+    Returns:
+        A sentence for the user: what was written, and how equal it is.
+
+    Raises:
+        As `export_onnx`.
+    """
+    onnx = _import_onnx()
     num_bytes = sum(4 * weight.numel() for weight in outputs.parameters())
-    in_chans = model.stem[0].in_channels
-    height, width = size or (CELLS * int(model.feature_info[-1]["reduction"]),) * 2
-    shape = (in_chans, height, width)
+    channels, multiple = input_is
+    free = {"height": torch.export.Dim("height"), "width": torch.export.Dim("width")}
+    if multiple > 1:
+        free = {name: multiple * torch.export.Dim(f"{name}_cells") for name in free}
 
     def write(folder: Path) -> float:
         partial = folder / path.name  # the same name: the file of weights is known by it
@@ -68,11 +108,13 @@ def export_onnx(
             warnings.simplefilter("ignore")  # the exporter's advice to its own developers
             torch.onnx.export(
                 outputs,
-                (torch.zeros(2, *shape),),
+                (torch.zeros(traced[0], channels, *traced[1:]),),
                 str(partial),
                 input_names=["images"],
-                output_names=outputs.names,
-                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                output_names=list(names),
+                dynamic_shapes={
+                    "images": {0: torch.export.Dim("batch"), 2: free["height"], 3: free["width"]}
+                },
                 opset_version=OPSET,
                 dynamo=True,
                 external_data=num_bytes > LARGEST_SINGLE_FILE,
@@ -82,30 +124,38 @@ def export_onnx(
         onnx.helper.set_model_props(graph, dict(metadata))
         onnx.save(graph, partial)
         onnx.checker.check_model(str(partial))
-        return _largest_difference(outputs, partial, shape)
+        return _largest_difference(outputs, names, partial, channels, compared)
 
     largest = write_files(path.parent, write)
+    shapes = [f"{batch} x {height} x {width}" for batch, height, width in compared]
+    sides = "height, width" if multiple == 1 else f"height, width: multiples of {multiple}"
     return (
-        f"{path}: written as ONNX (opset {OPSET}, input images [batch, {in_chans}, "
-        f"{height}, {width}], output {' and '.join(outputs.names)}); in "
-        f"ONNX Runtime with batches of {CHECKED_BATCHES[0]} and {CHECKED_BATCHES[1]} random images "
-        f"the largest difference is {largest:.1e} of the largest value."
+        f"{path}: written as ONNX (opset {OPSET}, input images [batch, {channels}, {sides}], "
+        f"output {' and '.join(names)}); in ONNX Runtime with "
+        f"{', '.join(shapes[:-1])} and {shapes[-1]} px of random images the largest difference is "
+        f"{largest:.1e} of the largest value."
     )
 
 
 @torch.no_grad()
-def _largest_difference(outputs: _Outputs, path: Path, shape: tuple[int, int, int]) -> float:
+def _largest_difference(
+    outputs: nn.Module,
+    names: Sequence[str],
+    path: Path,
+    channels: int,
+    compared: Sequence[Shape],
+) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     rng = torch.Generator().manual_seed(0)
     largest = 0.0
-    for batch in CHECKED_BATCHES:
-        images = torch.randn(batch, *shape, generator=rng)
-        found = session.run(outputs.names, {"images": images.numpy()})
+    for batch, height, width in compared:
+        images = torch.randn(batch, channels, height, width, generator=rng)
+        found = session.run(list(names), {"images": images.numpy()})
         gap = largest_difference(
-            dict(zip(outputs.names, outputs(images), strict=True)),
-            dict(zip(outputs.names, map(torch.from_numpy, found), strict=True)),
+            dict(zip(names, outputs(images), strict=True)),
+            dict(zip(names, map(torch.from_numpy, found), strict=True)),
             *("ONNX Runtime", "the model"),
         )
         largest = max(largest, gap)

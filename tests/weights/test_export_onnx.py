@@ -1,4 +1,4 @@
-"""ONNX files compute in ONNX Runtime what the model computes, for any batch size."""
+"""ONNX files compute in ONNX Runtime what the model computes, for any number and size of images."""
 
 from __future__ import annotations
 
@@ -50,19 +50,24 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
 
 
+# Neither the size of a run's images nor those of the export's own proof; the second is no multiple
+# of a cell.
+SIZES = [(1, 64, 64), (5, 75, 130), (2, 160, 32)]
+
+
 @torch.no_grad()
-def test_a_runs_encoder_has_feature_map_and_features_for_any_batch(
+def test_a_runs_encoder_has_feature_map_and_features_at_any_size_and_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, model = make_run(tmp_path / "run")
     assert main(["export", str(tmp_path / "run"), "--to", "onnx"]) == 0
     path = tmp_path / "run" / "export" / "encoder.onnx"
     out = capsys.readouterr().out
-    assert "input images [batch, 1, 64, 96], output feature_map and features" in out
-    assert "with batches of 1 and 3 random images the largest difference is" in out
+    assert "input images [batch, 1, height, width], output feature_map and features" in out
+    assert "with 1 x 64 x 96, 3 x 32 x 64 and 2 x 112 x 67 px of random images" in out
     encoder, rng = model.encoder.eval(), torch.Generator().manual_seed(4)
-    for batch in (1, 5):
-        images = torch.randn(batch, 1, 64, 96, generator=rng)
+    for batch, height, width in SIZES:
+        images = torch.randn(batch, 1, height, width, generator=rng)
         found = run_onnx(path, images)
         assert_close(found["feature_map"], encoder.forward_features(images))
         assert_close(found["features"], encoder(images))
@@ -94,7 +99,9 @@ def test_one_classifier_has_the_same_logits_in_timm_transformers_and_onnx_runtim
     expected = model(images)
     assert torch.equal(converted(images), expected)
     assert_close(hub.eval()(pixel_values=images).logits, expected)
-    assert_close(run_onnx(tmp_path / "model.onnx", images)["logits"], expected)
+    for batch, height, width in ((2, 64, 96), *SIZES):
+        images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(4))
+        assert_close(run_onnx(tmp_path / "model.onnx", images)["logits"], model(images))
 
 
 def test_a_file_that_onnx_runtime_reads_differently_is_not_written(
