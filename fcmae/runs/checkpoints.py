@@ -141,7 +141,8 @@ class CheckpointStore:
         Raises:
             CheckpointError: missing, truncated or changed since it was written, or made to run
                 code when it is read, which it does not.
-            DiskError: the disk or the memory refuses to give it now, which says nothing about it.
+            DiskError: the disk, the memory or an incomplete Python does not give it now, which
+                says nothing about it.
         """
         path = self._path(step)
         try:
@@ -155,8 +156,7 @@ class CheckpointStore:
             if (refusal := _refusal(error)) is not None:
                 raise DiskError(
                     f"{path}: cannot be read now ({refusal}). Nothing is lost and nothing was "
-                    "changed: start the same command again when the disk answers and there is "
-                    "memory."
+                    "changed: start the same command again when that is mended."
                 ) from error
             raise CheckpointError(
                 f"{path}: damaged checkpoint, not used: {_reason(error)}."
@@ -318,6 +318,8 @@ def _refusal(error: Exception) -> str | None:
             return f"{cause.filename or 'its file'}: {cause.strerror or cause}"
         if is_out_of_memory(cause):
             return "there is not enough memory"
+        if isinstance(cause, ImportError):  # torch imports some of its parts when it needs them
+            return f"Python lacks a part of torch: {cause}"
     return None
 
 

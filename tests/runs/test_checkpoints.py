@@ -145,8 +145,9 @@ class Refusing:
         (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
         (MemoryError(), "there is not enough memory"),
+        (ModuleNotFoundError("No module named 'torch.x'"), "lacks a part of torch: No module"),
     ],
-    ids=["EIO", "ESTALE", "ENOMEM", "MemoryError"],
+    ids=["EIO", "ESTALE", "ENOMEM", "MemoryError", "no module"],
 )
 def test_what_cannot_be_read_now_is_no_damage_and_nothing_older_is_taken(
     error: Exception,

@@ -25,8 +25,10 @@ from fcmae.machine.plan import trials
 
 NEW_MOUNTS = 0x20000  # CLONE_NEWNS
 READ_ONLY, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 32, 4096, 16384, 1 << 18
+DETACH = 2  # MNT_DETACH
 NOBODY, UNKNOWN = 65534, 54321
 SMALL_FILE_BYTES = 6000
+PROJECT = Path(__file__).parents[2]
 
 Fault = Callable[[Path], object]
 
@@ -49,6 +51,15 @@ def can_mount() -> int:
     """Be a process that finds out whether `own_mounts` works: its exit status is 0 if it does."""
     try:
         own_mounts()
+    except OSError:
+        return 1
+    return 0
+
+
+def can_become() -> int:
+    """Be a process that finds out whether `become` works: its exit status is 0 if it does."""
+    try:
+        become(NOBODY)
     except OSError:
         return 1
     return 0
@@ -118,17 +129,36 @@ def vanishing_at_read(folder: Path, *, at_read: int = 2) -> None:
 
 
 def _let_everybody_use_python() -> None:
-    """Where Python lies in a closed folder of root's, show it in an open one of the same name."""
-    prefix = Path(sys.base_prefix)
-    closed = [path for path in (prefix, *prefix.parents) if not path.stat().st_mode & 0o001]
+    """Where Python, its packages or the project lie in a folder closed to others, open it.
+
+    Here only: the closed folder makes way for an open one that holds them alone.
+    """
+    used = {Path(place).resolve() for place in (sys.base_prefix, sys.prefix, PROJECT)}
+    closed = {path: place for place in used if (path := _outermost_closed(place)) is not None}
     if not closed:
         return
     own_mounts()
-    kept = Path(tempfile.mkdtemp())
-    _mount(str(prefix), kept, flags=BIND)
-    _mount("tmpfs", closed[-1], "tmpfs", options="mode=755")
-    prefix.mkdir(parents=True)
-    _mount(str(kept), prefix, flags=BIND)
+    kept = {}
+    for place in used:
+        kept[place] = Path(tempfile.mkdtemp())
+        _mount(str(place), kept[place], flags=BIND)
+    for path in closed:
+        _mount("tmpfs", path, "tmpfs", options="mode=755")
+    for place in sorted(used):
+        if any(place.is_relative_to(path) for path in closed) and not place.exists():
+            place.mkdir(parents=True)
+            _mount(str(kept[place]), place, flags=BIND)
+    for path in kept.values():
+        ctypes.CDLL(None).umount2(os.fsencode(path), DETACH)
+        path.rmdir()
+
+
+def _outermost_closed(place: Path) -> Path | None:
+    return next((path for path in (place, *place.parents)[::-1] if _is_closed(path)), None)
+
+
+def _is_closed(path: Path) -> bool:
+    return not path.stat().st_mode & 0o001
 
 
 def become(user: int) -> None:
