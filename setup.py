@@ -24,8 +24,8 @@ EXTRAS = {
     "arrays": ["h5py>=3.11", "zarr>=2.18.7"],
     # exports for transformers, and images of data sets that `datasets` saved on disk
     "huggingface": ["transformers>=4.40", "datasets>=3.6"],
-    # decoders for masks over an exported encoder, see examples/
-    "segmentation": ["segmentation-models-pytorch>=0.5"],
+    # fcmae finetune with task: segmentation: its decoders, its scores
+    "segmentation": ["segmentation-models-pytorch>=0.5", "torchmetrics>=1.4"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.19", "onnxscript>=0.7"],
     # fcmae curate of more than 50,000 pictures, which it clusters instead of comparing all pairs
     "curate": ["faiss-cpu>=1.8"],
