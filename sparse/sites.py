@@ -8,10 +8,14 @@ Visibility is an argument, never read from feature values, and every shape is ex
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+LARGEST_SIDE = 16  # of a patch on a whole map; with its ring its cells of 64 bytes fit a cache
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class VisiblePatches:
                     "visible: a patch index stands twice in one image; "
                     "expected K different patches per image."
                 )
+        return cls.of_known(visible, rows, columns)
+
+    @classmethod
+    def of_known(cls, visible: Tensor, rows: int, columns: int) -> VisiblePatches:
+        """Read patch indices as `from_indices`, of which it is known that they are right."""
         image = torch.arange(visible.shape[0], device=visible.device).unsqueeze(1)
         return cls(image, visible // columns, visible % columns, rows, columns)
 
@@ -123,6 +132,7 @@ class Canvas:
         height: H.
         width: W.
         side: m.
+        is_whole: whether all patches are visible, in order: maps and blocks hold the same cells.
     """
 
     runs: Tensor
@@ -131,9 +141,26 @@ class Canvas:
     height: int
     width: int
     side: int
+    is_whole: bool = False
+
+    @classmethod
+    def whole(cls, num_images: int, height: int, width: int, device: torch.device) -> Canvas:
+        """Return maps of so many cells of which nothing is hidden, in the largest square patches.
+
+        A square map is one patch of its own, and cutting it moves nothing in memory.
+        """
+        both = math.gcd(height, width)
+        side = max(m for m in range(1, min(both, LARGEST_SIDE) + 1) if both % m == 0)
+        rows, columns = height // side, width // side
+        everywhere = torch.arange(rows * columns, device=device).expand(num_images, -1)
+        patches = VisiblePatches.of_known(everywhere, rows, columns)
+        return dataclasses.replace(patches.canvas(side), is_whole=True)
 
     def scatter(self, blocks: Tensor) -> Tensor:
         """Put visible patches onto maps of zeros: [N, K, m, m, C] -> [N, H, W, C]."""
+        if self.is_whole:
+            rows = blocks.unflatten(1, (self.height // self.side, -1)).transpose(2, 3)
+            return rows.reshape(len(blocks), self.height, self.width, -1)
         channels = blocks.shape[-1]
         maps_NHWC = blocks.new_zeros(len(self.places), self.height, self.width, channels)
         flat = maps_NHWC.view(-1, self.side * channels)
@@ -142,6 +169,9 @@ class Canvas:
 
     def gather(self, maps_NHWC: Tensor) -> Tensor:
         """Cut the visible patches out of maps: [N, H, W, C] -> [N, K, m, m, C]."""
+        if self.is_whole:
+            cells = maps_NHWC.unflatten(2, (-1, self.side)).unflatten(1, (-1, self.side))
+            return cells.transpose(2, 3).flatten(1, 2)
         channels = maps_NHWC.shape[-1]
         flat = maps_NHWC.reshape(-1, self.side * channels).index_select(0, self.runs)
         return flat.view(len(self.places), -1, self.side, self.side, channels)

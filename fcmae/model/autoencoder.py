@@ -202,7 +202,7 @@ class FCMAE(nn.Module):
         features = self.sparse_encoder(images, visible)  # [N, K, m, m, D]
         is_masked = is_masked_from_visible(visible, self.num_patches)
         hidden = hidden_from_visible(visible, self.num_patches)
-        prediction = self._predict(features, visible, is_masked, hidden)
+        prediction = self._predict(features, visible, hidden)
         target = _at(patchify(images, self.patch_size), hidden)
         counted = None if is_value is None else _at(is_value, hidden)
         if self.normalize_targets:
@@ -220,21 +220,17 @@ class FCMAE(nn.Module):
         is_pixel = is_pixel & self.valid_patches(valid).unsqueeze(-1)
         return is_pixel.repeat_interleave(self.in_chans, dim=-1)
 
-    def _predict(
-        self, features: Tensor, visible: Tensor, is_masked: Tensor, hidden: Tensor
-    ) -> Tensor:
+    def _predict(self, features: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
         """Predict hidden patches: features [N, K, m, m, D] -> [N, L - K, P * P * C]."""
-        rows, columns = self.grid
         side = features.shape[2]
-        blocks = features.new_zeros(len(features), self.num_patches, *features.shape[2:])
-        index = visible.view(*visible.shape, 1, 1, 1).expand_as(features)
-        blocks = blocks.scatter(1, index, features)  # [N, L, m, m, D]
-        maps = blocks.unflatten(1, (rows, columns)).permute(0, 5, 1, 3, 2, 4)
-        maps = maps.flatten(4).flatten(2, 3)  # [N, D, R * m, Q * m]
-        is_masked_cell = is_masked.view(-1, 1, rows, columns)
-        is_masked_cell = is_masked_cell.repeat_interleave(side, 2).repeat_interleave(side, 3)
-        decoded = self.decoder.decode(maps, is_masked_cell)  # [N, R * m, Q * m, C]
-        cells = decoded.unflatten(2, (columns, side)).unflatten(1, (rows, side))
+        seen = self.decoder.project(features)  # [N, K, m, m, C]
+        token = self.decoder.token(seen.dtype)
+        patches = token.expand(len(seen), self.num_patches, side, side, -1)
+        index = visible.view(*visible.shape, 1, 1, 1).expand_as(seen)
+        patches = patches.scatter(1, index, seen).unflatten(1, self.grid)  # [N, R, Q, m, m, C]
+        cells = patches.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [N, R * m, Q * m, C]
+        cells = self.decoder.decode(cells)
+        cells = cells.unflatten(2, (-1, side)).unflatten(1, (-1, side))
         cells = cells.transpose(2, 3).flatten(3).flatten(1, 2)  # [N, L, m * m * C]
         cells = _at(cells, hidden).unflatten(2, (side, side, -1))  # [N, L - K, m, m, C]
         pixels = self.decoder.predict(cells)  # [N, L - K, m, m, S * S * C]

@@ -4,7 +4,9 @@ import torch
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
+from sparse.backends.native import run_block
 from sparse.ops.linear import linear
+from sparse.sites import Canvas
 
 INIT_STD = 0.02  # truncated normal, of every weight of FCMAE; the encoder's is timm's own
 
@@ -51,14 +53,29 @@ class Decoder(nn.Module):
 
         Features at hidden cells are ignored: the mask token replaces them.
         """
-        return self.predict(self.decode(features, is_masked))
+        cells = self.project(features.permute(0, 2, 3, 1))
+        is_masked = is_masked.permute(0, 2, 3, 1)
+        return self.predict(self.decode(torch.where(is_masked, self.token(cells.dtype), cells)))
 
-    def decode(self, features: Tensor, is_masked: Tensor) -> Tensor:
-        """Return what the head sees of every cell, as in `forward`: [N, H, W, C]."""
-        x = self.projection(features)
-        x = torch.where(is_masked, self.mask_token.to(x.dtype), x)
-        decoded: Tensor = self.blocks(x).permute(0, 2, 3, 1)
-        return decoded
+    def project(self, features: Tensor) -> Tensor:
+        """Return visible cells in the decoder's width, wherever they lie: [..., D] -> [..., C]."""
+        return linear(features, self.projection.weight.flatten(1), self.projection.bias)
+
+    def token(self, dtype: torch.dtype) -> Tensor:
+        """Return the mask token, [C], as it stands among cells of this type."""
+        return self.mask_token.flatten().to(dtype)
+
+    def decode(self, cells_NHWC: Tensor) -> Tensor:
+        """Run the blocks on visible cells and mask tokens: [N, H, W, C] -> same.
+
+        That is the encoder's own arithmetic, with nothing hidden.
+        """
+        num_images, height, width = cells_NHWC.shape[:3]
+        canvas = Canvas.whole(num_images, height, width, cells_NHWC.device)
+        blocks = canvas.gather(cells_NHWC)
+        for block in self.blocks:
+            blocks = run_block(block, blocks, canvas)
+        return canvas.scatter(blocks)
 
     def predict(self, cells: Tensor) -> Tensor:
         """Return the pixels of cells, wherever they lie: [..., C] -> [..., S*S*C]."""

@@ -125,6 +125,7 @@ def measure(case: Case) -> Iterator[Line]:
             results = run_backend(case, "minkowski", dtype)
             yield from compare("minkowski = native", results, native[dtype], dtype)
             hidden_gradient = max(hidden_gradient, largest(hidden_part(case, results)))
+    yield from decoded(case, expected.features)
     yield from hidden_pixels(case, backends, hidden_gradient)
     yield from invalid_pixels(case)
     yield from batch_mates(case, backends)
@@ -160,15 +161,38 @@ def run_low(case: Case, backend: Backend, precision: str) -> Tensor:
         return case.encoder(backend)(case.images.float(), case.visible)
 
 
+def decoded(case: Case, features: Tensor) -> Iterator[Line]:
+    """Yield lines on what the whole model predicts of hidden patches.
+
+    Args:
+        case: of the model.
+        features: of visible patches, by the reference.
+    """
+    grid, cell = case.model.grid, case.model.sparse_encoder.architecture.total_stride
+    judge = copy.deepcopy(case.model.decoder).double()
+    cells = reference.predict(judge, features, case.visible, grid)  # [N, L, m, m, V]
+    pixels = cells.unflatten(4, (cell, cell, -1)).transpose(3, 4).flatten(2)  # [N, L, P * P * C]
+    is_hidden = torch.ones(pixels.shape[:2], dtype=torch.bool).scatter(1, case.visible, value=False)
+    expected = _with_gradients(pixels[is_hidden], features, judge)
+    for dtype in (torch.float64, torch.float32):
+        model = copy.deepcopy(case.model).to(case.device, dtype)
+        images = case.images.to(case.device, dtype)
+        prediction = model(images, case.visible).hidden_prediction.flatten(0, 1)
+        found = _with_gradients(prediction, images, model.decoder)
+        yield from compare("decoder = reference", found, expected, dtype, "predictions")
+
+
 def hidden_part(case: Case, results: Results) -> Tensor:
     """Return the gradient of the features by each value of a hidden pixel."""
     return results.gradients[""].masked_select(~case.is_visible_pixel())
 
 
-def compare(title: str, found: Results, expected: Results, dtype: torch.dtype) -> Iterator[Line]:
-    """Yield a line on features and one on the gradients of parameters."""
+def compare(
+    title: str, found: Results, expected: Results, dtype: torch.dtype, what: str = "features"
+) -> Iterator[Line]:
+    """Yield a line on features, or `what` they are, and one on the gradients of parameters."""
     gap = difference(found.features, expected.features)
-    yield Line(f"{title}, {NAMES[dtype]}: features", gap, FEATURES_BOUND[dtype])
+    yield Line(f"{title}, {NAMES[dtype]}: {what}", gap, FEATURES_BOUND[dtype])
     names = [name for name in expected.gradients if name]
     floor = GRADIENT_FLOOR * max(largest(expected.gradients[name]) for name in names)
     gaps = [difference(found.gradients[n], expected.gradients[n], floor) for n in names]
@@ -302,12 +326,15 @@ def largest(values: Tensor) -> float:
     return float(values.detach().double().abs().max()) if values.numel() else 0.0
 
 
-def _with_gradients(features: Tensor, images: Tensor, dense: nn.Module) -> Results:
+def _with_gradients(features: Tensor, images: Tensor, module: nn.Module) -> Results:
+    """Return features and gradients by `images`, where they ask for one, and by parameters."""
     rng = torch.Generator().manual_seed(17)
-    weights = torch.randn(features.shape, generator=rng, dtype=torch.float64).to(features.dtype)
-    named = {n: p for n, p in dense.named_parameters() if not n.startswith("head.")}
+    weights = torch.randn(features.shape, generator=rng, dtype=torch.float64).to(features)
+    named = {n: p for n, p in module.named_parameters() if not n.startswith("head.norm.")}
     for parameter in named.values():
         parameter.requires_grad_()
-    gradients = torch.autograd.grad((features * weights).sum(), [images, *named.values()])
+    wanted = {"": images} if images.requires_grad else {}
+    wanted |= named
+    gradients = torch.autograd.grad((features * weights).sum(), list(wanted.values()))
     on_cpu = (gradient.cpu() for gradient in gradients)
-    return Results(features.detach(), dict(zip(["", *named], on_cpu, strict=True)))
+    return Results(features.detach().cpu(), dict(zip(wanted, on_cpu, strict=True)))

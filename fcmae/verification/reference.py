@@ -42,6 +42,25 @@ def encode(
     return x.view(*visible.shape, side, side, -1)
 
 
+def predict(decoder: Any, features: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return the values of every cell, features [N, K, m, m, D] -> [N, L, m, m, V], patch by patch.
+
+    Mask tokens stand at hidden cells, and the blocks of the decoder see every cell.
+    """
+    num_images, side = len(features), features.shape[2]
+    everything = torch.arange(grid[0] * grid[1]).repeat(num_images, 1)
+    sites = _sites(everything, grid, side)
+    neighbours = _Neighbours(sites, (num_images, grid[0] * side, grid[1] * side))
+    seen = neighbours.place[tuple(_sites(visible, grid, side).unbind(dim=1))]
+    x = decoder.mask_token.flatten().repeat(len(sites), 1)
+    projected = features.flatten(0, 3) @ decoder.projection.weight.flatten(1).T
+    x = x.index_copy(0, seen, _plus(projected, decoder.projection.bias))
+    for block in decoder.blocks:
+        x = checkpoint(_block, block, x, neighbours, sites[:, 0], num_images, use_reentrant=False)
+    x = _plus(x @ decoder.head.weight.flatten(1).T, decoder.head.bias)
+    return x.view(*everything.shape, side, side, -1)
+
+
 def _sites(visible: Tensor, grid: tuple[int, int], side: int) -> Tensor:
     """Return [M, 3] (image, row, column) of the cells of visible patches, patch by patch."""
     rows = []

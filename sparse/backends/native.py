@@ -33,10 +33,10 @@ def encode(
         for block in stage.blocks:
             if stage.grad_checkpointing and blocks.requires_grad:
                 blocks = checkpoint(
-                    _run_block, block, blocks, canvas, grn_over_batch, use_reentrant=False
+                    run_block, block, blocks, canvas, grn_over_batch, use_reentrant=False
                 )
             else:
-                blocks = _run_block(block, blocks, canvas, grn_over_batch)
+                blocks = run_block(block, blocks, canvas, grn_over_batch)
     return blocks if isinstance(dense.norm_pre, nn.Identity) else _norm(dense.norm_pre, blocks)
 
 
@@ -59,10 +59,10 @@ def _downsample(convolution: nn.Conv2d, blocks: Tensor) -> Tensor:
     return linear(cells, convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias)
 
 
-def _run_block(
-    block: ConvNeXtBlock, blocks: Tensor, canvas: Canvas, grn_over_batch: bool
+def run_block(
+    block: ConvNeXtBlock, blocks: Tensor, canvas: Canvas, grn_over_batch: bool = False
 ) -> Tensor:
-    """One ConvNeXt block with the submanifold depthwise convolution."""
+    """One ConvNeXt block with the submanifold depthwise convolution: [N, K, m, m, C] -> same."""
     mlp = block.mlp
     branch = depthwise_convolution(blocks, block.conv_dw, canvas)
     branch = _linear(mlp.fc1, _norm(block.norm, branch))

@@ -38,6 +38,25 @@ def test_prediction_equals_the_naive_reference(depth: int, side: int) -> None:
     assert_relative(cells, pixels.reshape(cells.shape), 1e-10)
 
 
+@pytest.mark.parametrize("grid", [(3, 3), (4, 2), (2, 3)])
+def test_gradients_are_those_of_the_layers_as_timm_runs_them(grid: tuple[int, int]) -> None:
+    decoder = small_decoder(depth=2)
+    rng = torch.Generator().manual_seed(4)
+    features = torch.randn(2, 5, *grid, generator=rng, dtype=torch.float64).requires_grad_()
+    is_masked = torch.rand(2, 1, *grid, generator=rng) < 0.5
+    weights = torch.randn(2, *grid, 48, generator=rng, dtype=torch.float64)
+
+    def plain() -> torch.Tensor:
+        x = torch.where(is_masked, decoder.mask_token, decoder.projection(features))
+        return decoder.head(decoder.blocks(x)).permute(0, 2, 3, 1)
+
+    wanted = [features, *decoder.parameters()]
+    expected = torch.autograd.grad((plain() * weights).sum(), wanted)
+    found = torch.autograd.grad((decoder(features, is_masked) * weights).sum(), wanted)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert_relative(mine, theirs, 1e-10)
+
+
 @pytest.mark.parametrize("value", [1e6, float("nan")])
 def test_features_at_hidden_cells_are_ignored_bit_for_bit(value: float) -> None:
     decoder = small_decoder().float()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from comparison import assert_relative
 from timm.layers.grn import GlobalResponseNorm
 
 from sparse.ops.grn import global_response_norm
-from sparse.sites import VisiblePatches
+from sparse.sites import Canvas, VisiblePatches
 
 
 def numbered_maps(side: int = 2) -> torch.Tensor:
@@ -42,6 +44,25 @@ def test_scatter_keeps_shape_when_last_row_and_column_are_hidden() -> None:
     patches = VisiblePatches.from_indices(torch.tensor([[0], [1]]), rows=3, columns=4)
     assert patches.scatter(torch.ones(2, 1, 2, 2, 5)).shape == (2, 6, 8, 5)
     assert patches.num_images == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [((7, 7), 7), ((14, 7), 7), ((20, 20), 10), ((7, 8), 1), ((34, 34), 2)]
+)
+def test_a_map_without_hidden_cells_is_cut_into_the_largest_squares(
+    size: tuple[int, int], side: int
+) -> None:
+    height, width = size
+    canvas = Canvas.whole(2, height, width, torch.device("cpu"))
+    assert canvas.side == side
+    maps = torch.arange(2.0 * height * width * 3).view(2, height, width, 3)
+    blocks = canvas.gather(maps)
+    assert blocks.shape == (2, height * width // side**2, side, side, 3)
+    assert torch.equal(canvas.scatter(blocks), maps)
+    by_index = dataclasses.replace(canvas, is_whole=False)
+    assert torch.equal(by_index.gather(maps), blocks)
+    assert torch.equal(by_index.scatter(blocks), maps)
+    assert (blocks.data_ptr() == maps.data_ptr()) or side < width
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from fcmae.__main__ import main
 from fcmae.cli import verify as verify_command
 from fcmae.errors import DONE, FAILED, MISTAKE
 from fcmae.model.autoencoder import FCMAE, create_model
+from fcmae.model.decoder import Decoder
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification import claims, reference
 from fcmae.verification.certificate import Certificate, Line
@@ -75,6 +76,8 @@ def test_a_sound_encoder_holds_every_claim(config: PretrainConfig) -> None:
         "masked_dense = reference, float32: gradients",
         "native = reference, bf16: features",
         "masked_dense = reference, bf16: features",
+        "decoder = reference, float64: predictions",
+        "decoder = reference, float32: gradients",
         "hidden pixels replaced, native",
         "change of predictions",
         "gradient of features by hidden pixels",
@@ -202,6 +205,29 @@ def test_one_grn_sum_over_the_batch_in_native_fails(
     failed = failed_claims(verify_config(config))
     assert "native = reference, float64: features" in failed
     assert "other images and masks replaced, native: change of features" in failed
+
+
+def test_a_decoder_without_its_mask_token_fails(
+    config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def zero(self: Decoder, dtype: torch.dtype) -> Tensor:
+        return 0 * original(self, dtype)
+
+    original = Decoder.token
+    monkeypatch.setattr(Decoder, "token", zero)
+    failed = failed_claims(verify_config(config))
+    assert set(failed) == {claim for claim in failed if claim.startswith("decoder = reference")}
+    assert len(failed) == 4
+
+
+def test_a_decoder_whose_grn_sums_over_the_batch_fails(
+    config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pool_wrongly(block: Any, blocks: Tensor, canvas: Canvas) -> Tensor:
+        return native.run_block(block, blocks, canvas, grn_over_batch=True)
+
+    monkeypatch.setattr("fcmae.model.decoder.run_block", pool_wrongly)
+    assert "decoder = reference, float64: predictions" in failed_claims(verify_config(config))
 
 
 def test_hidden_cells_that_are_not_zero_in_natives_convolution_fail(
