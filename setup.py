@@ -26,6 +26,8 @@ EXTRAS = {
     "huggingface": ["transformers>=4.40", "datasets>=3.6"],
     # fcmae finetune with task: segmentation: its decoders, its scores
     "segmentation": ["segmentation-models-pytorch>=0.5", "torchmetrics>=1.4"],
+    # boxes scored by examples/detection.py
+    "detection": ["torchmetrics>=1.4", "pycocotools>=2.0.8"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.19", "onnxscript>=0.7"],
     # fcmae curate of more than 50,000 pictures, which it clusters instead of comparing all pairs
     "curate": ["faiss-cpu>=1.8"],
@@ -42,6 +44,7 @@ EXTRAS["test"] = [
     *EXTRAS["arrays"],
     *EXTRAS["huggingface"],
     *EXTRAS["segmentation"],
+    *EXTRAS["detection"],
     *EXTRAS["onnx"],
     *EXTRAS["slurm"],
     *EXTRAS["curate"],
