@@ -21,16 +21,16 @@ EXTRAS = {
         "pylibjpeg-openjpeg>=2.3",
         "pylibjpeg-rle>=2.0",
     ],
-    "arrays": ["h5py>=3.11", "zarr>=2.18.7"],
+    "arrays": ["h5py>=3.11", "zarr>=3.0.8"],
     # exports for transformers, and images of data sets that `datasets` saved on disk
-    "huggingface": ["transformers>=4.40", "datasets>=3.6"],
+    "huggingface": ["transformers>=5.0", "datasets>=3.6"],
     # fcmae finetune with task: segmentation: its decoders, its scores
     "segmentation": ["segmentation-models-pytorch>=0.5", "torchmetrics>=1.4"],
     # boxes scored by examples/detection.py
     "detection": ["torchmetrics>=1.4", "pycocotools>=2.0.8"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.19", "onnxscript>=0.7"],
     # fcmae curate of more than 50,000 pictures, which it clusters instead of comparing all pairs
-    "curate": ["faiss-cpu>=1.8"],
+    "curate": ["faiss-cpu>=1.9"],
     "slurm": ["submitit>=1.5.4"],
 }
 EXTRAS["docs"] = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4"]
@@ -108,6 +108,7 @@ setup(
         "matplotlib>=3.10.7",
         "tensorboard>=2.17.1",
         "safetensors>=0.4.3",
+        "huggingface_hub>=0.34",
         "scikit-learn>=1.4.2",
         "scipy>=1.13",
         "pillow>=12.0",

@@ -6,7 +6,10 @@ descriptor left, they go through a pipe as bytes, which works everywhere and is 
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import shutil
 from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -52,6 +55,7 @@ class Parcel:
         others = {name: value for name, value in self._batch.items() if name not in large}
         if self._sender.obstacle is None:
             try:
+                _ask_for_room([value for value in large.values() if not value.is_shared()])
                 return _open, (bytes(ForkingPickler.dumps(large)), _as_arrays(others))
             except (OSError, RuntimeError) as error:  # torch's error where memory is shared
                 self._sender.obstacle = " ".join(str(error).split())
@@ -81,10 +85,24 @@ def stack(tensors: Sequence[Tensor]) -> Tensor:
     In a worker torch stacks straight into shared memory, which spares a copy.
     """
     try:
+        _ask_for_room(tensors)
         stacked: Tensor = default_collate(list(tensors))
-    except RuntimeError:  # no room there, or shapes that differ, which stack says, too
+    except (OSError, RuntimeError):  # no room there, or shapes that differ, which stack says, too
         return torch.stack(list(tensors))
     return stacked
+
+
+def _ask_for_room(tensors: Sequence[Tensor]) -> None:
+    """Raise OSError where /dev/shm cannot hold copies of tensors.
+
+    Older versions of torch do not ask: the process dies as it writes there.
+    """
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except FileNotFoundError:  # a system that keeps shared memory elsewhere
+        return
+    if sum(tensor.nbytes for tensor in tensors) > free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/dev/shm")
 
 
 def obstacle_sentence(obstacle: str) -> str:

@@ -132,7 +132,7 @@ def _cached(repo: str, file: str, revision: str | None) -> Path | None:
 
 
 def _unreachable(name: str, repo: str, file: str) -> str:
-    why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub is not reached"
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub is not reached"
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     return (
         f"{name}: {file} is not in the cache, and {why}; where there is a network, run "

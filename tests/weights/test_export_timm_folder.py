@@ -64,7 +64,7 @@ def test_the_transform_of_timm_is_the_runs_evaluation(tmp_path: Path) -> None:
         loaded = timm.create_model(f"local-dir:{tmp_path / mode}", pretrained=True)
         data = timm.data.resolve_model_data_config(loaded)
         assert (data["crop_pct"], data["crop_mode"]) == (crop_pct, mode)
-        assert (data["input_size"], data["interpolation"]) == ((2, *size), "bicubic")
+        assert (tuple(data["input_size"]), data["interpolation"]) == ((2, *size), "bicubic")
         assert (*data["mean"], *data["std"]) == (*info.mean, *info.std)
 
 
