@@ -10,14 +10,15 @@ from fcmae.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    DiskError,
     NonFiniteLossError,
     UnsupportedModelError,
 )
 
 if TYPE_CHECKING:
+    from fcmae.cli.functions import Run, finetune, load, pretrain
     from fcmae.convert import convert_state_dict
     from fcmae.data.decoding import read_image
-    from fcmae.evaluation.prediction import load
     from fcmae.model.autoencoder import FCMAE, FCMAEOutput
 
 __version__ = "0.2.0"
@@ -28,19 +29,26 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DiskError",
     "FCMAEOutput",
     "NonFiniteLossError",
+    "Run",
     "UnsupportedModelError",
     "convert_state_dict",
+    "finetune",
     "load",
+    "pretrain",
     "read_image",
 ]
 
 _LAZY = {
     "FCMAE": "fcmae.model.autoencoder",
     "FCMAEOutput": "fcmae.model.autoencoder",
+    "Run": "fcmae.cli.functions",
     "convert_state_dict": "fcmae.convert",
-    "load": "fcmae.evaluation.prediction",
+    "finetune": "fcmae.cli.functions",
+    "load": "fcmae.cli.functions",
+    "pretrain": "fcmae.cli.functions",
     "read_image": "fcmae.data.decoding",
 }
 

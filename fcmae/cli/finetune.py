@@ -1,5 +1,12 @@
 """`fcmae finetune`: fine-tune a classifier on labelled images, or compare, or evaluate one."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fcmae.settings.finetune import FinetuneConfig
+
 SUMMARY = "fine-tune a classifier on your labelled images, or continue a run"
 
 
@@ -14,6 +21,20 @@ def run(arguments: list[str]) -> int:
     length = {"train.steps": "1"} if is_only else {}
     config = parse(FinetuneConfig, arguments, prog="fcmae finetune", otherwise=length)
 
+    from fcmae.training.processes import is_main_process
+
+    signal = carry_out(config)
+    if signal is not None and is_main_process():
+        print("\nStart the same command again to go on from here.")
+    return DONE if signal is None else INTERRUPTED
+
+
+def carry_out(config: FinetuneConfig) -> str | None:
+    """Fine-tune, compare with scratch or evaluate, as the settings say.
+
+    Returns:
+        The name of the signal that stopped it, with a checkpoint written; None when it is done.
+    """
     from fcmae.finetuning.scoring import evaluate_only
     from fcmae.finetuning.task import finetune
     from fcmae.studies.comparison import compare_with_scratch
@@ -23,13 +44,9 @@ def run(arguments: list[str]) -> int:
     try:
         if config.evaluate.only:
             evaluate_only(config, processes)
-            signal = None
-        elif config.compare.scratch:
-            signal = compare_with_scratch(config, processes)
-        else:
-            signal = finetune(config, processes).signal
+            return None
+        if config.compare.scratch:
+            return compare_with_scratch(config, processes)
+        return finetune(config, processes).signal
     finally:
         processes.close()
-    if signal is not None and processes.is_main:
-        print("\nStart the same command again to go on from here.")
-    return DONE if signal is None else INTERRUPTED

@@ -1,0 +1,287 @@
+"""The commands as functions, for notebooks and scripts: the same words, results as objects.
+
+`fcmae.pretrain(data="pictures", run_dir="runs/mine", **{"mask.ratio": 0.75})` is
+`fcmae pretrain --data.path pictures --run.dir runs/mine --mask.ratio 0.75`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from fcmae.errors import ConfigError
+from fcmae.evaluation.features import Features
+from fcmae.evaluation.prediction import Images, Predictions, TrainedModel
+from fcmae.evaluation.prediction import load as load_model
+from fcmae.runs.folder import RunFolder
+from fcmae.runs.loading import is_finetuning_run, is_pretraining_run, load_run_config
+from fcmae.runs.metrics import read_metrics
+from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.reading import load as read_settings
+from fcmae.settings.reading import parse, to_plain
+from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.export import convert_file
+
+Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+class Run:
+    """What a pretraining or a fine-tuning has left in its folder, as it stands.
+
+    Attributes:
+        path: the folder.
+        stopped_by: name of the signal that stopped it in this process, such as SIGINT of a
+            notebook's stop button; None when it is done. The same call goes on from there.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        stopped_by: str | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.path = Path(path)
+        self.stopped_by = stopped_by
+        self._device = device
+        self._folder = RunFolder(self.path)
+
+    def __repr__(self) -> str:
+        state = "finished" if self.is_finished else "not finished"
+        return f"<fcmae.Run {str(self.path)!r}, {state}>"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every step is done and everything is exported."""
+        return self._folder.finished.exists()
+
+    @property
+    def config(self) -> PretrainConfig | FinetuneConfig:
+        """The settings, resolved; raises ConfigError where they cannot be read."""
+        if is_finetuning_run(self.path):
+            return read_settings(FinetuneConfig, self._folder.config)
+        return load_run_config(self.path)
+
+    @property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """What was logged: one array per name, as long as there are lines; NaN where it is not."""
+        return _columns(read_metrics(self._folder.metrics))
+
+    @property
+    def health(self) -> dict[str, np.ndarray]:
+        """The held-out loss and the measures of features, as `metrics`, at their own steps."""
+        lines = read_metrics(self._folder.metrics)
+        return _columns([line for line in lines if any("health/" in name for name in line)])
+
+    @property
+    def scores(self) -> str:
+        """The table of frozen features by labels that the run wrote; "" where it has none."""
+        file = self._folder.path / "scores.txt"
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+    @functools.cached_property
+    def model(self) -> TrainedModel:
+        """The encoder of a pretraining, the best classifier of a fine-tuning.
+
+        Raises:
+            CheckpointError: no checkpoint yet, or damaged ones.
+        """
+        return load_model(self.path, self._device)
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """timm's model of `model`, in evaluation mode."""
+        return self.model.network
+
+    encoder = network
+
+    @property
+    def info(self) -> EncoderInfo:
+        """How images become the model's input."""
+        return self.model.info
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the outputs; None of an encoder."""
+        return self.model.classes
+
+    def predict(self, images: Images, **how: Any) -> Predictions:
+        """Return the probabilities of images; arguments and errors as `TrainedModel.predict`."""
+        return self.model.predict(images, **how)
+
+    def embed(self, images: Images, **how: Any) -> Features:
+        """Return one vector per image; arguments and errors as `TrainedModel.embed`."""
+        return self.model.embed(images, **how)
+
+    def reconstruct(self, images: Paths, output: str | os.PathLike[str], **options: Any) -> Path:
+        """Draw images, hidden and reconstructed, into a folder, and return it.
+
+        Args:
+            images: a folder or file, or several.
+            output: the folder of the pictures.
+            options: those of `fcmae reconstruct`, such as limit=8 or **{"mask.ratio": 0.5}.
+
+        Raises:
+            ConfigError: an unknown option, or a folder that cannot be written.
+            DataError: no images.
+        """
+        from fcmae.cli.reconstruct import run
+
+        run([str(self.path), _text(images), *words_of({"output": output, **options})])
+        return Path(output)
+
+    def export(self, output: str | os.PathLike[str], to: str = "timm") -> Path:
+        """Write the encoder or classifier for another library, and return the file or folder.
+
+        Args:
+            output: file or folder.
+            to: a format of `fcmae export --to`.
+
+        Raises:
+            ConfigError: no such format, or a place that cannot be written.
+            CheckpointError: weights that cannot be read.
+        """
+        for _ in convert_file(str(self.path), str(output), to=to):
+            pass
+        return Path(output)
+
+
+def pretrain(
+    data: Paths | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    model: str | None = None,
+    config: PretrainConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> Run:
+    """Pretrain an encoder on images, or go on with a run, as `fcmae pretrain` does.
+
+    Args:
+        data: `data.path`.
+        run_dir: `run.dir`.
+        model: `model.name`.
+        config: a YAML file, the name of a recipe, nested settings, or a PretrainConfig.
+        settings: any other by its name, **{"mask.ratio": 0.75}; these win over `config`.
+
+    Returns:
+        The run; `stopped_by` says what stopped it, if anything did, with a checkpoint written.
+
+    Raises:
+        ConfigError: a setting that is unknown, missing or cannot work, before anything starts.
+        DataError: no images, too many that cannot be read, or readers that die.
+        CheckpointError: every checkpoint of the run is damaged, or init weights do not fit.
+        NonFiniteLossError: the loss is NaN or infinite.
+        DiskError: no checkpoint could be written.
+    """
+    from fcmae.pretraining.task import pretrain as carry_out
+
+    given = {"data.path": data, "run.dir": run_dir, "model.name": model}
+    parsed = _parse(PretrainConfig, config, given, settings, "fcmae.pretrain")
+    return Run(parsed.run.dir, carry_out(parsed))
+
+
+def finetune(
+    data: Paths | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | Run | None = None,
+    config: FinetuneConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> Run:
+    """Fine-tune on labelled images, or go on with a run, as `fcmae finetune` does.
+
+    Args:
+        data: `data.path`.
+        run_dir: `run.dir`.
+        weights: `model.weights`: a run, a file, or a name of public weights.
+        config: a YAML file, the name of a recipe, nested settings, or a FinetuneConfig.
+        settings: any other by its name; these win over `config`.
+
+    Returns:
+        The run, as `pretrain` does, and raises what that raises.
+    """
+    from fcmae.cli.finetune import carry_out
+
+    start = weights.path if isinstance(weights, Run) else weights
+    given = {"data.path": data, "run.dir": run_dir, "model.weights": start}
+    parsed = _parse(FinetuneConfig, config, given, settings, "fcmae.finetune")
+    return Run(parsed.run.dir, carry_out(parsed))
+
+
+def load(source: str | os.PathLike[str], device: str | torch.device = "auto") -> Run | TrainedModel:
+    """Return a run by its folder, or the model of a file or folder that was exported from one.
+
+    Both have `predict` and `embed`.
+
+    Args:
+        source: run folder, weights file or folder of timm.
+        device: auto takes a GPU where there is one.
+
+    Raises:
+        ConfigError: a run whose settings cannot be read, or weights that do not say how images
+            become their input.
+        CheckpointError: unreadable or incomplete weights.
+    """
+    path = Path(source)
+    if is_pretraining_run(path) or is_finetuning_run(path):
+        return Run(path, device=device)
+    return load_model(path, device)
+
+
+def words_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the words of a command line for settings, nested or by dotted names."""
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and "." not in name and not prefix:
+            words += words_of(value, f"{name}.")
+        else:
+            words.append(f"--{prefix}{name}={_text(value)}")
+    return words
+
+
+def _parse(
+    config_class: type[Any],
+    config: Any,
+    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    prog: str,
+) -> Any:
+    named = {name: value for name, value in given.items() if value is not None}
+    twice = sorted(named.keys() & settings.keys())
+    if twice:
+        raise ConfigError(f"{prog}: {twice[0]} is given twice; name it once.")
+    words = words_of({**named, **settings})
+    if isinstance(config, config_class):
+        words = [*words_of(to_plain(config)), *words] if words else []
+        if not words:
+            return config
+    elif isinstance(config, Mapping):
+        words = [*words_of(config), *words]
+    elif config is not None:
+        words = ["--config", os.fspath(config), *words]
+    return parse(config_class, words, prog=prog)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return json.dumps({str(name): item for name, item in value.items()}, default=os.fspath)
+    return json.dumps(value, default=os.fspath)
+
+
+def _columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    names = dict.fromkeys(name for line in lines for name in line)
+    return {name: _column([line.get(name) for line in lines]) for name in names}
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    """Return an array of numbers with NaN for None, or of objects where some are no numbers."""
+    if all(value is None or isinstance(value, (int, float)) for value in values):
+        return np.array([np.nan if value is None else value for value in values], dtype=float)
+    return np.array(values, dtype=object)
