@@ -203,7 +203,10 @@ def finetune(
         settings: any other by its name; these win over `config`.
 
     Returns:
-        The run, as `pretrain` does, and raises what that raises.
+        The run; `stopped_by` says what stopped it, if anything did, with a checkpoint written.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, NonFiniteLossError, DiskError: as `pretrain`.
     """
     from fcmae.cli.finetune import carry_out
 
