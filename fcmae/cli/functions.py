@@ -71,7 +71,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:
-        """What was logged: one array per name, as long as there are lines; NaN where it is not."""
+        """One array per logged name, as long as there are lines; NaN where a line lacks it."""
         return _columns(read_metrics(self._folder.metrics))
 
     @property
