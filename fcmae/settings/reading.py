@@ -211,7 +211,8 @@ class Layers:
     """Plain settings of several sources: what a later one says replaces what an earlier one said.
 
     Of settings that say one thing in several ways (EITHER_OR), the later source's replaces the
-    earlier's, which is told on stderr; a source that says both is left to the checks.
+    earlier's, and so does the later word of a command line, which is told on stderr; a file that
+    says both is left to the checks.
 
     Attributes:
         plain: nested dicts, `depth` levels of sections above the settings.
@@ -343,7 +344,8 @@ class Layers:
                 path_of_other = path.removesuffix(mine) + other
                 leaf = other.rpartition(".")[2]
                 source = self._origins.get(path_of_other)
-                if value in NULL or onto.get(leaf) in NULL or source == origin:
+                is_of_one_file = source == origin and origin != COMMAND_LINE
+                if value in NULL or onto.get(leaf) in NULL or is_of_one_file:
                     continue
                 remark(
                     f"{path} {value} of the {origin} replaces {path_of_other} "

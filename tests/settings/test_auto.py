@@ -50,10 +50,6 @@ def test_the_studies_that_were_measured_leave_nothing_to_a_rule(path: Path) -> N
         (["--optim.base_lr", "-1"], "optim.base_lr: got -1.0, expected a finite number of 0 or mo"),
         (["--mask.ratio", "auto"], "mask.ratio: got 'auto', expected a number"),
         (["--train.time", "soon"], "train.time: got 'soon', expected a time such as 20min, 1.5h"),
-        (
-            ["--train.steps=5", "--train.time=1h"],
-            "train.steps, train.epochs, train.time: got 5 and 1h, expected at most one of them",
-        ),
     ],
 )
 def test_what_is_neither_a_value_nor_auto_is_one_sentence(words: list[str], message: str) -> None:

@@ -71,7 +71,6 @@ def test_changes_that_a_continued_run_must_not_make_are_named() -> None:
         (["--optim.betas", "[1, 2, 3]"], "expected a list of 2, each a number"),
         (["--data.image_size", "[3, a]"], "a whole number or a list of 2, each a whole number"),
         (["--mask.ratio", "1.5"], "mask.ratio: got 1.5, expected a share between 0 and 1"),
-        (["--train.epochs", "2"], "train.epochs, train.time: got 3 and 2.0, expected at most one"),
         (["--train.batch_size", "0"], "train.batch_size: got 0, expected 1 or more"),
         (["--optim.base_lr", "-1"], "optim.base_lr: got -1.0, expected a finite number of 0"),
         (["--data.mean", "[0.5]"], "data.mean, data.std: got one of them, expected both"),
@@ -80,7 +79,6 @@ def test_changes_that_a_continued_run_must_not_make_are_named() -> None:
         (["--data.value_range", "[5, 5]"], "data.value_range: got"),
         (["--data.rotate90", "true", "--data.image_size", "[64, 96]"], "expected square images"),
         (["--evaluate.draws", "2"], "evaluate.draws: got 2, expected 0, or 3 or more"),
-        (["--optim.warmup_steps", "1", "--optim.warmup_epochs", "1"], "expected at most one"),
         (["--train.compile", "true", "--model.backend", "minkowski"], "train.compile: got true wi"),
         (["--config"], "--config"),
         (["photos"], "photos"),
@@ -171,13 +169,37 @@ def test_the_first_of_several_processes_tells_what_was_replaced(
     assert capsys.readouterr().err == ""
 
 
-def test_a_contradiction_within_one_source_stays_an_error(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.yaml", "train: {epochs: 3, steps: 4}")
-    base = ["--run.dir", "a", "--data.path", "b", "--config", path]
-    with pytest.raises(ConfigError, match=r"got 4 and 3\.0, expected at most one of them"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "train: {epochs: 3, steps: 4}",
+            r"train\.time: got 4 and 3\.0, expected at most one of them",
+        ),
+        ("train: {steps: 5, time: 1h}", r"train\.time: got 5 and 1h, expected at most one"),
+        ("optim: {warmup_steps: 1, warmup_epochs: 1}", "expected at most one"),
+    ],
+)
+def test_a_contradiction_within_one_file_is_an_error(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    base = ["--run.dir", "a", "--data.path", "b", "--config", write(tmp_path / "a.yaml", content)]
+    with pytest.raises(ConfigError, match=message):
         parse(PretrainConfig, base, prog="fcmae")
-    with pytest.raises(ConfigError, match=r"got 1 and 2\.0, expected at most one of them"):
-        parse(PretrainConfig, [*base, "--train.steps=1", "--train.epochs=2"], prog="fcmae")
+
+
+def test_of_one_command_line_the_last_word_wins_and_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = parse_minimal("--train.epochs=2", "--train.steps=7")
+    assert (config.train.epochs, config.train.steps) == (None, 7)
+    told = capsys.readouterr().err
+    assert "train.steps 7 of the command line replaces train.epochs 2 of the command line." in told
+    config = parse_minimal("--train.steps=7", "--train.epochs=2")
+    assert (config.train.epochs, config.train.steps) == (2, None)
+    config = parse_minimal("--optim.warmup_steps=3", "--optim.warmup_epochs=1")
+    assert config.optim.warmup_epochs == 1
+    assert config.optim.warmup_steps != 3
 
 
 def test_a_list_grows_by_options_with_a_plus() -> None:
