@@ -26,6 +26,7 @@ __all__ = [
     "DiskError",
     "NonFiniteLossError",
     "UnsupportedModelError",
+    "abandon_dead_streams",
     "complain",
     "descriptor_advice",
     "is_out_of_memory",
@@ -104,8 +105,6 @@ def descriptor_advice() -> str:
 def _system_sentence(error: OSError) -> str:
     """Say what the system refused, of which file, and what to change."""
     reason = error.strerror or str(error)
-    if error.filename is None:
-        _leave_terminal()
     where = "the terminal, or what it stands for" if error.filename is None else error.filename
     advice = {
         errno.ENOSPC: "make room there",
@@ -122,15 +121,16 @@ def _system_sentence(error: OSError) -> str:
     return f"{where}: {reason}; {advice}, and start the same command again."
 
 
-def _leave_terminal() -> None:
-    """If nothing can be printed any more, let the rest go nowhere: Python would try again."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+def abandon_dead_streams() -> None:
+    """Let what cannot be printed go nowhere: Python would try again as it ends, and fail then."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 def status_of(work: Callable[[], int | None]) -> int:
@@ -138,6 +138,13 @@ def status_of(work: Callable[[], int | None]) -> int:
 
     An exception that no user can cause goes on.
     """
+    try:
+        return _status_of(work)
+    finally:
+        abandon_dead_streams()
+
+
+def _status_of(work: Callable[[], int | None]) -> int:
     try:
         status = work()
         sys.stdout.flush()  # now, that a full disk behind it is not found out too late
@@ -172,10 +179,12 @@ def status_of(work: Callable[[], int | None]) -> int:
 def remark(sentence: str) -> None:
     """Print one sentence on stderr that is no error; of processes together, the first one does."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"fcmae: {sentence}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody looks any more
+            print(f"fcmae: {sentence}", file=sys.stderr, flush=True)
 
 
 def complain(message: str, status: int = MISTAKE) -> int:
     """Print one sentence about what went wrong; return the exit status."""
-    print(f"fcmae: error: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the status says it, too
+        print(f"fcmae: error: {message}", file=sys.stderr)
     return status

@@ -25,11 +25,12 @@ def run(arguments: list[str]) -> int:
         return DONE
 
     from fcmae.reports.writing import write_ablation_report
+    from fcmae.runs.terminal import tell
     from fcmae.studies.ablation.runner import Runner
 
-    status = Runner(ablation, say=_say).run()
+    status = Runner(ablation, say=lambda sentence: tell(f"fcmae: {sentence}")).run()
     for path in write_ablation_report(ablation.run.dir):
-        print(path)
+        tell(str(path))
     return status
 
 
@@ -46,7 +47,3 @@ def report(arguments: list[str]) -> None:
 
     for path in write_report(parsed.run, parsed.output):
         print(path)
-
-
-def _say(sentence: str) -> None:
-    print(f"fcmae: {sentence}", flush=True)

@@ -28,6 +28,7 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(f"--shares: got {own['shares']!r}, expected numbers: {DEFAULT_SHARES}.")
 
     from fcmae.reports.comparison import write_comparison
+    from fcmae.runs.terminal import tell
     from fcmae.studies.comparison import compare_over_labels
     from fcmae.training.processes import start_processes
 
@@ -39,8 +40,8 @@ def run(arguments: list[str]) -> int:
             return INTERRUPTED
         if processes.is_main:
             for path in write_comparison(found, found.config or config, against):
-                print(path)
-            print(found.sentence())
+                tell(str(path))
+            tell(found.sentence())
     finally:
         processes.close()
     return DONE

@@ -21,11 +21,12 @@ def run(arguments: list[str]) -> int:
     length = {"train.steps": "1"} if is_only else {}
     config = parse(FinetuneConfig, arguments, prog="fcmae finetune", otherwise=length)
 
+    from fcmae.runs.terminal import tell
     from fcmae.training.processes import is_main_process
 
     signal = carry_out(config)
     if signal is not None and is_main_process():
-        print("\nStart the same command again to go on from here.")
+        tell("\nStart the same command again to go on from here.")
     return DONE if signal is None else INTERRUPTED
 
 

@@ -27,12 +27,14 @@ def run(arguments: list[str]) -> int:
     _tell_of_readers(config.data.workers * processes_of_node())
     signal = pretrain(config)
     if is_main_process():
+        from fcmae.runs.terminal import tell
+
         if signal is not None:
-            print("\nStart the same command again to go on from here.")
+            tell("\nStart the same command again to go on from here.")
         else:
             from fcmae.runs.loading import load_run_config
 
-            print(
+            tell(
                 "\nNext, fine-tune from the exported weights:\n\n  "
                 + next_command(load_run_config(config.run.dir), arguments)
             )

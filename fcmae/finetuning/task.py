@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
@@ -284,14 +285,22 @@ class Finetuning(Task):
 
     @property
     def reads_late(self) -> bool:
-        """The average of weights must know whether a step was taken, nothing else must."""
-        return self.ema is None
+        """Evaluations ask nothing of a step's result."""
+        return True
+
+    def after_update(self, run: TrainingLoop, was_taken: bool | Tensor) -> None:
+        """Let the average follow the weights, unless they were left alone."""
+        if self.ema is None:
+            return
+        step = run.progress.step if self.config.ema.warmup else None
+        if isinstance(was_taken, Tensor):
+            follow_if(was_taken, self.ema, self.model, step)
+        elif was_taken:
+            self.ema.update(self.model, step)
 
     def after_step(self, run: TrainingLoop, result: StepResult) -> None:
-        """Update the average, and evaluate at the cadence and after the last step."""
+        """Evaluate at the cadence and after the last step."""
         step, total_steps, evaluate = run.progress.step, run.total_steps, self.config.evaluate
-        if self.ema is not None and result.is_finite:
-            self.ema.update(self.model, step if self.config.ema.warmup else None)
         cadence = run.schedule.steps(evaluate.every_steps, evaluate.every_epochs, total_steps)
         if step == total_steps or step % max(1, cadence) == 0:
             self._evaluate(run)
@@ -452,6 +461,28 @@ class Finetuning(Task):
             written.append(folder)
         if written:
             run.say(f"{' and '.join(map(str, written))} written.")
+
+
+@torch.no_grad()
+def follow_if(was_taken: Tensor, ema: ModelEmaV3, model: nn.Module, step: int | None) -> None:
+    """Do what ema.update(model, step) does, bit for bit, if the device finds that a step was taken.
+
+    Nobody waits for it. A weight of zero leaves an average as it is.
+
+    Args:
+        was_taken: bool without dimensions, on the device.
+        ema: changed in place.
+        model: what is averaged.
+        step: as `update` takes it.
+    """
+    weight = was_taken.float() * (1.0 - ema.get_decay(step))
+    for average, value in zip(
+        ema.module.state_dict().values(), model.state_dict().values(), strict=True
+    ):
+        if average.is_floating_point():
+            average.lerp_(value, weight)
+        else:
+            average.copy_(value)
 
 
 def _to_plain(scores: ClassificationScores | None) -> dict[str, Any] | None:

@@ -1,4 +1,7 @@
-"""What a run shows at the terminal while it works: sentences and a progress bar, on stderr."""
+"""What a run shows at the terminal: sentences and a progress bar on stderr, last words on stdout.
+
+A terminal that is gone, or a full disk in its place, is no failure of the run.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from fcmae.errors import abandon_dead_streams
 
 Item = TypeVar("Item")
 
@@ -39,6 +44,14 @@ _TERMINAL: Any = _Terminal()
 def say(sentence: str) -> None:
     """Print one sentence, above the progress bar where there is one."""
     tqdm.write(f"fcmae: {sentence}", file=_TERMINAL)
+
+
+def tell(text: str) -> None:
+    """Print on stdout what a training says that is in its folder, too."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        abandon_dead_streams()
 
 
 def progress_bar(

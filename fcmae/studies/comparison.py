@@ -235,7 +235,7 @@ def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | 
     signal = _compare(found, ALL, config, images, None, processes, frozen)
     if signal is None and processes.is_main:
         text = found.text()
-        print(text)
+        terminal.tell(text)
         write_text(Path(config.run.dir) / "comparison.txt", text + "\n")
     return signal
 
@@ -443,7 +443,7 @@ def _score_frozen(
         try:
             scores = frozen.score(labelled, test, seed).scores
         except (DataError, RuntimeError, ValueError, MemoryError) as error:  # the runs are done
-            print(f"frozen features were not scored: {' '.join(str(error).split())}")
+            terminal.tell(f"frozen features were not scored: {' '.join(str(error).split())}")
             return
         for name, start, method in (
             (LINEAR, LINEAR, "linear"),

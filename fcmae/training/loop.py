@@ -291,6 +291,7 @@ class TrainingLoop:
                     lambda: (stop.name is not None, self._seconds_unsaved() >= save_seconds),
                 )
             progress.step = step + 1
+            self.task.after_update(self, taken.was_taken)
             self._untold.append(_Taken(progress.step, taken, self._step_batches))
             is_last = progress.step == self.total_steps
             cadence = config.checkpoint.every_steps

@@ -135,6 +135,7 @@ class StepResult:
         grad_norm: L2 norm of the gradient before clipping.
         is_finite: False when loss or gradient was not, and the weights were left alone.
         agreed: for each of the step's questions, whether any process said yes.
+        was_taken: `is_finite`, as LateResult has it.
     """
 
     loss: float
@@ -142,6 +143,10 @@ class StepResult:
     grad_norm: float
     is_finite: bool
     agreed: tuple[bool, ...]
+
+    @property
+    def was_taken(self) -> bool:  # noqa: D102 (see the attributes)
+        return self.is_finite
 
     def read(self) -> StepResult:
         """Return itself: it is known already."""
@@ -154,9 +159,19 @@ class LateResult:
     Args:
         numbers: gradient norm, sum of losses and answers, on the device.
         conclude: makes the result of them.
+        was_taken: what StepResult.is_finite will be: a bool without dimensions, on the device.
+
+    Attributes:
+        was_taken: as given.
     """
 
-    def __init__(self, numbers: Tensor, conclude: Callable[[list[float]], StepResult]) -> None:
+    def __init__(
+        self,
+        numbers: Tensor,
+        conclude: Callable[[list[float]], StepResult],
+        was_taken: Tensor,
+    ) -> None:
+        self.was_taken = was_taken
         self._conclude = conclude
         self._event: torch.cuda.Event | None = None
         if numbers.is_cuda:
@@ -260,7 +275,9 @@ class Optimization:
         conclude = functools.partial(self._conclude, lr)
         if self._is_late:
             self._update_if_finite(numbers[:2])
-            return LateResult(numbers, conclude)
+            # As _conclude says of the numbers.
+            deciding = numbers[1] if self.scaler.is_enabled() else numbers[:2]
+            return LateResult(numbers, conclude, deciding.isfinite().all())
         result = conclude(numbers.tolist())
         if result.is_finite:
             self.scaler.step(self._optimizer)

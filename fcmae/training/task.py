@@ -71,6 +71,13 @@ class Task(abc.ABC):
         seeded by the step, so that whatever is drawn here is drawn again by a continued run.
         """
 
+    def after_update(self, run: TrainingLoop, was_taken: bool | Tensor) -> None:
+        """Do what must follow each change of the weights before the next; asks nothing else.
+
+        `was_taken` says whether there was one: a step with a loss or gradient that is not finite
+        leaves them alone. Where the host does not know yet, it is a tensor of the device.
+        """
+
     def after_step(self, run: TrainingLoop, result: StepResult) -> None:
         """Do what follows a step, which `run.progress.step` counts already.
 

@@ -18,6 +18,7 @@ from real_runs import (
     assert_same_run,
     assert_same_state,
     final_state,
+    options,
     pretrain_arguments,
     run,
     run_together,
@@ -93,6 +94,66 @@ def test_a_run_that_is_read_late_is_that_which_is_read_at_once(
     for number, step in enumerate(lost, start=1):
         sentence = f"step {step}: loss nan, gradient norm nan; step left out ({number} of 2)."
         assert told.count(sentence) == 2
+
+
+def lose_labels(*at_calls: int) -> None:
+    """Make the loss of a fine-tuning NaN when it is asked for at these times."""
+    from fcmae.finetuning.task import Finetuning
+
+    original, calls = Finetuning.compute_loss, 0
+
+    def compute_loss(self: Any, *args: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss: Tensor = original(self, *args)
+        return loss * math.nan if calls in at_calls else loss
+
+    Finetuning.compute_loss = compute_loss  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_an_average_of_weights_that_is_read_late_is_that_which_is_read_at_once(
+    warmup: bool, data: Path, tmp_path: Path
+) -> None:
+    """The device decides whether the average follows: two steps have no finite loss."""
+    labelled, log = tmp_path / "labelled", tmp_path / "log"
+    for seed, name in enumerate(("left", "right")):
+        write_pictures(labelled / name, 8, seed=seed)
+    settings = {
+        "data.path": labelled,
+        "data.image_size": 64,
+        "data.workers": 0,
+        "data.val_share": 0.5,
+        "model.name": "convnextv2_speck",
+        "ema.decay": 0.7,
+        "ema.warmup": warmup,
+        "train.batch_size": 4,
+        "train.steps": 7,
+        "train.device": "cpu",
+        "train.skip_nonfinite_steps": 2,
+        "evaluate.every_steps": 3,
+        "log.every_steps": 4,
+        "log.tensorboard": "false",
+        "checkpoint.every_steps": 100,
+    }
+    for name, how in (("late", late), ("at-once", fused)):
+        words = ["finetune", *options(settings, {"run__dir": tmp_path / name})]
+        status = run(words, log, before=[partial(lose_labels, 2, 5), how, tell_late_results])
+        assert status == DONE, log.read_text()
+    assert log.read_text().count("read late") == log.read_text().count("read at once") == 7
+    assert_same_run(tmp_path / "late", tmp_path / "at-once")
+
+
+def tell_late_results() -> None:
+    """Print for each step whether its result was still on its way."""
+    original = Optimization.step
+
+    def step(self: Optimization, *args: Any) -> Any:
+        result = original(self, *args)
+        print("read late" if isinstance(result, LateResult) else "read at once", flush=True)
+        return result
+
+    Optimization.step = step  # type: ignore[method-assign]
 
 
 def test_processes_that_read_late_stay_at_one_mind(data: Path, tmp_path: Path) -> None:

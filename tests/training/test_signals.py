@@ -156,7 +156,11 @@ def test_nohup_keeps_a_run_going_when_its_terminal_is_closed() -> None:
 
 
 @pytest.mark.slow
-def test_a_closed_terminal_leaves_a_checkpoint(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_ignored", [False, True], ids=["SIGHUP", "SIGTERM after nohup"])
+def test_a_closed_terminal_leaves_a_checkpoint(
+    is_ignored: bool, data: Path, tmp_path: Path
+) -> None:
+    """With SIGHUP ignored a run goes on without its terminal, and its status is its own."""
     words = pretrain_arguments(data, tmp_path / "run", 100000, model__name="convnextv2_atto")
     metrics = tmp_path / "run" / "metrics.jsonl"
     main_end, terminal = pty.openpty()
@@ -167,8 +171,9 @@ def test_a_closed_terminal_leaves_a_checkpoint(data: Path, tmp_path: Path) -> No
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
-        # Tests started by nohup hand down that SIGHUP is ignored.
-        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=partial(
+            signal.signal, signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL
+        ),
     )
     os.close(terminal)
     said = b""
@@ -180,6 +185,10 @@ def test_a_closed_terminal_leaves_a_checkpoint(data: Path, tmp_path: Path) -> No
         time.sleep(0.01)
     os.close(main_end)  # from now on each write to the terminal is an error
     process.send_signal(signal.SIGHUP)
+    if is_ignored:
+        lines = len(read_metrics(metrics))
+        wait_until(lambda: len(read_metrics(metrics)) > lines + 1, metrics)
+        process.send_signal(signal.SIGTERM)
     try:
         assert process.wait(PATIENCE_SECONDS) == INTERRUPTED
     finally:
