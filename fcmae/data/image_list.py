@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class ImageList:
         part_of: each image's part in the order of `parts`, -1 outside of them; None if not cut.
         why_unlabelled: the reason for no labels; its subject is the path.
         roots: folders of what the user named, one each, below which images have their names.
+        recorded_in: the file that records exactly these images for a run; None if they are found.
     """
 
     paths: Sequence[str]
@@ -41,6 +43,7 @@ class ImageList:
     part_of: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
     why_unlabelled: str = dataclasses.field(default="", compare=False)
     roots: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    recorded_in: Path | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.paths, PathList):
@@ -61,6 +64,7 @@ class ImageList:
             paths=self.paths.select(chosen),
             labels=None if self.labels is None else Labels(self.labels.array[chosen]),
             part_of=None if self.part_of is None else self.part_of[chosen],
+            recorded_in=None,
         )
 
     def part(self, name: Part) -> ImageList:

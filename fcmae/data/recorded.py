@@ -65,7 +65,8 @@ def fix_images(
     """Record the images of a new run in `file`, or return those that a continued run began with.
 
     The order of samples is a permutation of the list, so that a file that came or went would
-    change everything after it. `report` says what changed. See `recall`.
+    change everything after it. `report` says what changed, once: not of images that `recall` has
+    taken from the file. See `recall`.
 
     Raises:
         CheckpointError, DataError, DiskError: as `recall`.
@@ -73,6 +74,8 @@ def fix_images(
     """
     if not is_continued:
         write_atomically(file, lambda partial: _write(partial, images))
+        return images
+    if images.recorded_in == file:
         return images
     recalled = recall(file, images, max_gone=max_gone)
     if recalled.told:
@@ -114,7 +117,13 @@ def recall(
     if labels is None and found.labels is not None:
         labels, classes = _labels_of(record, paths, found), found.classes
     images = dataclasses.replace(
-        found, paths=paths, labels=labels, classes=classes, parts={}, part_of=None
+        found,
+        paths=paths,
+        labels=labels,
+        classes=classes,
+        parts={},
+        part_of=None,
+        recorded_in=file,
     )
     if paths == found.paths and record.labels in (None, found.labels):
         images = dataclasses.replace(images, parts=found.parts, part_of=found.part_of)

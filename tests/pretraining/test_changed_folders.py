@@ -55,6 +55,7 @@ def test_a_relative_path_then_an_absolute_one_and_a_new_file(stopped: Path, tmp_
     said = " ".join(log.read_text().split())
     assert "3 new images wait for another run." in said
     assert "gone" not in said
+    assert said.count("the images have moved") == said.count("the held-out images have moved") == 1
     assert_same_run(tmp_path / "run", stopped / "undisturbed")
 
 
