@@ -159,8 +159,9 @@ def _status_of(work: Callable[[], int | None]) -> int:
             raise
         return complain(_system_sentence(error), FAILED)
     except UnicodeEncodeError as error:
+        shown = error.object[max(0, error.start - 60) : error.end + 60]
         return complain(
-            f"{error.object!r}: the locale of this process has no such letters; set PYTHONUTF8=1, "
+            f"{shown!r}: the locale of this process has no such letters; set PYTHONUTF8=1, "
             "or LC_ALL to one with UTF-8.",
         )
     except (MemoryError, RuntimeError) as error:

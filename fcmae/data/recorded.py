@@ -5,9 +5,11 @@ name below that root. Version 0.1.0 wrote the path of each image alone.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,7 +161,7 @@ def _parse(lines: Iterator[Any], old_roots: tuple[str, ...]) -> Record:
         written = [] if first is None else [first, *lines]
         if not all(isinstance(path, str) for path in written):
             raise ValueError("it is no list of paths")
-        pairs = [_name(path, old_roots) for path in written]
+        pairs = list(map(_Names(old_roots), written))
         return Record(old_roots, [number for number, _ in pairs], PathList(n for _, n in pairs))
     roots = tuple(map(str, first["roots"]))
     classes = None if first["classes"] is None else tuple(map(str, first["classes"]))
@@ -183,14 +185,18 @@ def _parse(lines: Iterator[Any], old_roots: tuple[str, ...]) -> Record:
 def _write(partial: Path, images: ImageList) -> None:
     roots = roots_of(images)
     classes = None if images.classes is None or images.labels is None else list(images.classes)
-    labels: Iterable[Any] = [()] * len(images)
+    name_of = _Names(roots)
+    ends: Iterable[str] = itertools.repeat("]\n", len(images))
     if classes is not None and images.labels is not None:
-        labels = ((label,) for label in images.labels)
+        ends = (f", {label}]\n" for label in images.labels)
     with partial.open("w", encoding="ascii") as lines:
         header = {"roots": list(map(os.path.abspath, roots)), "classes": classes}
         lines.write(json.dumps(header) + "\n")
-        for path, label in zip(images.paths, labels, strict=True):
-            lines.write(json.dumps([*_name(path, roots), *label]) + "\n")
+        # As json.dumps writes them, in a third of its time: a run of a million images waits for it.
+        lines.writelines(
+            f"[{number}, {encode_basestring_ascii(name)}{end}"
+            for (number, name), end in zip(map(name_of, images.paths), ends, strict=True)
+        )
 
 
 def roots_of(images: ImageList) -> tuple[str, ...]:
@@ -198,15 +204,22 @@ def roots_of(images: ImageList) -> tuple[str, ...]:
     return images.roots or (() if images.root is None else (images.root,))
 
 
-def _name(path: str, roots: Sequence[str]) -> tuple[int, str]:
-    """Return the number of the root that a path lies below, the innermost, and its name there."""
-    best, length = NOWHERE, -1
-    for number, root in enumerate(roots):
-        prefix = os.path.join(root, "")
-        is_below = path.startswith(prefix) if prefix else not os.path.isabs(path)
-        if is_below and len(prefix) > length:
-            best, length = number, len(prefix)
-    return best, path if best == NOWHERE else path[length:]
+class _Names:
+    """Tells of a path the number of the root that it lies below, the innermost, and its name there.
+
+    Args:
+        roots: folders.
+    """
+
+    def __init__(self, roots: Sequence[str]) -> None:
+        prefixes = [(os.path.join(root, ""), number) for number, root in enumerate(roots)]
+        self._prefixes = sorted(prefixes, key=lambda pair: len(pair[0]), reverse=True)
+
+    def __call__(self, path: str) -> tuple[int, str]:
+        for prefix, number in self._prefixes:
+            if path.startswith(prefix) if prefix else not os.path.isabs(path):
+                return number, path[len(prefix) :]
+        return NOWHERE, path
 
 
 def _locate(record: Record, found: ImageList) -> tuple[PathList, list[int]]:

@@ -1,5 +1,6 @@
 """Wheels of MinkowskiEngine: built, kept in a cache, installed."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -43,10 +44,15 @@ def keep_wheel(wheel: Path, cache: Path, key: str) -> Path:
     folder = cache / key
     folder.mkdir(exist_ok=True)
     partial = folder / f"{wheel.name}.{os.getpid()}.partial"
-    shutil.copyfile(wheel, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    return partial.replace(folder / wheel.name)
+    try:
+        shutil.copyfile(wheel, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        return partial.replace(folder / wheel.name)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def fetch_packages(tools: Tools, folder: Path) -> Tools:

@@ -245,7 +245,7 @@ def compare_over_labels(
     shares: Sequence[float],
     against: str | None,
     processes: Processes,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.tell,
 ) -> Comparison | str:
     """Fine-tune from both starts for every share and seed; return the scores.
 

@@ -125,6 +125,12 @@ def submit(job: Job, slurm: SlurmConfig, run_dir: str) -> Any:
             f"slurm.executor: slurm cannot be used here ({error}); run this on a login node of "
             "the cluster, or try the job out with --slurm.executor local."
         ) from error
+    except UnicodeEncodeError as error:  # submitit writes its script in the locale's letters
+        _remove_new(folder, before)
+        raise ConfigError(
+            f"slurm.folder: the locale of this process has no letters for {str(folder)!r}, which "
+            "the script of the job names; set PYTHONUTF8=1, or LC_ALL to one with UTF-8."
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"slurm.folder: {folder} cannot be written ({error.strerror}); choose another."

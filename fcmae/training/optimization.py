@@ -135,7 +135,6 @@ class StepResult:
         grad_norm: L2 norm of the gradient before clipping.
         is_finite: False when loss or gradient was not, and the weights were left alone.
         agreed: for each of the step's questions, whether any process said yes.
-        was_taken: `is_finite`, as LateResult has it.
     """
 
     loss: float
@@ -145,7 +144,8 @@ class StepResult:
     agreed: tuple[bool, ...]
 
     @property
-    def was_taken(self) -> bool:  # noqa: D102 (see the attributes)
+    def was_taken(self) -> bool:
+        """Whether the weights changed; see LateResult."""
         return self.is_finite
 
     def read(self) -> StepResult:

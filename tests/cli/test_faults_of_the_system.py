@@ -28,6 +28,8 @@ from safetensors.torch import load_file
 
 from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE
 from fcmae.runs.checkpoints import CheckpointStore
+from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.export import export
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +50,10 @@ class Place:
     @property
     def run(self) -> Path:
         return self.root / "run"
+
+    @property
+    def classifier(self) -> Path:
+        return self.run / "of-labels" / "classifier.safetensors"
 
     @property
     def out(self) -> Path:
@@ -108,6 +114,20 @@ COMMANDS: dict[str, Callable[[Place], list[str]]] = {
         "embed", str(at.run), str(at.pictures), "--output", str(at.out / "features.npz"),
     ],
     "probe": lambda at: ["probe", str(at.run), str(at.pictures), "--labels=4", "--draws=3"],
+    "predict": lambda at: [
+        "predict", str(at.classifier), str(at.pictures), "--output", str(at.out / "p.csv"),
+    ],
+    "curate": lambda at: [
+        "curate", str(at.run), str(at.pictures), "--output", str(at.out / "curation"),
+        "--workers=2",
+    ],
+    "submit": lambda at: [
+        "submit", *pretrain(at, at.out / "run"), "--slurm.hours=1", "--slurm.gpus=0",
+        f"--slurm.folder={at.out / 'jobs'}",
+    ],
+    "install-minkowski": lambda at: [
+        "install-minkowski", "--device=cpu", "--cache", str(at.out / "minkowski"),
+    ],
     "report": lambda at: ["report", str(at.run), "--output", str(at.out / "pages")],
     "verify": lambda at: ["verify", str(at.run)],
     "bench": lambda at: [
@@ -118,7 +138,14 @@ COMMANDS: dict[str, Callable[[Place], list[str]]] = {
 }  # fmt: skip
 ALL, NONE = set(COMMANDS), set[str]()
 WRITERS = set(COMMANDS) - {"plan", "probe", "verify"}
-READERS = set(COMMANDS) - {"export", "convert", "report", "verify", "bench"}  # of pictures
+READERS = set(COMMANDS) - {
+    "export",
+    "convert",
+    "report",
+    "verify",
+    "bench",
+    "install-minkowski",
+}  # of pictures
 USERS_OF_RUNS = {
     "compare",
     "export",
@@ -126,6 +153,8 @@ USERS_OF_RUNS = {
     "reconstruct",
     "embed",
     "probe",
+    "predict",
+    "curate",
     "report",
     "verify",
 }
@@ -172,7 +201,8 @@ TROUBLES = {
     "run closed to others": trouble(faults.shut_out, USERS_OF_RUNS, ALL - USERS_OF_RUNS, "run"),
     "umask 027": trouble(faults.strict_umask, NONE, ALL),
     "nobody at home": trouble(faults.homeless, NONE, ALL),
-    "C locale": trouble(faults.nothing, NONE, ALL),
+    # The script of a job, which submitit writes, must name its folder.
+    "C locale": trouble(faults.nothing, {"submit"}, ALL - {"submit"}),
     # Readers that are started again, for a score, may find no room for their locks: a sentence.
     "little shared memory": trouble(
         partial(faults.little_shared_memory, size="100k"), NONE, ALL - {"compare"}
@@ -185,7 +215,10 @@ TROUBLES = {
     "no room for temporary files": trouble(
         faults.no_room_for_temporary_files, NONE, {"export", "embed", "report"}
     ),
-    "terminal on a full disk": trouble(faults.full_terminal, NONE, NONE),
+    # Where the result is what is printed, it is lost; a training has its own in its folder.
+    "terminal on a full disk": trouble(
+        faults.full_terminal, {"plan", "probe", "verify"}, {"pretrain", "finetune", "compare"}
+    ),
 }
 assert len(TROUBLES) * len(COMMANDS) >= 150
 
@@ -211,17 +244,29 @@ def before() -> Iterator[Path]:
     place = Place(root / "before")
     for seed, name in enumerate(("hell-\u00e4", "dunkel-\u00f6")):
         write_pictures(place.pictures / name, 8, seed=seed)
+    faults.write_programs(place.root / faults.PROGRAMS)
     log = root / "log"
     assert wait(start(pretrain(place, place.run), log)) == DONE, log.read_text()
+    write_classifier(place.classifier)
     stopped = signal_in("step", 2, signal.SIGTERM)
     for name in ("pretrain", "finetune"):
         arguments = COMMANDS[name](place)
         assert wait(start(arguments, log, before=stopped)) == INTERRUPTED, log.read_text()
-    for name in sorted(WRITERS - {"pretrain", "finetune", "compare", "ablate"}):
+    not_again = {"pretrain", "finetune", "compare", "ablate", "submit", "install-minkowski"}
+    for name in sorted(WRITERS - not_again):
         assert wait(start(COMMANDS[name](place), log)) == DONE, log.read_text()
     os.chmod(root, 0o755)
     yield place.root
     shutil.rmtree(root)
+
+
+def write_classifier(path: Path) -> None:
+    """Write an untrained classifier that says how images become its input."""
+    info = EncoderInfo(
+        model_name="convnextv2_speck", in_chans=3, stem_stride=4, image_size=(64, 64),
+        mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0, classes=("bright", "dark"),
+    )  # fmt: skip
+    export(info.create_model(2), "timm", path, info)
 
 
 @cache

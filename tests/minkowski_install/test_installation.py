@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
-import tarfile
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import minkowski_stand_ins
 import pytest
+from minkowski_stand_ins import tarball, write_wheel
 
 from fcmae.__main__ import main
 from fcmae.minkowski_install import child, installation, source, wheel
@@ -21,16 +20,6 @@ TARGET = Target("2.0.0+cpu", "cpython-310-linux-x86_64")
 
 
 # source
-
-
-def tarball(path: Path, files: dict[str, str]) -> Path:
-    """Write a .tar.gz of `files`."""
-    with tarfile.open(path, "w:gz") as tar:
-        for name, text in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(text)
-            tar.addfile(member, io.BytesIO(text.encode()))
-    return path
 
 
 def test_unpack_finds_the_folder_of_setup_py(tmp_path: Path) -> None:
@@ -125,14 +114,6 @@ def test_every_part_of_the_target_the_sources_and_the_edits_are_in_the_cache_key
     keys.add(wheel.cache_key(TARGET, "source", "other edits"))
     assert len(keys) == 6
     assert wheel.cache_key(replace(TARGET), "source", "edits") in keys
-
-
-def write_wheel(path: Path) -> Path:
-    """Write a small zip file under the name of a wheel."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("module.py", "x = 1\n" * 500)
-    return path
 
 
 def test_a_kept_wheel_is_found_under_its_key_only(tmp_path: Path) -> None:
@@ -242,24 +223,7 @@ def test_a_wheel_that_pip_refuses_is_an_error_with_pips_reason(tmp_path: Path) -
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace what needs network, compiler and pip by stand-ins, and record their order."""
-    done: list[str] = []
-
-    def fake_build(folder: Path, *_: object) -> Path:
-        done.append("build")
-        return write_wheel(folder / "dist" / "me-0.5.4.whl")
-
-    def fetch(folder: Path) -> Path:
-        done.append("fetch")
-        return tarball(folder / "me.tar.gz", {"me/setup.py": ""})
-
-    passed = subprocess.CompletedProcess([], 0, "7x7: passed\n", "")
-    monkeypatch.setattr(installation, "find_tools", lambda _: Tools("/bin/g++"))
-    monkeypatch.setattr(installation, "fetch_source", fetch)
-    monkeypatch.setattr(installation, "apply_edits", lambda _: done.append("edit"))
-    monkeypatch.setattr(installation, "build_wheel", fake_build)
-    monkeypatch.setattr(installation, "install_wheel", lambda w: done.append(f"install {w.name}"))
-    monkeypatch.setattr(installation, "run_module", lambda name: done.append(name) or passed)
-    return done
+    return minkowski_stand_ins.use(monkeypatch)
 
 
 def test_the_second_installation_takes_the_wheel_from_the_cache(

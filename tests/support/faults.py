@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import ablation_in_process
+import minkowski_stand_ins
 import pytest
 
 from fcmae.__main__ import main
@@ -28,6 +29,7 @@ READ_ONLY, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 32, 4096, 16384, 1 << 18
 DETACH = 2  # MNT_DETACH
 NOBODY, UNKNOWN = 65534, 54321
 SMALL_FILE_BYTES = 6000
+PROGRAMS = "programs"
 PROJECT = Path(__file__).parents[2]
 
 Fault = Callable[[Path], object]
@@ -228,19 +230,34 @@ def run_with(
     """Be the console under a fault of `folder`, with stderr in a file of its own.
 
     Cells of an ablation and trials of a plan run in this process, which spares their starts.
+    Programs beside `folder`, in PROGRAMS, stand for those of a cluster.
     Afterwards a copy of `folder` as this process sees it lies in `seen`.
     """
     descriptor = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    ablation_in_process.use(pytest.MonkeyPatch())
+    patch = pytest.MonkeyPatch()
+    ablation_in_process.use(patch)
     trials.call_alone = _call_here
     place = Path(_spelt_here(folder))
+    stand_ins = place.parent / PROGRAMS
+    os.environ["PATH"] = f"{stand_ins}:{os.environ['PATH']}"
+    if arguments[0] == "install-minkowski":
+        minkowski_stand_ins.use(patch)
     fault(place)
     status = main([_spelt_here(word) for word in arguments])
     if seen is not None and place.is_dir():
         shutil.copytree(place, _spelt_here(seen), ignore=shutil.ignore_patterns("filler"))
     return status
+
+
+def write_programs(folder: Path) -> None:
+    """Write stand-ins for the programs that queue a job, which every user may run."""
+    folder.mkdir()
+    for name, said in (("sbatch", "Submitted batch job 12"), ("squeue", ""), ("sacct", "")):
+        program = folder / name
+        program.write_text(f"#!/bin/sh\necho {said}\n")
+        program.chmod(0o755)
 
 
 def _spelt_here(name: str) -> str:
