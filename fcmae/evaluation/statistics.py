@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
 CONFIDENCE = 0.95
 RULE = (
@@ -146,4 +146,4 @@ def _residual_noise(table: Table[Setting]) -> tuple[float, int]:
 
 
 def _quantile(freedom: int, comparisons: int = 1) -> float:
-    return float(stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * comparisons), freedom))
+    return float(stdtrit(freedom, 1 - (1 - CONFIDENCE) / (2 * comparisons)))

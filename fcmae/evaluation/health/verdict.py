@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy import stats
+import numpy as np
 
 LOSS = "health/loss"
 LAST_CHECKS = 3  # points of the line
@@ -40,7 +40,8 @@ def verdict(
     steps, losses = zip(*points, strict=True)
     left = total_steps - points[-1][0]
     still = f" with {left:,} of {total_steps:,} steps left" if left > 0 else ""
-    slope = float(stats.linregress(steps, losses).slope)
+    (spread, shared), _ = np.cov(steps, losses, bias=True)
+    slope = float(shared / spread)  # of least squares
     fall = -slope * total_steps / 10 / losses[-1]
     change = f"{'falls' if fall >= 0 else 'rises'} by {100 * abs(fall):.1f} %"
     rule = (
