@@ -106,7 +106,10 @@ class Slurm:
             for job in self.ask("squeue", "-h", "-o", "%i").split():
                 self.ask("scancel", "--signal=KILL", "--full", job)
                 self.ask("scancel", job)
-            time.sleep(2)
+            # What is left when the daemons are gone, nobody ends.
+            end = time.monotonic() + KILL_SECONDS + 10
+            while self.ask("squeue", "-h", "-o", "%i").split() and time.monotonic() < end:
+                time.sleep(0.2)
         for daemon in reversed(self._daemons):
             daemon.send_signal(signal.SIGTERM)
         for daemon in self._daemons:
