@@ -15,9 +15,10 @@ from fcmae.weights.conversion import State, left_out, read_weights, write_weight
 from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export_timm import export_timm, export_timm_folder
 from fcmae.weights.files import SUFFIXES, load_state_dict_file, not_finite, save_state_dict_file
-from fcmae.weights.formats import FILE_NAMES, ONNX, TIMM_FOLDER
+from fcmae.weights.formats import FILE_NAMES, ONNX, SMP, TIMM_FOLDER
 from fcmae.weights.model_card import card_files
 from fcmae.weights.proof import compare_models
+from fcmae.weights.segmenter import segmenter_file
 from fcmae.weights.sources import Source, open_source
 
 
@@ -47,6 +48,18 @@ def convert_file(
         BackendUnavailableError: transformers or onnx is needed and not installed.
     """
     check_target(target, to)
+    if segmenter_file(source) is not None:
+        from fcmae.weights.export_segmenter import convert_segmenter
+
+        try:
+            return convert_segmenter(source, target, to)
+        except OSError as error:
+            raise _unwritable(Path(target or source), error) from error
+    if to == SMP:
+        raise ConfigError(
+            f"--to: got {SMP!r} for {source}, which is no segmenter; smp.Unet and others take "
+            f'the folder of --to {TIMM_FOLDER} by "tu-local-dir:FOLDER".'
+        )
     found = open_source(source, from_format, origin)
     path = Path(target) if target is not None else _default_target(Path(source), found, to)
     told = [f"{source}: {found.layout} layout, {len(found.state)} tensors."]
@@ -197,16 +210,16 @@ def write_converted(
 
 def is_folder(target: Path | str, to: str) -> bool:
     """Whether `target` stands for a folder of timm or Hugging Face rather than for a file."""
-    return to in ("huggingface", TIMM_FOLDER) and Path(target).suffix not in SUFFIXES
+    return to in ("huggingface", SMP, TIMM_FOLDER) and Path(target).suffix not in SUFFIXES
 
 
 def check_target(target: Path | str | None, to: str) -> None:
     """Raise ConfigError unless the format exists and the name says how to write it."""
     if to not in FILE_NAMES:
         raise ConfigError(f"--to: got {to!r}, expected one of {', '.join(FILE_NAMES)}.")
-    if target is not None and to == TIMM_FOLDER and not is_folder(target, to):
+    if target is not None and to in (SMP, TIMM_FOLDER) and not is_folder(target, to):
         raise ConfigError(
-            f"OUT: {str(target)!r} is the name of a file, and {TIMM_FOLDER} is a folder; expected "
+            f"OUT: {str(target)!r} is the name of a file, and {to} is a folder; expected "
             f"a name without {Path(target).suffix}."
         )
     suffixes = (".onnx",) if to == ONNX else SUFFIXES

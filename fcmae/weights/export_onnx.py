@@ -64,7 +64,7 @@ def export_onnx(
     traced = (2, 2 * side + 1, 3 * side + 2)
     compared = [(1, height, width), (3, side, 2 * side), (2, 3 * side + side // 2, 2 * side + 3)]
     return write_graph(
-        outputs, outputs.names, path, (model.stem[0].in_channels, 1), traced, compared, metadata
+        outputs, outputs.names, path, model.stem[0].in_channels, traced, compared, metadata
     )
 
 
@@ -72,10 +72,11 @@ def write_graph(
     outputs: nn.Module,
     names: Sequence[str],
     path: Path,
-    input_is: tuple[int, int],
+    channels: int,
     traced: Shape,
     compared: Sequence[Shape],
     metadata: Mapping[str, str],
+    tolerance: float | None = None,
 ) -> str:
     """Write a module of images as an ONNX graph with free batch, height and width.
 
@@ -84,10 +85,12 @@ def write_graph(
             in evaluation mode.
         names: of these tensors.
         path: the file; replaced when ONNX Runtime has computed the same.
-        input_is: channels of the images, and what height and width must be multiples of, px.
+        channels: of the images.
         traced: (batch, height, width) that the graph is made with.
         compared: the same of random images on which ONNX Runtime must compute what the module does.
         metadata: texts to keep with the graph.
+        tolerance: the largest difference, as a share of the largest value; None: as of all
+            exports.
 
     Returns:
         A sentence for the user: what was written, and how equal it is.
@@ -97,10 +100,9 @@ def write_graph(
     """
     onnx = _import_onnx()
     num_bytes = sum(4 * weight.numel() for weight in outputs.parameters())
-    channels, multiple = input_is
-    free = {"height": torch.export.Dim("height"), "width": torch.export.Dim("width")}
-    if multiple > 1:
-        free = {name: multiple * torch.export.Dim(f"{name}_cells") for name in free}
+    free = {
+        axis: torch.export.Dim(name) for axis, name in ((0, "batch"), (2, "height"), (3, "width"))
+    }
 
     def write(folder: Path) -> float:
         partial = folder / path.name  # the same name: the file of weights is known by it
@@ -112,9 +114,7 @@ def write_graph(
                 str(partial),
                 input_names=["images"],
                 output_names=list(names),
-                dynamic_shapes={
-                    "images": {0: torch.export.Dim("batch"), 2: free["height"], 3: free["width"]}
-                },
+                dynamic_shapes={"images": free},
                 opset_version=OPSET,
                 dynamo=True,
                 external_data=num_bytes > LARGEST_SINGLE_FILE,
@@ -124,13 +124,13 @@ def write_graph(
         onnx.helper.set_model_props(graph, dict(metadata))
         onnx.save(graph, partial)
         onnx.checker.check_model(str(partial))
-        return _largest_difference(outputs, names, partial, channels, compared)
+        return _largest_difference(outputs, names, partial, channels, compared, tolerance)
 
     largest = write_files(path.parent, write)
     shapes = [f"{batch} x {height} x {width}" for batch, height, width in compared]
-    sides = "height, width" if multiple == 1 else f"height, width: multiples of {multiple}"
     return (
-        f"{path}: written as ONNX (opset {OPSET}, input images [batch, {channels}, {sides}], "
+        f"{path}: written as ONNX (opset {OPSET}, input images [batch, {channels}, height, "
+        "width], "
         f"output {' and '.join(names)}); in ONNX Runtime with "
         f"{', '.join(shapes[:-1])} and {shapes[-1]} px of random images the largest difference is "
         f"{largest:.1e} of the largest value."
@@ -144,6 +144,7 @@ def _largest_difference(
     path: Path,
     channels: int,
     compared: Sequence[Shape],
+    tolerance: float | None,
 ) -> float:
     import onnxruntime
 
@@ -157,6 +158,7 @@ def _largest_difference(
             dict(zip(names, outputs(images), strict=True)),
             dict(zip(names, map(torch.from_numpy, found), strict=True)),
             *("ONNX Runtime", "the model"),
+            tolerance=tolerance,
         )
         largest = max(largest, gap)
     return largest

@@ -309,6 +309,7 @@ FORMATS = (
 )
 FORMAT_NAMES = tuple(dict.fromkeys(known.name for known in FORMATS))
 ONNX = "onnx"  # written, never read: a graph, no table of names
+SMP = "smp"  # of segmenters only: a folder of segmentation_models_pytorch
 TIMM_FOLDER = "timm-folder"  # timm's names beside what says how they are built and fed
 # All that can be written, and what follows `encoder` or `classifier` in its name by default.
 FILE_NAMES = {
@@ -316,6 +317,7 @@ FILE_NAMES = {
     TIMM_FOLDER: "-timm",
     "huggingface": "-huggingface",
     ONNX: ".onnx",
+    SMP: "-smp",
     "authors-dense": "-authors-dense.pth",
     "authors-sparse": "-authors-sparse.pth",
     "authors-fcmae": "-authors-fcmae.pth",

@@ -42,24 +42,28 @@ def compare_models(before: State, source: str, after: State, to: str) -> str:
     return sentence + minkowski
 
 
-def largest_difference(expected: Outputs, found: Outputs, of: str, to: str) -> float:
+def largest_difference(
+    expected: Outputs, found: Outputs, of: str, to: str, tolerance: float | None = None
+) -> float:
     """Return the largest difference of what both have, each as a share of its largest value.
 
     Args:
         expected, found: tensors of equal shapes by name.
         of, to: which model `found` is of, and `expected`, for the message.
+        tolerance: the largest share that is accepted; None: TOLERANCE.
 
     Raises:
-        CheckpointError: a difference above TOLERANCE, or one that is not a number.
+        CheckpointError: a difference above the tolerance, or one that is not a number.
     """
     largest = 0.0
+    tolerance = TOLERANCE if tolerance is None else tolerance
     for name in (name for name in expected if name in found):
         gap = float((expected[name] - found[name]).abs().max())
         scale = float(expected[name].abs().max())
-        if not gap <= TOLERANCE * scale:  # also when it is NaN
+        if not gap <= tolerance * scale:  # also when it is NaN
             raise CheckpointError(
                 f"export: {name} of {of} differ by {gap:.3g} from those of {to} on random images, "
-                f"expected {TOLERANCE * scale:.2g} at most; nothing was written. Weights that are "
+                f"expected {tolerance * scale:.2g} at most; nothing was written. Weights that are "
                 "not finite cause this: look at the run's loss."
             )
         largest = max(largest, gap / scale if scale else 0.0)
