@@ -126,7 +126,7 @@ class Run:
         Args:
             images: a folder or file, or several.
             output: the folder of the pictures.
-            options: those of `fcmae reconstruct`, such as limit=8 or **{"mask.ratio": 0.5}.
+            options: those of `fcmae reconstruct`, such as limit=8 or `**{"mask.ratio": 0.5}`.
 
         Raises:
             ConfigError: an unknown option, or a folder that cannot be written.
@@ -167,7 +167,7 @@ def pretrain(
         run_dir: `run.dir`.
         model: `model.name`.
         config: a YAML file, the name of a recipe, nested settings, or a PretrainConfig.
-        settings: any other by its name, **{"mask.ratio": 0.75}; these win over `config`.
+        settings: any other by its name, `**{"mask.ratio": 0.75}`; these win over `config`.
 
     Returns:
         The run; `stopped_by` says what stopped it, if anything did, with a checkpoint written.
