@@ -13,12 +13,14 @@ from fcmae.settings.bench import BenchSettings
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.help import Section, sections_of
 from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.settings.submit import SubmitConfig
 
 FOLDER = "reference/generated"
 SETTINGS = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
+    "segmentation": SegmentationConfig,
     "ablate": AblationConfig,
     "submit": SubmitConfig,
     "bench": BenchSettings,
@@ -46,7 +48,8 @@ def write(docs: Path) -> None:
 
 def _settings(command: str) -> str:
     config_class = SETTINGS[command]
-    parts = [f"# Settings of fcmae {command}", (config_class.__doc__ or "").strip()]
+    title = "finetune --task segmentation" if command == "segmentation" else command
+    parts = [f"# Settings of fcmae {title}", (config_class.__doc__ or "").strip()]
     for section in sections_of(config_class):
         parts += _section(section)
     return "\n\n".join(parts) + "\n"

@@ -14,7 +14,7 @@ from fcmae.data.decoding import Decoded, to_float
 from fcmae.data.holes import fill, none_if_all, resize_valid
 from fcmae.data.parts import Choose, Part
 from fcmae.errors import CheckpointError, ConfigError
-from fcmae.settings.finetune import FinetuneDataConfig
+from fcmae.settings.finetune import StartedImagesConfig
 from fcmae.settings.pretrain import DataConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -45,7 +45,7 @@ def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def mean_and_std(
-    data: DataConfig | FinetuneDataConfig, known: Mapping[str, Any] | None = None
+    data: DataConfig | StartedImagesConfig, known: Mapping[str, Any] | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the channel statistics that images are normalised with, on the 0..1 scale.
 

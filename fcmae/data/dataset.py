@@ -102,7 +102,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
     def _make_image(self, epoch: int, index: int) -> tuple[Decoded, int, list[Problem]]:
         """Return the image, the index it came from, and the files that failed before."""
         skipped: list[Problem] = []
-        source = index
+        source = self._first_choice(epoch, index)
         for attempt in range(MAX_STAND_INS + 1):
             try:
                 return self._make_crop(source, epoch, index), source, skipped
@@ -115,6 +115,10 @@ class PretrainDataset(Dataset[dict[str, Any]]):
             f"data.path: {len(skipped)} images in a row cannot be used; the first is {path!r}: "
             f"{reason}. Remove or repair the files."
         )
+
+    def _first_choice(self, epoch: int, index: int) -> int:
+        """Return the image that a sample is made of, unless it cannot be used."""
+        return index
 
     def _make_crop(self, source: int, epoch: int, index: int) -> Decoded:
         """Return the first crop of the sample's stream that has enough valid patches.

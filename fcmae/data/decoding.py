@@ -105,7 +105,7 @@ def decode(path: str, reading: Reading, choose: Choose | None = None) -> Decoded
             `PIL.Image.MAX_IMAGE_PIXELS`, no such channels, values out of range, or a mask beside
             it that is missing, cannot be read or has another size.
     """
-    with _told(path):
+    with told_of(path):
         once = None if choose is None else _Once(choose, is_exact=reading.needs_exact_pixels)
         pixels = read(path, reading.wanted(once), reading.reader)
         has_data = valid_pixels(pixels, reading)
@@ -165,7 +165,7 @@ def read_image(
         UndecodableImageError: missing, damaged, no image, no such bands; its `reason` says why.
         ConfigError: no such reader.
     """
-    with _told(os.fspath(path)):
+    with told_of(os.fspath(path)):
         values = read(os.fspath(path), own=reader).values
         return values if bands is None else pick(values, bands)
 
@@ -176,18 +176,18 @@ def describe_image(path: str, reading: Reading | None = None) -> Description:
     Raises:
         UndecodableImageError: as `read_image`, as far as a header shows it.
     """
-    with _told(path):
+    with told_of(path):
         return describe(path, EVERYTHING if reading is None else reading.wanted())
 
 
 def read_pixels(path: str, choose: Choose) -> Pixels:
     """Return the part that `choose` wants in the file's own values; raises as `read_image`."""
-    with _told(path):
+    with told_of(path):
         return read(path, Wanted(choose=_Once(choose)))
 
 
 @contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
+def told_of(path: str) -> Iterator[None]:
     """Turn whatever a damaged file makes the libraries raise into UndecodableImageError.
 
     Raises:

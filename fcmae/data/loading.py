@@ -324,8 +324,9 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Make one batch of N samples, leaving out those that are not usable (N may become 0).
 
     Returns a dict of image [N, C, H, W] (float32 where one of them is), label and index
-    LongTensor [N], path list of N, visible LongTensor [N, K] for pretraining, valid bool
-    [N, 1, H, W] where an image has holes, and skipped: the (path, reason) of all samples.
+    LongTensor [N], path list of N, visible LongTensor [N, K] for pretraining, mask int16 [N, H, W]
+    for segmentation, valid bool [N, 1, H, W] where an image has holes, and skipped: the
+    (path, reason) of all samples.
     """
     usable = [sample for sample in samples if sample.get("is_usable", True)]
     batch: dict[str, Any] = {
@@ -334,7 +335,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "path": [sample["path"] for sample in usable],
         "skipped": [problem for sample in samples for problem in sample["skipped"]],
     }
-    for name in ("image", "visible"):
+    for name in ("image", "visible", "mask"):
         if name in samples[0]:
             tensors = [sample[name] for sample in usable]
             if len({tensor.dtype for tensor in tensors}) > 1:  # 8-bit files among finer ones

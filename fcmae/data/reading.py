@@ -11,7 +11,7 @@ from typing import Any
 
 from fcmae.data.parts import Choose
 from fcmae.data.readers import Wanted
-from fcmae.settings.finetune import FinetuneDataConfig
+from fcmae.settings.finetune import StartedImagesConfig
 from fcmae.settings.pretrain import DataConfig
 
 
@@ -46,7 +46,7 @@ class Reading:
 
     @classmethod
     def of_settings(
-        cls, data: DataConfig | FinetuneDataConfig, known: Mapping[str, Any] | None = None
+        cls, data: DataConfig | StartedImagesConfig, known: Mapping[str, Any] | None = None
     ) -> Reading:
         """Return how the settings read; what they leave open is as in `known`.
 

@@ -5,7 +5,7 @@ than two values; it is taken to be the same for all of them. One rule decides wh
 """
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
 CONFIDENCE = 0.95
+DRAWS_AT_ONCE = 100  # of a bootstrap: bounds memory
 RULE = (
     "A difference is the mean of the paired differences with its 95 % confidence interval "
     "(Student's t); it counts when the interval leaves out 0, and is noise otherwise."
@@ -147,3 +148,32 @@ def _residual_noise(table: Table[Setting]) -> tuple[float, int]:
 
 def _quantile(freedom: int, comparisons: int = 1) -> float:
     return float(stdtrit(freedom, 1 - (1 - CONFIDENCE) / (2 * comparisons)))
+
+
+def bootstrap_interval(
+    rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], draws: int = 1000
+) -> list[tuple[float, float]]:
+    """Return 95 % percentile intervals of statistics of sums over rows, by drawing rows anew.
+
+    Args:
+        rows: [N, D], one per image.
+        statistic: sums [B, D] -> [B, K]; NaN where it does not exist.
+        draws: B; they are the same for every call.
+
+    Returns:
+        (low, high) of each of the K; NaN where no draw has it.
+    """
+    rng = np.random.default_rng(0)
+    found = []
+    for start in range(0, draws, DRAWS_AT_ONCE):
+        count = min(DRAWS_AT_ONCE, draws - start)
+        times = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=count)
+        found.append(statistic(times @ rows))
+    values = np.concatenate(found)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    intervals = []
+    for column in values.T:
+        known = column[~np.isnan(column)]
+        ends = np.percentile(known, [tail, 100 - tail]) if len(known) else (np.nan, np.nan)
+        intervals.append((float(ends[0]), float(ends[1])))
+    return intervals

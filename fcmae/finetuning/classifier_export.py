@@ -5,9 +5,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcmae.data.augmentation import mean_and_std
 from fcmae.evaluation.classification import ClassificationScores
@@ -16,14 +15,6 @@ from fcmae.runs.durable import write_atomically
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.sections import image_height_width
 from fcmae.weights.encoder_info import EncoderInfo
-
-
-def float32_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of a model's weights on the CPU, as they are exported."""
-    return {
-        name: value.detach().to("cpu", torch.float32, copy=True).contiguous()
-        for name, value in model.state_dict().items()
-    }
 
 
 def classifier_info(

@@ -19,10 +19,13 @@ from fcmae.model.structure import variant_for
 from fcmae.settings.auto import AUTO
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.sections import image_height_width
+from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.training.optimization import lr_scale, parameter_groups
 from fcmae.weights.loading import load_encoder
 from fcmae.weights.public import find_public, is_public
 from fcmae.weights.sources import metadata_of
+
+AnyFinetuning = FinetuneConfig | SegmentationConfig
 
 HEAD_STD = 0.02  # timm's, before head_init_scale
 PRETRAINED_HEAD_SCALE = 0.001  # 2e-5, as the released code redraws the head
@@ -44,7 +47,7 @@ def check(config: FinetuneConfig) -> None:
         )
 
 
-def variant_of(config: FinetuneConfig, num_images: int) -> str:
+def variant_of(config: AnyFinetuning, num_images: int) -> str:
     """Return the timm name of the model: as given, as the weights say, or for so many images.
 
     Raises:
@@ -107,7 +110,7 @@ def _draw_head(model: ConvNeXt, scale: float, seed: int) -> None:
         nn.init.zeros_(model.head.fc.bias)
 
 
-def weights_metadata(config: FinetuneConfig) -> dict[str, Any]:
+def weights_metadata(config: AnyFinetuning) -> dict[str, Any]:
     """Return what model.weights says about itself; {} without weights or metadata.
 
     Statistics and bands of another number of channels are left out where their stem is, too.
@@ -121,7 +124,7 @@ def weights_metadata(config: FinetuneConfig) -> dict[str, Any]:
     return known
 
 
-def create_reading(config: FinetuneConfig) -> Reading:
+def create_reading(config: AnyFinetuning) -> Reading:
     """Return how images are read: as the settings say, else as the weights were trained on."""
     return Reading.of_settings(config.data, weights_metadata(config))
 

@@ -29,13 +29,9 @@ from fcmae.settings.sections import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneDataConfig(ImagesConfig):
-    """Which labelled images, and how they are read."""
+class StartedImagesConfig(ImagesConfig):
+    """Images for a model that starts from weights, which say how theirs were read."""
 
-    path: str | list[str] = field(metadata=MAY_CHANGE)
-    """Folder with one folder per class (or with train/ and val/ of such), a CSV, or `elpv`."""
-    label: str | None = None
-    """Which labels of `elpv` to learn: `type` (null means it) or `defect`."""
     mean: list[float] | None = None
     """Mean per channel of values in 0..1; null: as model.weights say, else ImageNet's (or grey)."""
     value_range: tuple[float, float] | None = None
@@ -46,6 +42,16 @@ class FinetuneDataConfig(ImagesConfig):
     """Red, green, blue below transparent pixels; null: as model.weights say, else holes."""
     reader: str | None = field(default=None, metadata=MAY_CHANGE)
     """Your own reader of files, MODULE:FUNCTION; null: as model.weights say, else none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneDataConfig(StartedImagesConfig):
+    """Which labelled images, and how they are read."""
+
+    path: str | list[str] = field(metadata=MAY_CHANGE)
+    """Folder with one folder per class (or with train/ and val/ of such), a CSV, or `elpv`."""
+    label: str | None = None
+    """Which labels of `elpv` to learn: `type` (null means it) or `defect`."""
     val_path: str | None = field(default=None, metadata=MAY_CHANGE)
     """Folder of validation images with the same classes; null holds images of `path` back."""
     val_share: InnerShare = 0.2
@@ -56,6 +62,15 @@ class FinetuneDataConfig(ImagesConfig):
     """Training images to use of each class, drawn by train.seed; null uses all."""
     crop_pct: ShareAboveZero = 0.875
     """Share of the resized image's side that evaluation keeps; from 384 px on all is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    """What is learned from the labels."""
+
+    kind: Literal["classification"] = "classification"
+    """classification of whole images; segmentation, of their pixels, has settings of its own:
+    fcmae finetune --task segmentation --help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +194,7 @@ class FinetuneConfig(TaskConfig):
 
     data: FinetuneDataConfig
     train: FinetuneTrainConfig
+    task: ClassificationConfig = field(default_factory=ClassificationConfig)
     model: FinetuneModelConfig = field(default_factory=FinetuneModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)

@@ -114,6 +114,8 @@ def words_for(hint: Any) -> str:
         return f"a list, each {words_for(inner[0])}"
     if origin is tuple:
         return f"a list of {len(inner)}, each {words_for(inner[0])}"
+    if origin is dict:
+        return f"names with {words_for(inner[1])}"
     if len(_alternatives(hint)) > 1:
         return (", or " if _has_range(hint) else " or ").join(map(words_for, inner))
     return str(hint)

@@ -250,7 +250,7 @@ class Layers:
         for given, text in options:
             name = aliases.get(given, given)
             if name == "config":
-                content = read_yaml(text, "--config")
+                content = spelt_out(read_yaml(text, "--config"))
                 check_file(content, text)
                 self.add(content, f"file {text}")
                 continue
@@ -351,6 +351,12 @@ class Layers:
                     f"{path} {value} of the {origin} replaces {path_of_other} "
                     f"{onto.pop(leaf)} of the {source}."
                 )
+
+
+def spelt_out(content: Plain) -> Plain:
+    """Return settings in which `task: NAME` is the section that it is short for."""
+    short = content.get("task")
+    return {**content, "task": {"kind": short}} if isinstance(short, str) else content
 
 
 def recorded_settings(run_dir: Any) -> Plain | None:

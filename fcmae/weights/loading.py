@@ -33,7 +33,7 @@ def weights_file(source: Path | str) -> Path | None:
     if not path.is_dir():
         return path
     folder = RunFolder(path)
-    names = ("encoder.safetensors", "classifier.safetensors")
+    names = ("encoder.safetensors", "classifier.safetensors", "segmenter.safetensors")
     for file in (*(folder.export / name for name in names), path / "model.safetensors"):
         if file.is_file():
             return file

@@ -33,7 +33,6 @@ class SegmenterInfo(EncoderInfo):
         norm: its normalisation.
         mask_values: what stands for each class in the masks of the training: a number, or a
             colour of three; in the order of `classes`.
-        scale: pictures were scaled by it before anything else.
     """
 
     task: str = TASK
@@ -41,7 +40,6 @@ class SegmenterInfo(EncoderInfo):
     decoder_channels: int = 256
     norm: Norm = "group"
     mask_values: tuple[Any, ...] = ()
-    scale: float = 1.0
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> SegmenterInfo | None:

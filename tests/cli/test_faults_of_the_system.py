@@ -48,6 +48,10 @@ class Place:
         return self.root / "pictures"
 
     @property
+    def masks(self) -> Path:
+        return self.root / "masks"
+
+    @property
     def run(self) -> Path:
         return self.root / "run"
 
@@ -86,6 +90,21 @@ def finetune(command: str, place: Place, name: str, *extra: str) -> list[str]:
     return [command, *options(settings, {}), *extra]
 
 
+def segment(place: Place) -> list[str]:
+    words = ("--task=segmentation", f"--data.masks={place.masks}", "--data.classes=[dark, bright]")
+    return finetune("finetune", place, "masked", *words, "--task.decoder_channels=16")
+
+
+def write_masks(place: Place) -> None:
+    """Write a mask for each picture: which of its pixels are bright."""
+    for path in place.pictures.rglob("*.png"):
+        mask = place.masks / path.relative_to(place.pictures)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as picture:
+            grey = np.asarray(picture.convert("L"))
+        Image.fromarray((grey > 127).astype(np.uint8)).save(mask)
+
+
 def ablate(place: Place) -> list[str]:
     base = pretrain(place, place.out, train__steps=2, optim__warmup_steps=0)[1:]
     words = [f"--base.{word[2:]}" for word in base if "run.dir" not in word and "eval" not in word]
@@ -96,6 +115,7 @@ def ablate(place: Place) -> list[str]:
 COMMANDS: dict[str, Callable[[Place], list[str]]] = {
     "pretrain": lambda at: pretrain(at, at.out / "run"),
     "finetune": lambda at: finetune("finetune", at, "tuned"),
+    "segment": segment,
     "compare": lambda at: finetune(
         "compare", at, "compared", "--shares=[100]", f"--model.weights={at.run}", "--train.steps=1",
     ),
@@ -185,7 +205,9 @@ def trouble(
 TROUBLES = {
     "read-only folder": trouble(faults.read_only, WRITERS, ALL - WRITERS),
     "full disk": trouble(faults.full, WRITERS, ALL - WRITERS),
-    "quota": trouble(faults.small_files, {"pretrain", "finetune", "export", "convert"}, {"probe"}),
+    "quota": trouble(
+        faults.small_files, {"pretrain", "finetune", "segment", "export", "convert"}, {"probe"}
+    ),
     "folder that vanishes": trouble(faults.vanishing, NONE, ALL - WRITERS, is_gone=True),
     "folder that vanishes later": trouble(
         partial(faults.vanishing, at_write=4), NONE, ALL - WRITERS, is_gone=True
@@ -245,15 +267,16 @@ def before() -> Iterator[Path]:
     for seed, name in enumerate(("hell-\u00e4", "dunkel-\u00f6")):
         write_pictures(place.pictures / name, 8, seed=seed)
     faults.write_programs(place.root / faults.PROGRAMS)
+    write_masks(place)
     log = root / "log"
     assert wait(start(pretrain(place, place.run), log)) == DONE, log.read_text()
     write_classifier(place.classifier)
     stopped = signal_in("step", 2, signal.SIGTERM)
-    for name in ("pretrain", "finetune"):
+    for name in ("pretrain", "finetune", "segment"):
         arguments = COMMANDS[name](place)
         assert wait(start(arguments, log, before=stopped)) == INTERRUPTED, log.read_text()
-    not_again = {"pretrain", "finetune", "compare", "ablate", "submit", "install-minkowski"}
-    for name in sorted(WRITERS - not_again):
+    not_again = {"pretrain", "finetune", "segment", "compare", "ablate", "submit"}
+    for name in sorted(WRITERS - not_again - {"install-minkowski"}):
         assert wait(start(COMMANDS[name](place), log)) == DONE, log.read_text()
     os.chmod(root, 0o755)
     yield place.root

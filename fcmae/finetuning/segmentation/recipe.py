@@ -1,0 +1,87 @@
+"""What `auto` means in a segmentation: a rule per setting, by the number of images and steps.
+
+The rates are those of classification, which experiments chose; what is different is the paper's.
+"""
+
+from __future__ import annotations
+
+from fcmae.data import Reading
+from fcmae.finetuning.recipe import (
+    EMA_FROM_STEPS,
+    EPOCHS,
+    FEWEST_STEPS,
+    LAYER_DECAY,
+    MOST_STEPS,
+    WARMUP_SHARE,
+    batch_for,
+    usual_peak,
+)
+from fcmae.finetuning.segmentation.opening import MaskedImages
+from fcmae.settings.segmentation import SegmentationConfig
+from fcmae.training.auto import Choices, choose_flips
+
+MANY_IMAGES = 5_000
+LARGEST_BATCH = 16
+RARE_SHARE = 0.05  # of the pixels: a class that has fewer is drawn on purpose
+BALANCED = 0.5
+
+
+def choose_before_length(
+    config: SegmentationConfig,
+    images: MaskedImages,
+    reading: Reading,
+    variant: str,
+    processes: int = 1,
+) -> Choices:
+    """Return the settings with everything chosen that does not depend on the number of steps.
+
+    Args:
+        config: as given.
+        images: with masks.
+        reading: how they are read.
+        variant: what model.name is, where it is left open.
+        processes: that train together.
+    """
+    choices = Choices(config)
+    count = len(images.train)
+    said = f"{count:,} training images"
+    choices.choose("model.name", variant, "as model.weights say")
+    batch = min(LARGEST_BATCH, batch_for(count, config.train.accumulate * processes))
+    choices.choose("train.batch_size", batch, f"{said}, {LARGEST_BATCH} at most")
+    choose_flips(choices, "augment", images.train, reading)
+    shares = [share for share in images.survey.shares(images.train.paths) if share > 0]
+    rarest = min(shares)
+    balanced = BALANCED if rarest < RARE_SHARE else 0.0
+    why = f"the rarest class has {100 * rarest:.2g} % of the pixels"
+    choices.choose("augment.class_balanced", balanced, why)
+    choices.choose("model.drop_path", 0.0 if count < MANY_IMAGES else 0.1, said)
+    choices.choose("optim.weight_decay", 0.05, "the paper's")
+    choices.choose("optim.schedule", "cosine", "the paper's")
+    return choices
+
+
+def steps_for(num_images: int, effective_batch: int) -> tuple[int, str]:
+    """Return the steps of a run that is given no length, and why."""
+    steps = min(max(round(EPOCHS * num_images / effective_batch), FEWEST_STEPS), MOST_STEPS)
+    return (
+        steps,
+        f"{EPOCHS} epochs of {num_images:,} images, {FEWEST_STEPS} to {MOST_STEPS:,} steps",
+    )
+
+
+def choose_after_length(choices: Choices, total_steps: int, effective_batch: int) -> None:
+    """Choose what depends on the number of steps."""
+    steps = f"{total_steps:,} steps of {effective_batch} images"
+    rate = usual_peak(effective_batch)
+    base = float(f"{rate * 256 / effective_batch:.3g}")
+    choices.choose("optim.base_lr", base, f"a peak rate of {rate:.2g} for {steps}")
+    if choices.config.model.weights is not None:
+        choices.choose("optim.layer_decay", LAYER_DECAY, "pretrained first layers change less")
+    else:
+        choices.choose("optim.layer_decay", 1.0, "from scratch every layer must learn")
+    choices.settle_warmup(
+        round(WARMUP_SHARE * total_steps), f"{100 * WARMUP_SHARE:.0f} % of the run"
+    )
+    is_long = total_steps >= EMA_FROM_STEPS
+    decay = round(1 - 10 / total_steps, 5) if is_long else None
+    choices.choose("ema.decay", decay, f"{EMA_FROM_STEPS:,} steps or more average the last tenth")

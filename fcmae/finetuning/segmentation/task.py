@@ -1,0 +1,273 @@
+"""Segmentation: a class for every pixel, scored on whole pictures, the best exported."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fcmae.data import ImageList
+from fcmae.data.augmentation import mean_and_std
+from fcmae.evaluation.segmentation import SegmentationScores, draw_pixel_confusion
+from fcmae.evaluation.segmentation_pictures import draw_segmentations
+from fcmae.finetuning.resolving import Rules, resolve_settings
+from fcmae.finetuning.scored import Problem, ScoredTask
+from fcmae.finetuning.segmentation.data import SegmentationAugmentation, SegmentationDataset
+from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked, survey_file
+from fcmae.finetuning.segmentation.recipe import (
+    choose_after_length,
+    choose_before_length,
+    steps_for,
+)
+from fcmae.finetuning.segmentation.scoring import evaluate_segmenter
+from fcmae.finetuning.segmentation.setup import (
+    SegmentationLoss,
+    create_normalisation,
+    create_segmenter,
+    layer_groups,
+    segmenter_info,
+)
+from fcmae.finetuning.setup import create_reading, variant_of, weights_metadata
+from fcmae.model.segmenter import import_smp
+from fcmae.runs.durable import write_text
+from fcmae.settings.sections import image_height_width
+from fcmae.settings.segmentation import SegmentationConfig
+from fcmae.training.auto import Choices
+from fcmae.training.first_look import look_first, write_files
+from fcmae.training.loop import TrainingLoop
+from fcmae.training.processes import Processes
+from fcmae.training.remarks import warmup_remarks
+from fcmae.weights.segmenter import BEST_FILE, LAST_FILE, save_segmenter
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationResult:
+    """How a segmentation ended.
+
+    Attributes:
+        signal: what stopped it, with a checkpoint written; None when it is done.
+        last: scores after the last step; None when it was stopped before, or they failed.
+        total_steps: of the whole run.
+        classes: names of the classes.
+    """
+
+    signal: str | None
+    last: SegmentationScores | None
+    total_steps: int
+    classes: tuple[str, ...]
+
+
+def segment(
+    config: SegmentationConfig, processes: Processes, images: MaskedImages | None = None
+) -> SegmentationResult:
+    """Run or continue the segmentation that `config` describes, in its run folder.
+
+    Args:
+        config: of the run.
+        processes: this process and the others.
+        images: with masks; None takes them as config.data says.
+
+    Raises:
+        ConfigError: a setting that cannot work, before anything starts.
+        CheckpointError: weights that cannot be read or do not fit; damaged checkpoints.
+        DataError: masks that cannot be used, too many undecodable files, or readers that die.
+        NonFiniteLossError: the loss is NaN or infinite.
+        DiskError: no checkpoint could be written several times in a row.
+    """
+    import_smp()
+    if images is None:
+        images = processes.from_main(lambda: open_masked(config))
+    config, rules = resolve(config, images, processes)
+    task = Segmentation(config, images)
+    task.rules = rules
+    run = TrainingLoop(task, processes)
+    signal = run.run()
+    return SegmentationResult(signal, task.last, run.total_steps, task.classes.names)
+
+
+def resolve(
+    config: SegmentationConfig,
+    images: MaskedImages,
+    processes: Processes,
+    record: str | None = None,
+) -> tuple[SegmentationConfig, list[str]]:
+    """Return the settings with nothing left to a rule; see `resolve_settings`."""
+    count = len(images.train)
+
+    def before() -> Choices:
+        variant = variant_of(config, count)
+        reading = create_reading(config)
+        return choose_before_length(config, images, reading, variant, processes.world_size)
+
+    rules = Rules(
+        before,
+        choose_after_length,
+        lambda effective_batch: steps_for(count, effective_batch),
+        lambda resolved: Segmentation(resolved, images),
+    )
+    return resolve_settings(config, count, processes, rules, record)
+
+
+class Segmentation(ScoredTask[SegmentationScores]):
+    """A segmenter, from its settings to the exported weights.
+
+    Attributes:
+        classes: names of the classes and what stands for them in masks.
+    """
+
+    best_file, last_file = BEST_FILE, LAST_FILE
+    score_name = "val_mean_iou"
+
+    def __init__(self, config: SegmentationConfig, images: MaskedImages) -> None:
+        self.classes = images.survey.classes
+        network, sentences = create_segmenter(config, self.classes)
+        super().__init__(config, images.train, images.validation, network)
+        self._masked = images
+        self._told: Sequence[str] = [*sentences, *images.told]
+        self._loss = SegmentationLoss(config.task.dice_weight)
+        self._augmentation = SegmentationAugmentation(
+            config.augment,
+            image_height_width(config.data.image_size),
+            create_normalisation(config),
+        )
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return a group per layer of the encoder and decay; the decoder's rate is the full one."""
+        return layer_groups(self.config, self.model)
+
+    def create_dataset(self) -> SegmentationDataset:
+        """Return the augmented crops."""
+        return SegmentationDataset(
+            self._masked.pairs(self.images),
+            self._augmentation,
+            seed=self.config.train.seed,
+            reading=create_reading(self.config),
+            class_balanced=self.config.augment.class_balanced,
+        )
+
+    def compute_loss(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Score the predictions of a batch."""
+        loss: Tensor = self._loss(network(batch["image"]).float(), batch["mask"])
+        return loss
+
+    def begin(self, run: TrainingLoop) -> None:
+        """Record images and masks, and say what runs."""
+        super().begin(run)
+        config = self.config
+        lists: list[ImageList] = [self.images, self.validation]
+        if run.processes.is_main and run.progress.step == 0:
+            paths = [images.paths for images in lists]
+            self._masked.survey.write(survey_file(run.folder), paths)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        run.say(
+            f"{config.task.architecture} over {config.model.name} ({parameters / 1e6:.1f} M "
+            f"parameters), {len(self.classes)} classes, {len(self.images)} training and "
+            f"{len(self.validation)} validation images, {run.length}; weights: "
+            f"{config.model.weights or 'from scratch'}."
+        )
+        for sentence in (*self._told, *warmup_remarks(run.schedule)):
+            run.say(sentence)
+        if run.processes.is_main:
+            mean, std = mean_and_std(config.data, weights_metadata(config))
+            run.look(
+                "the first look at the images",
+                lambda: look_first(run, self.validation, mean, std, is_normalised=True),
+            )
+
+    def evaluate(self, run: TrainingLoop) -> tuple[SegmentationScores, list[Problem]]:
+        """Return the scores on whole validation pictures; some of these are drawn."""
+        found = evaluate_segmenter(
+            self.evaluated,
+            self._masked.pairs(self.validation),
+            self.config,
+            run.processes,
+            run.optimization.autocast,
+        )
+        if found.pictures and run.processes.is_main:
+            path = run.folder.path / "predictions" / f"step-{run.progress.step:06d}.png"
+            run.attempt(lambda: draw_segmentations(found.pictures, self.classes.names, path), path)
+        return found.scores, found.skipped
+
+    def score_of(self, scores: SegmentationScores) -> float:
+        """Return the mean IoU."""
+        return scores.mean_iou
+
+    def log_values(self, scores: SegmentationScores) -> dict[str, float | None]:
+        """Return the loss, the means, and IoU and Dice of each class."""
+        values: dict[str, float | None] = {
+            "val_loss": scores.loss,
+            "val_mean_iou": scores.mean_iou,
+            "val_mean_dice": scores.mean_dice,
+            "val_pixel_accuracy": scores.pixel_accuracy,
+        }
+        for name, iou, dice in zip(self.classes.names, scores.ious, scores.dices, strict=True):
+            values[f"val_iou/{name}"] = None if math.isnan(iou) else iou
+            values[f"val_dice/{name}"] = None if math.isnan(dice) else dice
+        return values
+
+    def sentence(self, scores: SegmentationScores) -> str:
+        """Say the means and the loss."""
+        return (
+            f"mean IoU {100 * scores.mean_iou:.2f} %, mean Dice {100 * scores.mean_dice:.2f} %, "
+            f"pixel accuracy {100 * scores.pixel_accuracy:.2f} %, loss {scores.loss:.4f}"
+        )
+
+    def export(
+        self,
+        run: TrainingLoop,
+        name: str,
+        weights: dict[str, Tensor],
+        step: int,
+        scores: SegmentationScores | None,
+    ) -> None:
+        """Write a segmenter with its description and scores."""
+        found = {}
+        if scores is not None:
+            found = {
+                "val_mean_iou": json.dumps(scores.mean_iou),
+                "val_mean_dice": json.dumps(scores.mean_dice),
+                "val_pixel_accuracy": json.dumps(scores.pixel_accuracy),
+            }
+        info = segmenter_info(self.config, self.classes, step)
+        save_segmenter(weights, run.folder.export / name, info, found)
+
+    def to_plain(self, scores: SegmentationScores) -> dict[str, Any]:
+        """Return the counts of each image, the confusion matrix and the loss."""
+        return {"counts": scores.counts, "confusion": scores.confusion, "loss": scores.loss}
+
+    def from_plain(self, state: dict[str, Any]) -> SegmentationScores:
+        """Return the scores of a checkpoint."""
+        return SegmentationScores(**state)
+
+    def finish(self, run: TrainingLoop) -> None:
+        """Export the last weights, draw the confusion matrix, print the best scores.
+
+        Scores that failed are tried once more; without any the weights go out unscored.
+        """
+        if self.last is None:
+            self.score(run)
+        if not run.processes.is_main:
+            return
+        has_scores = self.write_last(run)
+        run.look("the account of files", lambda: write_files(run, self.validation))
+        best = self.best
+        if not has_scores or best is None:
+            return
+        names, path = self.classes.names, run.folder.path / "confusion_matrix.png"
+        drawn = run.look("the confusion matrix", lambda: draw_pixel_confusion(best, names, path))
+        after = "it failed" if self.last is None else self.sentence(self.last)
+        text = (
+            f"best of the evaluations, after step {self.best_step}, chosen on these same "
+            f"validation images (after the last step: {after}):\n{best.table(names)}"
+        )
+        run.say(text)
+        scores = run.folder.path / "scores.txt"
+        run.attempt(lambda: write_text(scores, text + "\n"), scores)
+        written = [run.folder.export / BEST_FILE] if self.is_best_written else []
+        written += [] if drawn is None else [drawn]
+        if written:
+            run.say(f"{' and '.join(map(str, written))} written.")
