@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -25,11 +26,13 @@ from fcmae.runs.loading import is_finetuning_run, is_pretraining_run, load_run_c
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
-from fcmae.settings.reading import load as read_settings
 from fcmae.settings.reading import parse, to_plain
+from fcmae.settings.segmentation import SegmentationConfig
+from fcmae.settings.tasks import load_finetuning_settings, task_settings
 from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export import convert_file
 
+Finetuning: TypeAlias = FinetuneConfig | SegmentationConfig
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -63,10 +66,11 @@ class Run:
         return self._folder.finished.exists()
 
     @property
-    def config(self) -> PretrainConfig | FinetuneConfig:
+    def config(self) -> PretrainConfig | Finetuning:
         """The settings, resolved; raises ConfigError where they cannot be read."""
         if is_finetuning_run(self.path):
-            return read_settings(FinetuneConfig, self._folder.config)
+            found: Finetuning = load_finetuning_settings(self._folder.config)
+            return found
         return load_run_config(self.path)
 
     @property
@@ -190,16 +194,18 @@ def finetune(
     data: Paths | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | Run | None = None,
-    config: FinetuneConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    config: Finetuning | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> Run:
     """Fine-tune on labelled images, or go on with a run, as `fcmae finetune` does.
+
+    With task="segmentation" on masks: `**{"data.masks": "masks", "data.classes": {...}}`.
 
     Args:
         data: `data.path`.
         run_dir: `run.dir`.
         weights: `model.weights`: a run, a file, or a name of public weights.
-        config: a YAML file, the name of a recipe, nested settings, or a FinetuneConfig.
+        config: a YAML file, the name of a recipe, nested settings, or those of another run.
         settings: any other by its name; these win over `config`.
 
     Returns:
@@ -212,7 +218,7 @@ def finetune(
 
     start = weights.path if isinstance(weights, Run) else weights
     given = {"data.path": data, "run.dir": run_dir, "model.weights": start}
-    parsed = _parse(FinetuneConfig, config, given, settings, "fcmae.finetune")
+    parsed = _parse(None, config, given, settings, "fcmae.finetune")
     return Run(parsed.run.dir, carry_out(parsed))
 
 
@@ -248,7 +254,7 @@ def words_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _parse(
-    config_class: type[Any],
+    config_class: type[Any] | None,
     config: Any,
     given: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -259,7 +265,7 @@ def _parse(
     if twice:
         raise ConfigError(f"{prog}: {twice[0]} is given twice; name it once.")
     words = words_of({**named, **settings})
-    if isinstance(config, config_class):
+    if dataclasses.is_dataclass(config):
         words = [*words_of(to_plain(config)), *words] if words else []
         if not words:
             return config
@@ -267,6 +273,8 @@ def _parse(
         words = [*words_of(config), *words]
     elif config is not None:
         words = ["--config", os.fspath(config), *words]
+    if config_class is None:
+        config_class, words = task_settings(words)
     return parse(config_class, words, prog=prog)
 
 

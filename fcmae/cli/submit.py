@@ -23,15 +23,15 @@ def run(arguments: list[str]) -> int:
     if asks_for_help([command]):
         print(USAGE)
         parse(SubmitConfig, ["--help"], prog="fcmae submit COMMAND")
-    config_class = _config_class(command)
     options, others = take_options(arguments, ("executor", "slurm."))
+    config_class, others = _config_class(command, others)
     mine = [f"--slurm.{name.removeprefix('slurm.')}={text}" for name, text in options]
     slurm = parse(SubmitConfig, mine, prog="fcmae submit").slurm
     config = parse(config_class, others, prog=f"fcmae {command}")
 
     from fcmae.studies.submission import Job, submit
 
-    work, check = _work_and_check(command)
+    work, check = _work_and_check(command, config)
     check(config)
     job = submit(Job(work, others), slurm, config.run.dir)
     print(f"job {job.job_id} is queued; it trains in {config.run.dir} and writes to:")
@@ -41,17 +41,18 @@ def run(arguments: list[str]) -> int:
     return DONE
 
 
-def _config_class(command: str) -> type[Any]:
-    from fcmae.settings.finetune import FinetuneConfig
+def _config_class(command: str, words: list[str]) -> tuple[type[Any], list[str]]:
     from fcmae.settings.pretrain import PretrainConfig
+    from fcmae.settings.tasks import task_settings
 
-    classes: dict[str, type[Any]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
-    if command not in classes:
+    if command not in ("pretrain", "finetune"):
         raise ConfigError(f"fcmae submit: got {command!r}, expected pretrain or finetune.")
-    return classes[command]
+    return (PretrainConfig, words) if command == "pretrain" else task_settings(words)
 
 
-def _work_and_check(command: str) -> tuple[Callable[[list[str]], int], Callable[[Any], None]]:
+def _work_and_check(
+    command: str, config: Any
+) -> tuple[Callable[[list[str]], int], Callable[[Any], None]]:
     """Return what a command runs, and what checks its settings on their own."""
     if command == "pretrain":
         from fcmae.cli import pretrain
@@ -60,5 +61,8 @@ def _work_and_check(command: str) -> tuple[Callable[[list[str]], int], Callable[
         return pretrain.run, pretraining.check
     from fcmae.cli import finetune
     from fcmae.finetuning import setup as finetuning
+    from fcmae.finetuning.segmentation import task as segmentation
+    from fcmae.settings.segmentation import SegmentationConfig
 
-    return finetune.run, finetuning.check
+    is_segmentation = isinstance(config, SegmentationConfig)
+    return finetune.run, segmentation.check if is_segmentation else finetuning.check

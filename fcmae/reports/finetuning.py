@@ -1,5 +1,6 @@
 """The report of a single fine-tuning."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,40 @@ from fcmae.reports.health import curve
 from fcmae.reports.run import mean_loss, processes_in_words, settings_table
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
-from fcmae.settings.finetune import FinetuneConfig
-from fcmae.settings.reading import load
+from fcmae.settings.tasks import load_finetuning_settings
 
-BALANCED, PER_CLASS = "val_balanced_accuracy", "val_accuracy/"
 
+@dataclass(frozen=True)
+class Measures:
+    """What a task is scored by, by its names in metrics.jsonl.
+
+    Attributes:
+        best: name and title of the measure by which weights are the best.
+        other: those of another one.
+        word: of all of them, for titles.
+        per_class: how the names of one value per class begin.
+    """
+
+    best: tuple[str, str]
+    other: tuple[str, str]
+    word: str
+    per_class: str
+
+
+MEASURES = {
+    "classification": Measures(
+        ("val_balanced_accuracy", "balanced accuracy"),
+        ("val_accuracy", "accuracy"),
+        "Accuracy",
+        "val_accuracy/",
+    ),
+    "segmentation": Measures(
+        ("val_mean_iou", "mean IoU"),
+        ("val_pixel_accuracy", "pixel accuracy"),
+        "IoU",
+        "val_iou/",
+    ),
+}
 Lines = list[dict[str, Any]]
 
 
@@ -26,7 +56,8 @@ def finetuning_document(folder: Path | str) -> Document:
         ConfigError: settings that cannot be read.
     """
     run = RunFolder(folder)
-    config = load(FinetuneConfig, run.config)
+    config = load_finetuning_settings(run.config)
+    measures = MEASURES[config.task.kind]
     lines = read_metrics(run.metrics)
     steps = max((int(line["step"]) for line in lines), default=0)
     state = "finished" if run.finished.exists() else "not finished"
@@ -38,8 +69,10 @@ def finetuning_document(folder: Path | str) -> Document:
         f"Fine-tuning: {run.path.resolve().name}",
         lead,
         [
-            Section("In short", [Bullets(_in_short(config, lines, steps))] if lines else []),
-            Section("Accuracy on the validation images", _accuracy(run, lines)),
+            Section(
+                "In short", [Bullets(_in_short(config, measures, lines, steps))] if lines else []
+            ),
+            Section(f"{measures.word} on the validation images", _scores(run, measures, lines)),
             Section("Loss", _loss(lines)),
             Section(
                 "Settings, versions, hardware",
@@ -52,21 +85,24 @@ def finetuning_document(folder: Path | str) -> Document:
     )
 
 
-def _in_short(config: FinetuneConfig, lines: Lines, steps: int) -> list[str]:
+def _in_short(config: Any, measures: Measures, lines: Lines, steps: int) -> list[str]:
     said = []
-    scored = [line for line in lines if line.get(BALANCED) is not None]
+    best_name, other_name = measures.best[0], measures.other[0]
+
+    def values(line: dict[str, Any]) -> str:
+        return ", ".join(
+            f"{title} {100 * line[name]:.1f} %" for name, title in (measures.best, measures.other)
+        )
+
+    scored = [line for line in lines if line.get(best_name) is not None and other_name in line]
     if scored:
-        best = max(scored, key=lambda line: line[BALANCED])
+        best = max(scored, key=lambda line: line[best_name])
         last = scored[-1]
         said.append(
             f"Best of the {len(scored)} evaluations, chosen on these same validation images: "
-            f"balanced accuracy {100 * best[BALANCED]:.1f} %, accuracy "
-            f"{100 * best['val_accuracy']:.1f} %, after step {best['step']}."
+            f"{values(best)}, after step {best['step']}."
         )
-        said.append(
-            f"Last evaluation, after step {last['step']}: balanced accuracy "
-            f"{100 * last[BALANCED]:.1f} %, accuracy {100 * last['val_accuracy']:.1f} %."
-        )
+        said.append(f"Last evaluation, after step {last['step']}: {values(last)}.")
     losses = list(zip(*curve(lines, "loss"), strict=True))
     if losses:
         (end, last_steps), (start, first_steps) = mean_loss(losses[::-1]), mean_loss(losses)
@@ -83,30 +119,38 @@ def _in_short(config: FinetuneConfig, lines: Lines, steps: int) -> list[str]:
     return said
 
 
-def _accuracy(run: RunFolder, lines: Lines) -> list[Block]:
-    names = {"balanced": BALANCED, "all images": "val_accuracy"}
+def _scores(run: RunFolder, measures: Measures, lines: Lines) -> list[Block]:
+    names = {title: name for name, title in (measures.best, measures.other)}
     curves = {
         title: [(steps, [100 * value for value in values])]
         for title, (steps, values) in ((t, curve(lines, name)) for t, name in names.items())
         if steps
     }
     blocks: list[Block] = []
+    word = measures.word
     if curves:
-        data = figures.draw_lines(curves, y_name="accuracy in %")
-        blocks.append(Picture("accuracy.svg", data, "Accuracy over the steps."))
+        data = figures.draw_lines(curves, y_name=f"{word} in %")
+        blocks.append(Picture("accuracy.svg", data, f"{word} over the steps."))
+    pictures = sorted((run.path / "predictions").glob("step-*.png"))
+    if pictures:
+        caption = "Validation images, truth, prediction and error at the last evaluation."
+        blocks.append(Picture("predictions.png", pictures[-1].read_bytes(), caption))
     confusion = run.path / "confusion_matrix.png"
     if confusion.is_file():
         caption = "Confusion matrix of the best evaluation: rows are true classes."
         blocks.append(Picture(confusion.name, confusion.read_bytes(), caption))
-    scored = [line for line in lines if any(name.startswith(PER_CLASS) for name in line)]
+    scored = [line for line in lines if any(name.startswith(measures.per_class) for name in line)]
     if scored:
         rows = [
-            [name.removeprefix(PER_CLASS), "no images" if value is None else f"{100 * value:.1f} %"]
+            [
+                name.removeprefix(measures.per_class),
+                "no images" if value is None else f"{100 * value:.1f} %",
+            ]
             for name, value in scored[-1].items()
-            if name.startswith(PER_CLASS)
+            if name.startswith(measures.per_class)
         ]
-        title = f"Accuracy of each class after step {scored[-1]['step']}"
-        blocks.append(Details(title, Table(["class", "accuracy"], rows)))
+        title = f"{word} of each class after step {scored[-1]['step']}"
+        blocks.append(Details(title, Table(["class", word], rows)))
     return blocks
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fcmae.data import ImageList
@@ -32,7 +33,7 @@ from fcmae.finetuning.segmentation.setup import (
     segmenter_info,
 )
 from fcmae.finetuning.setup import create_reading, variant_of, weights_metadata
-from fcmae.model.segmenter import import_smp
+from fcmae.model.segmenter import build_segmenter, import_smp
 from fcmae.runs.durable import write_text
 from fcmae.settings.sections import image_height_width
 from fcmae.settings.segmentation import SegmentationConfig
@@ -87,6 +88,21 @@ def segment(
     run = TrainingLoop(task, processes)
     signal = run.run()
     return SegmentationResult(signal, task.last, run.total_steps, task.classes.names)
+
+
+def check(config: SegmentationConfig) -> None:
+    """Raise ConfigError, DataError or CheckpointError for settings that name what cannot be.
+
+    Masks are read, the model is built without memory, and weights are asked what they are.
+    """
+    images = open_masked(config)
+    with torch.device("meta"):
+        build_segmenter(
+            config.task.architecture,
+            variant_of(config, len(images.train)),
+            in_chans=config.data.in_chans,
+            num_classes=len(images.survey.classes),
+        )
 
 
 def resolve(
