@@ -131,7 +131,7 @@ def _scores(run: RunFolder, measures: Measures, lines: Lines) -> list[Block]:
     if curves:
         data = figures.draw_lines(curves, y_name=f"{word} in %")
         blocks.append(Picture("accuracy.svg", data, f"{word} over the steps."))
-    pictures = sorted((run.path / "predictions").glob("step-*.png"))
+    pictures = sorted(run.predictions.glob("step-*.png"))
     if pictures:
         caption = "Validation images, truth, prediction and error at the last evaluation."
         blocks.append(Picture("predictions.png", pictures[-1].read_bytes(), caption))

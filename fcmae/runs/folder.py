@@ -23,7 +23,7 @@ class RunFolder:
 
     config.yaml metrics.jsonl images.jsonl held_out.jsonl validation.jsonl skipped_files.txt
     files.txt scores.txt first_batch.png loss_curve.png health.png origin.txt finished.txt lock
-    tensorboard/ checkpoints/ reconstructions/ export/
+    masks.json tensorboard/ checkpoints/ reconstructions/ predictions/ export/
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,6 +40,8 @@ class RunFolder:
         self.loss_curve = self.path / "loss_curve.png"
         self.checkpoints = self.path / "checkpoints"
         self.reconstructions = self.path / "reconstructions"
+        self.masks = self.path / "masks.json"
+        self.predictions = self.path / "predictions"
         self.export = self.path / "export"
         self.origin = self.path / "origin.txt"
         self.finished = self.path / "finished.txt"
@@ -109,10 +111,11 @@ class RunFolder:
         self.finished.unlink(missing_ok=True)
         self.record(config)
         CheckpointStore(self.checkpoints).remove_after(step)
-        for path in self.reconstructions.glob("step-*.png"):
-            number = path.stem.removeprefix("step-")
-            if number.isdecimal() and int(number) > step:
-                path.unlink()
+        for pictures in (self.reconstructions, self.predictions):
+            for path in pictures.glob("step-*.png"):
+                number = path.stem.removeprefix("step-")
+                if number.isdecimal() and int(number) > step:
+                    path.unlink()
 
     def close(self) -> None:
         """Let another process write."""

@@ -20,7 +20,7 @@ from fcmae.data.recorded import fix_images
 from fcmae.errors import DataError
 from fcmae.evaluation import RULE, PairedDifference, differences, means
 from fcmae.evaluation.segmentation import SegmentationScores
-from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked, survey_file
+from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked
 from fcmae.finetuning.segmentation.task import resolve, segment
 from fcmae.finetuning.setup import weights_metadata
 from fcmae.runs import terminal
@@ -162,7 +162,7 @@ def open_fixed(config: SegmentationConfig, processes: Processes) -> MaskedImages
     folder = RunFolder(config.run.dir)
 
     def fix() -> MaskedImages:
-        is_begun = survey_file(folder).exists()
+        is_begun = folder.masks.exists()
         images = open_masked(config, is_begun=is_begun)
         for sentence in images.told:
             terminal.say(sentence)
@@ -174,7 +174,7 @@ def open_fixed(config: SegmentationConfig, processes: Processes) -> MaskedImages
             for file, some in lists:
                 fix_images(file, some, is_continued=False, report=terminal.say)
             paths = [some.paths for _, some in lists]
-            images.survey.write(survey_file(folder), paths)  # last: its being there says begun
+            images.survey.write(folder.masks, paths)  # last: its being there says begun
         except OSError as error:
             raise disk_error(error) from error
         return images

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from fcmae.data import ImageList, open_images
@@ -40,11 +39,6 @@ class MaskedImages(NamedTuple):
         """Return some of the images with their masks."""
         counts = self.survey.counts(images.paths)
         return Pairs(images, self.masks, self.survey.classes, counts)
-
-
-def survey_file(folder: RunFolder) -> Path:
-    """Return where a run records what its masks hold."""
-    return folder.path / "masks.json"
 
 
 def open_masked(config: SegmentationConfig, *, is_begun: bool | None = None) -> MaskedImages:
@@ -168,6 +162,6 @@ def _recall(config: SegmentationConfig, folder: RunFolder) -> MaskedImages:
     masks = pair(train.images, place_of(config))[1]
     masks |= pair(validation.images, place_of(config, validation=True))[1]
     lists = (train.images, validation.images)
-    survey = read_survey(survey_file(folder), [images.paths for images in lists])
+    survey = read_survey(folder.masks, [images.paths for images in lists])
     told = [text for text in (train.told, validation.told) if text]
     return MaskedImages(*lists, masks, survey, told)

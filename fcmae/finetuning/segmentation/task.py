@@ -18,7 +18,7 @@ from fcmae.evaluation.segmentation_pictures import draw_segmentations
 from fcmae.finetuning.resolving import Rules, resolve_settings
 from fcmae.finetuning.scored import Problem, ScoredTask
 from fcmae.finetuning.segmentation.data import SegmentationAugmentation, SegmentationDataset
-from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked, survey_file
+from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked
 from fcmae.finetuning.segmentation.recipe import (
     choose_after_length,
     choose_before_length,
@@ -177,7 +177,7 @@ class Segmentation(ScoredTask[SegmentationScores]):
         lists: list[ImageList] = [self.images, self.validation]
         if run.processes.is_main and run.progress.step == 0:
             paths = [images.paths for images in lists]
-            self._masked.survey.write(survey_file(run.folder), paths)
+            self._masked.survey.write(run.folder.masks, paths)
         parameters = sum(p.numel() for p in self.model.parameters())
         run.say(
             f"{config.task.architecture} over {config.model.name} ({parameters / 1e6:.1f} M "
@@ -204,7 +204,7 @@ class Segmentation(ScoredTask[SegmentationScores]):
             run.optimization.autocast,
         )
         if found.pictures and run.processes.is_main:
-            path = run.folder.path / "predictions" / f"step-{run.progress.step:06d}.png"
+            path = run.folder.predictions / f"step-{run.progress.step:06d}.png"
             run.attempt(lambda: draw_segmentations(found.pictures, self.classes.names, path), path)
         return found.scores, found.skipped
 
