@@ -62,7 +62,7 @@ def test_ignored_pixels_have_no_class(tmp_path: Path) -> None:
     ("content", "coloured", "reason"),
     [
         (NUMBERS + 0.5, False, "has fractions or NaN"),
-        (np.zeros((5, 6, 2), np.uint8), False, "has 2 bands; a mask has one, or the three"),
+        (np.zeros((5, 6, 2), np.uint8), False, r"an array of shape \(5, 6, 2\), where"),
         (np.full((5, 6, 3), 300), True, "beyond 255"),
     ],
 )

@@ -27,7 +27,7 @@ from fcmae.errors import DONE, FAILED, INTERRUPTED
 from fcmae.weights import segmenter
 
 RANDOM = {"model__drop_path": 0.3, "ema__decay": 0.5, "evaluate__every_steps": 4}
-STEPS = 10
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,9 @@ def test_a_segmentation_killed_at_random_moments_is_the_undisturbed_one(
 def test_pictures_and_masks_that_vanish_are_skipped_and_listed(tmp_path: Path) -> None:
     data = write_pairs(tmp_path / "data", 14)
     words = segment_arguments(
-        data, tmp_path / "run", train__steps=STEPS, data__max_skipped_share=0.5, data__workers=0
-    )
+        data, tmp_path / "run", train__steps=40, data__max_skipped_share=0.5,
+        augment__class_balanced=0,
+    )  # fmt: skip
     log = tmp_path / "log"
     pid = start(words, log)
     try:
@@ -84,7 +85,7 @@ def test_pictures_and_masks_that_vanish_are_skipped_and_listed(tmp_path: Path) -
     finally:
         wait(pid)
     used = (tmp_path / "run/images.jsonl").read_text()
-    gone = [name for name in ("00.png", "01.png", "02.png", "03.png", "04.png") if name in used]
+    gone = [name for name in (f"{number:02}.png" for number in range(14)) if name in used]
     for name in gone[:1]:
         (data / "images" / name).unlink()
     for name in gone[1:2]:
