@@ -69,7 +69,11 @@ def names_of(command: str) -> frozenset[str]:
     """Return the options that a command's own help names."""
     with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
         main([command, "--help_all" if command in OF_SETTINGS else "--help"])
+    if command == "finetune":  # of masks
+        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+            main([command, "--task", "segmentation", "--help_all"])
     names = re.findall(r"--[\w.+-]+", shown.getvalue())
+    names += ["--task"] * (command == "finetune")
     if command == "verify":  # of which its help says: those of fcmae pretrain
         names += names_of("pretrain")
     return frozenset(names) | {"--config", "--help", "--help_all", "--print_config"}
