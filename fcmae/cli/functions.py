@@ -19,7 +19,9 @@ import torch
 
 from fcmae.errors import ConfigError
 from fcmae.evaluation.features import Features
-from fcmae.evaluation.prediction import Images, Predictions, TrainedModel
+from fcmae.evaluation.given_images import Images
+from fcmae.evaluation.mask_prediction import MaskPredictions, TrainedSegmenter
+from fcmae.evaluation.prediction import Predictions, TrainedModel
 from fcmae.evaluation.prediction import load as load_model
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.loading import is_finetuning_run, is_pretraining_run, load_run_config
@@ -91,8 +93,8 @@ class Run:
         return file.read_text(encoding="utf-8") if file.is_file() else ""
 
     @functools.cached_property
-    def model(self) -> TrainedModel:
-        """The encoder of a pretraining, the best classifier of a fine-tuning.
+    def model(self) -> TrainedModel | TrainedSegmenter:
+        """The encoder of a pretraining, the best classifier or segmenter of a fine-tuning.
 
         Raises:
             CheckpointError: no checkpoint yet, or damaged ones.
@@ -101,7 +103,7 @@ class Run:
 
     @property
     def network(self) -> torch.nn.Module:
-        """timm's model of `model`, in evaluation mode."""
+        """timm's model of `model`, or smp's of a segmenter, in evaluation mode."""
         return self.model.network
 
     encoder = network
@@ -116,8 +118,11 @@ class Run:
         """Names of the outputs; None of an encoder."""
         return self.model.classes
 
-    def predict(self, images: Images, **how: Any) -> Predictions:
-        """Return the probabilities of images; arguments and errors as `TrainedModel.predict`."""
+    def predict(self, images: Images, **how: Any) -> Predictions | MaskPredictions:
+        """Return the probabilities of images, or the classes of their pixels.
+
+        Arguments and errors as `TrainedModel.predict` or `TrainedSegmenter.predict`.
+        """
         return self.model.predict(images, **how)
 
     def embed(self, images: Images, **how: Any) -> Features:
@@ -222,10 +227,12 @@ def finetune(
     return Run(parsed.run.dir, carry_out(parsed))
 
 
-def load(source: str | os.PathLike[str], device: str | torch.device = "auto") -> Run | TrainedModel:
+def load(
+    source: str | os.PathLike[str], device: str | torch.device = "auto"
+) -> Run | TrainedModel | TrainedSegmenter:
     """Return a run by its folder, or the model of a file or folder that was exported from one.
 
-    Both have `predict` and `embed`.
+    All have `predict`; of a segmenter it gives a class per pixel. Others have `embed`, too.
 
     Args:
         source: run folder, weights file or folder of timm.

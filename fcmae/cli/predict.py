@@ -1,10 +1,17 @@
-"""`fcmae predict RUN IMAGES --output FILE.csv`: what a fine-tuned classifier says of images."""
+"""`fcmae predict RUN IMAGES --output FILE|FOLDER`: classes of images, or of their pixels."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fcmae.settings.arguments import add_reading_options, new_parser, parse_arguments
 
-SUMMARY = "classify images with a fine-tuned run: one row per image in a CSV"
+if TYPE_CHECKING:
+    from fcmae.data import ImageList
+    from fcmae.evaluation.mask_prediction import TrainedSegmenter
+
+SUMMARY = "classify images with a fine-tuned run: a row per image in a CSV, or masks and overlays"
 FILE_NAME = "predictions.csv"  # in a folder
 
 
@@ -14,7 +21,10 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("source", help="Folder of a fine-tuning run, or what it has exported.")
     parser.add_argument("images", nargs="+", help="Images, folders, lists of paths, or elpv.")
     parser.add_argument(
-        "--output", type=str, required=True, help=f"A .csv file, or a folder for {FILE_NAME}."
+        "--output",
+        type=str,
+        required=True,
+        help=f"A .csv file, or a folder for {FILE_NAME}; a folder for masks.",
     )
     parser.add_argument(
         "--top", type=int, help="Write so many most probable classes instead of all."
@@ -25,20 +35,24 @@ def run(arguments: list[str]) -> None:
     from fcmae.data import open_images
     from fcmae.data.accounting import account_sentence
     from fcmae.errors import ConfigError
+    from fcmae.evaluation.mask_prediction import TrainedSegmenter
     from fcmae.evaluation.prediction import load
     from fcmae.evaluation.tables import write_csv
     from fcmae.training.processes import choose_device
 
     if parsed.top is not None and parsed.top < 1:
         raise ConfigError(f"--top: got {parsed.top}, expected 1 or more classes.")
-    path = Path(parsed.output)
-    if path.suffix != ".csv":
-        path /= FILE_NAME
     model = load(parsed.source, choose_device(parsed.device, setting="--device"))
     wanted = model.info.reading().wanted()
     images = open_images(parsed.images, where="IMAGES", wanted=wanted)
     if images.accounting is not None:
         print(account_sentence(images.accounting, used=len(images)))
+    if isinstance(model, TrainedSegmenter):
+        _write_masks(model, images, parsed)
+        return
+    path = Path(parsed.output)
+    if path.suffix != ".csv":
+        path /= FILE_NAME
     found = model.predict(
         images, batch_size=parsed.batch_size, workers=parsed.workers, is_bar_shown=True
     )
@@ -54,4 +68,40 @@ def run(arguments: list[str]) -> None:
     print(
         f"{path}: {count} of {len(found.files)} images classified, {len(found.problems)} that "
         "cannot be used have their reason in the column problem."
+    )
+
+
+def _write_masks(model: TrainedSegmenter, images: ImageList, parsed: Any) -> None:
+    """Write a mask and an overlay per picture, and the table of them."""
+    from fcmae.errors import ConfigError
+    from fcmae.evaluation.tables import write_csv
+
+    if parsed.top is not None:
+        raise ConfigError("--top: is for classifiers, and this model names a class per pixel.")
+    folder = Path(parsed.output)
+    if folder.suffix == ".csv":
+        raise ConfigError(
+            f"--output: got {parsed.output!r}, and masks are files; expected a folder for them."
+        )
+    try:
+        found = model.predict_into(
+            folder,
+            images,
+            batch_size=parsed.batch_size,
+            workers=parsed.workers,
+            is_bar_shown=True,
+        )
+        write_csv(folder / FILE_NAME, found.table())
+    except OSError as error:
+        raise ConfigError(
+            f"--output: {parsed.output!r} cannot be written ({error.strerror}); name another "
+            "folder."
+        ) from error
+    for file, reason in found.problems.items():
+        print(f"no mask for {file!r}: {reason}")
+    count = len(found.files) - len(found.problems)
+    numbered = ", ".join(f"{number} {name}" for number, name in enumerate(found.classes))
+    print(
+        f"{folder}: masks and overlays of {count} of {len(found.files)} pictures, {FILE_NAME} with "
+        f"a row for each; values of the masks: {numbered}."
     )

@@ -5,31 +5,28 @@ What a file records decides: channels, range, mean, size, crop, classes. Nothing
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from timm.models.convnext import ConvNeXt
 
-from fcmae.data import EvaluationDataset, EvaluationTransform, ImageList, Reading, open_images
-from fcmae.data.decoding import Decoded, UndecodableImageError, decode, describe_image
+from fcmae.data import EvaluationDataset, EvaluationTransform
+from fcmae.data.decoding import Decoded, decode
 from fcmae.data.loading import make_loader
 from fcmae.data.order import in_order
 from fcmae.errors import ConfigError, DataError
 from fcmae.evaluation.features import Features, evaluation_loader, extract_features, with_masks
+from fcmae.evaluation.given_images import Images, as_files, check_range
+from fcmae.evaluation.mask_prediction import TrainedSegmenter
 from fcmae.runs.terminal import progress_bar
 from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.segmenter import load_segmenter, segmenter_file
 from fcmae.weights.sources import open_source
-
-Images: TypeAlias = str | Path | np.ndarray | Image.Image | ImageList | Sequence[Any]
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # that PNG keeps as they are
 
 
 @dataclass(frozen=True)
@@ -174,10 +171,13 @@ class TrainedModel:
             )
 
 
-def load(source: str | Path, device: str | torch.device = "auto") -> TrainedModel:
+def load(
+    source: str | Path, device: str | torch.device = "auto"
+) -> TrainedModel | TrainedSegmenter:
     """Return the model of a run folder, of a file or folder that was exported from one.
 
-    Of a fine-tuning it is the classifier with the best score, of a pretraining the encoder.
+    Of a fine-tuning it is the classifier or the segmenter with the best score, of a pretraining
+    the encoder.
 
     Args:
         source: run folder, weights file or folder of timm.
@@ -188,63 +188,18 @@ def load(source: str | Path, device: str | torch.device = "auto") -> TrainedMode
             become their input.
         CheckpointError: unreadable or incomplete weights.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if segmenter_file(source) is not None:
+        network, info = load_segmenter(source)
+        return TrainedSegmenter(network, info, torch.device(device))
     found = open_source(source)
     if found.info is None:
         raise ConfigError(
             f"{source}: does not say how images become its input (size, mean, channels); name a "
             "run, or a file that `fcmae export` or a run wrote."
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return TrainedModel(found.build_model(), found.info, torch.device(device))
-
-
-@contextlib.contextmanager
-def as_files(
-    images: Images, reading: Reading
-) -> Iterator[tuple[ImageList, tuple[str, ...] | None]]:
-    """Give a list of files for images of any kind, and names for pictures that are none.
-
-    Pictures in memory are written to a temporary folder, so that one set of rules reads all.
-
-    Raises:
-        DataError: there are none.
-        TypeError: something that is neither a path nor a picture.
-    """
-    if isinstance(images, ImageList):
-        yield images, None
-        return
-    if isinstance(images, str | Path):
-        yield open_images(str(images), where="IMAGES", wanted=reading.wanted()), None
-        return
-    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
-        images = [images]
-    if len(images) == 0:
-        raise DataError("IMAGES: an empty list; give paths or pictures.")
-    if all(isinstance(image, str | Path) for image in images):
-        paths = [str(image) for image in images]
-        yield open_images(paths, where="IMAGES", wanted=reading.wanted()), None
-        return
-    with tempfile.TemporaryDirectory(prefix="fcmae-") as folder:
-        written = [_written(Path(folder), index, image) for index, image in enumerate(images)]
-        yield ImageList(tuple(written)), tuple(map(str, range(len(written))))
-
-
-def _written(folder: Path, index: int, image: Any) -> str:
-    """Write one picture without losing anything, and return its path."""
-    if isinstance(image, np.ndarray):
-        path = folder / f"{index}.npy"
-        np.save(path, image, allow_pickle=False)
-    elif isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image)
-        path = folder / f"{index}{'.png' if upright.mode in PNG_MODES else '.tiff'}"
-        upright.save(path, compress_level=1) if path.suffix == ".png" else upright.save(path)
-    else:
-        raise TypeError(
-            f"IMAGES: number {index} is a {type(image).__name__}, expected paths, arrays or "
-            "pictures of Pillow, all of one kind."
-        )
-    return str(path)
 
 
 def _transform(info: EncoderInfo) -> EvaluationTransform:
@@ -262,14 +217,5 @@ class _Checked(EvaluationDataset):
 
     def decoded(self, path: str) -> Decoded:
         """Return the picture; raises UndecodableImageError also for another range of values."""
-        trained = self.reading.value_range
-        if trained is not None and self.reading.reader is None:
-            about = describe_image(path, self.reading)
-            ends = [end for end in (about.black, about.white) if end is not None]
-            if len(ends) == 2 and not about.clips and max(ends) < max(trained):
-                raise UndecodableImageError(
-                    path,
-                    f"its values end at {max(ends):g}, and the model was trained on "
-                    f"{trained[0]:g} to {trained[1]:g}",
-                )
+        check_range(path, self.reading)
         return decode(path, self.reading, self.transform.choose_part)
