@@ -343,6 +343,22 @@ def open_fixed(config: FinetuneConfig, processes: Processes) -> tuple[ImageList,
 
 def check_comparison(config: FinetuneConfig, shares: Sequence[float]) -> None:
     """Raise ConfigError unless the comparison can be fair and say something."""
+    check_shares(shares, config.model.weights, config.train.epochs)
+    if config.data.train_per_class is not None:
+        raise ConfigError(
+            f"data.train_per_class: got {config.data.train_per_class}, but --shares decides how "
+            "many images are used; remove it, or set it to null."
+        )
+
+
+def check_shares(shares: Sequence[float], weights: str | None, epochs: float | None) -> None:
+    """Raise ConfigError unless shares of the labels of any task can be compared.
+
+    Args:
+        shares: per cents of the labelled images.
+        weights: model.weights.
+        epochs: train.epochs.
+    """
     if not shares or any(not 0 < share <= ALL for share in shares):
         raise ConfigError(
             f"--shares: got {list(shares)}, expected per cents of the labels above 0 and up to "
@@ -350,20 +366,15 @@ def check_comparison(config: FinetuneConfig, shares: Sequence[float]) -> None:
         )
     if len(set(shares)) != len(shares):
         raise ConfigError(f"--shares: got {list(shares)}, expected each share once.")
-    if config.model.weights is None:
+    if weights is None:
         raise ConfigError(
             "model.weights: not given; expected the folder of a pretraining run or a weights file "
             "to compare with training from scratch."
         )
-    if config.train.epochs is not None:
+    if epochs is not None:
         raise ConfigError(
-            f"train.epochs: got {config.train.epochs}, but a share of the labels would then "
+            f"train.epochs: got {epochs}, but a share of the labels would then "
             "change the number of steps, too; give train.steps."
-        )
-    if config.data.train_per_class is not None:
-        raise ConfigError(
-            f"data.train_per_class: got {config.data.train_per_class}, but --shares decides how "
-            "many images are used; remove it, or set it to null."
         )
 
 

@@ -72,3 +72,25 @@ def test_both_starts_are_trained_on_the_same_images_and_printed(
     assert scratch.model.weights is None
     assert main(words) == DONE  # all runs are there: nothing is trained
     assert (tmp_path / "run" / "comparison.txt").read_text() == text
+
+
+def test_compare_takes_shares_of_the_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_pairs(tmp_path / "data", 10)
+    assert main(segment_arguments(data, tmp_path / "first", train__steps=1)) == DONE
+    words = segment_arguments(
+        data, tmp_path / "run", model__weights=tmp_path / "first", train__steps=1, compare__seeds=2
+    )
+    command = ["compare", *words[1:]]
+    capsys.readouterr()
+    assert main([*command, "--shares", "[25, 100]"]) == DONE
+    said = capsys.readouterr().out
+    assert "2 labelled images, IoU in %" in said
+    assert "7 labelled images, IoU in %" in said
+    assert "After 1 steps, compared with training from scratch, pretraining" in said
+    assert (tmp_path / "run" / "labels-25" / "pretrained-1" / "config.yaml").is_file()
+    assert main([*command, "--shares", "[0]"]) == 2
+    assert "--shares: got [0]" in capsys.readouterr().err
+    assert main([*command, "--against", "other"]) == 2
+    assert "from scratch only" in capsys.readouterr().err
