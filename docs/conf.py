@@ -29,7 +29,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|np|numpy|nn|os|collections|pathlib|typing|timm|PIL)\b.*"),
     # Names that docstrings use and that no page of the site describes.
     ("py:.*", r"fcmae\.settings\..*Config|fcmae\.weights\.encoder_info\.EncoderInfo"),
-    ("py:.*", r"Backend|GrnScope|UndecodableImageError|ConvNeXt|EncoderInfo"),
+    ("py:.*", r"Backend|GrnScope|UndecodableImageError|ConvNeXt|EncoderInfo|SegmenterInfo"),
     ("py:.*", r"fcmae\.data\.image_list\.ImageList|fcmae\.evaluation\.features\.Features"),
 ]
 
