@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a folder of images to a segmentation model, and whether pretraining was worth it; six minutes
+# From a folder of images to a segmentation model, and whether pretraining was worth it; some minutes
 # on two cores. Needs pip install 'fcmae[segmentation]' and the pictures of pasted_photographs.py:
 #
 #     bash examples/segmentation.sh pasted runs/pasted
@@ -16,7 +16,7 @@ masks=(
     --data.val_path "$pictures/val/images" --data.val_masks "$pictures/val/masks"
     --data.classes "[background, animal, plant, thing]" --data.image_size 128
     --task.architecture fpn --task.decoder_channels 64
-    --train.batch_size 8 --train.steps 100
+    --train.batch_size 8 --train.steps 40
 )
 fcmae finetune --task segmentation --run.dir "$runs/masks" --model.weights "$runs/pretraining" \
     "${masks[@]}" --compare.scratch true --compare.seeds 3
