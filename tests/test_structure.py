@@ -255,7 +255,7 @@ def test_the_checks_see_what_they_should() -> None:
 # Who writes without durable, and why that is right.
 OWN_WRITERS = {
     "fcmae/data/cache.py": "appends pixels, and an index that counts them afterwards",
-    "fcmae/evaluation/prediction.py": "pictures in memory, in a folder that is removed",
+    "fcmae/evaluation/given_images.py": "pictures in memory, in a folder that is removed",
     "fcmae/machine/memory.py": "asks the kernel, by a file of /proc",
     "fcmae/runs/checkpoints.py": "a folder of two files, with a checksum",
     "fcmae/runs/durable.py": "what the others go through",

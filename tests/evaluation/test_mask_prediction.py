@@ -95,7 +95,8 @@ def test_the_command_writes_masks_overlays_and_a_row_per_picture(
     out = capsys.readouterr().out
     assert "masks and overlays of 3 of 4 pictures" in out
     assert "values of the masks: 0 background, 1 crack, 2 spot" in out
-    rows = list(csv.DictReader((tmp_path / "predictions.csv").open(encoding="utf-8", newline="")))
+    with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "1b.png", "2.png"]
     assert "no picture" in rows[2]["problem"]
     assert rows[2]["mask"] == ""
@@ -103,16 +104,18 @@ def test_the_command_writes_masks_overlays_and_a_row_per_picture(
     for row, array in zip(rows, arrays, strict=True):
         if array is None:
             continue
-        mask = Image.open(tmp_path / row["mask"])
-        assert mask.mode == "P"
-        assert (np.asarray(mask) == array).all()
-        assert Image.open(tmp_path / row["overlay"]).size == mask.size
+        with Image.open(tmp_path / row["mask"]) as mask:
+            assert mask.mode == "P"
+            assert (np.asarray(mask) == array).all()
+        with Image.open(tmp_path / row["overlay"]) as overlay:
+            assert overlay.size == mask.size
         shares = [float(row[f"share_{name}"]) for name in CLASSES]
         assert sum(shares) == pytest.approx(1)
 
 
 def test_arrays_and_pictures_of_pillow_are_taken_too(run: Path, pictures: Path) -> None:
-    picture = Image.open(pictures / "0.png")
+    with Image.open(pictures / "0.png") as opened:
+        picture = opened.copy()
     model = fcmae.load(run / "export" / "segmenter.safetensors", device="cpu")
     found = model.predict([picture])
     again = model.predict(np.asarray(picture), workers=2)

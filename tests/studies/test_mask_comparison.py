@@ -80,7 +80,7 @@ def test_compare_takes_shares_of_the_pictures(
     data = write_pairs(tmp_path / "data", 10)
     assert main(segment_arguments(data, tmp_path / "first", train__steps=1)) == DONE
     words = segment_arguments(
-        data, tmp_path / "run", model__weights=tmp_path / "first", train__steps=1, compare__seeds=2
+        data, tmp_path / "run", model__weights=tmp_path / "first", train__steps=1
     )
     command = ["compare", *words[1:]]
     capsys.readouterr()
