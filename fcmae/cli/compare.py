@@ -1,11 +1,20 @@
-"""`fcmae compare`: does pretraining help, and with how many labels?"""
+"""`fcmae compare`: which start is the better one, and with how many labels?"""
 
-SUMMARY = "fine-tune from pretrained weights and from scratch on shares of the labels"
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fcmae.settings.finetune import FinetuneConfig
+    from fcmae.studies.comparison.scores import Comparison
+
+SUMMARY = "fine-tune and probe from several starts on shares of the labels"
 DEFAULT_SHARES = "[1, 5, 10, 100]"
 
 
 def run(arguments: list[str]) -> int:
-    """Fine-tune both starts on every share and seed, write the report, print the sentence."""
+    """Fine-tune all starts on every share and seed, write the report, print what differs."""
     from fcmae.errors import DONE, INTERRUPTED, ConfigError
     from fcmae.settings.files import read_value
     from fcmae.settings.finetune import FinetuneConfig
@@ -16,11 +25,15 @@ def run(arguments: list[str]) -> int:
         print(
             f"fcmae compare: {SUMMARY}.\n\n"
             f"  --shares LIST    per cents of the labels, default {DEFAULT_SHARES}\n"
-            "  --against FILE   weights to compare with, instead of training from scratch\n\n"
+            "  --against FILE   weights to compare with, instead of training from scratch\n"
+            "  --starts DICT    named starts, any number of them, instead of model.weights and\n"
+            "                   --against: '{scratch: null, own: runs/mine, public: timm/NAME}'\n\n"
             "All other settings are those of fcmae finetune: the recipe of both.\n"
         )
-    options, recipe = take_options(arguments, ("shares", "against"))
+    options, recipe = take_options(arguments, ("shares", "against", "starts"))
     own = dict(options)
+    if "starts" in own:
+        recipe += ["--compare.starts", own["starts"]]
     config = parse(FinetuneConfig, recipe, prog="fcmae compare")
     shares = read_value(own.get("shares", DEFAULT_SHARES), "--shares")
     shares = shares if isinstance(shares, list) else [shares]
@@ -29,7 +42,8 @@ def run(arguments: list[str]) -> int:
 
     from fcmae.reports.comparison import write_comparison
     from fcmae.runs.terminal import tell
-    from fcmae.studies.comparison import compare_over_labels
+    from fcmae.studies.comparison.pairs import sentences
+    from fcmae.studies.comparison.running import compare_over_labels
     from fcmae.training.processes import start_processes
 
     against = own.get("against")
@@ -39,9 +53,15 @@ def run(arguments: list[str]) -> int:
         if isinstance(found, str):
             return INTERRUPTED
         if processes.is_main:
-            for path in write_comparison(found, found.config or config, against):
+            for path in write_comparison(found, _settled(found, config), against):
                 tell(str(path))
-            tell(found.sentence())
+            tell("\n".join(sentences(found)) if found.are_named else found.sentence())
     finally:
         processes.close()
     return DONE
+
+
+def _settled(found: Comparison, config: FinetuneConfig) -> FinetuneConfig:
+    """Return the settings with nothing left to a rule, and with the starts that were named."""
+    settled = found.config or config
+    return dataclasses.replace(settled, compare=config.compare)

@@ -38,7 +38,7 @@ def carry_out(config: FinetuneConfig) -> str | None:
     """
     from fcmae.finetuning.scoring import evaluate_only
     from fcmae.finetuning.task import finetune
-    from fcmae.studies.comparison import compare_with_scratch
+    from fcmae.studies.comparison.running import compare_with_scratch
     from fcmae.training.processes import start_processes
 
     processes = start_processes(config.train.device)
@@ -46,7 +46,7 @@ def carry_out(config: FinetuneConfig) -> str | None:
         if config.evaluate.only:
             evaluate_only(config, processes)
             return None
-        if config.compare.scratch:
+        if config.compare.scratch or config.compare.starts:
             return compare_with_scratch(config, processes)
         return finetune(config, processes).signal
     finally:

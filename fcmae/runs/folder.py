@@ -23,6 +23,7 @@ class RunFolder:
 
     config.yaml metrics.jsonl images.jsonl held_out.jsonl validation.jsonl skipped_files.txt
     files.txt scores.txt first_batch.png loss_curve.png health.png origin.txt finished.txt lock
+    start_features.safetensors
     tensorboard/ checkpoints/ reconstructions/ export/
     """
 
@@ -42,6 +43,7 @@ class RunFolder:
         self.reconstructions = self.path / "reconstructions"
         self.export = self.path / "export"
         self.origin = self.path / "origin.txt"
+        self.start_features = self.path / "start_features.safetensors"
         self.finished = self.path / "finished.txt"
         self._lock: IO[str] | None = None
 
