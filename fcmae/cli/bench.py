@@ -1,5 +1,6 @@
 """`fcmae bench`: time and memory of every backend on this machine, side by side."""
 
+import json
 from pathlib import Path
 
 SUMMARY = "time and memory of every backend on your machine"
@@ -10,19 +11,24 @@ def run(arguments: list[str]) -> None:
     from fcmae.settings.bench import BenchSettings
     from fcmae.settings.reading import parse
 
-    settings = parse(BenchSettings, arguments, prog="fcmae bench")
+    settings = parse(BenchSettings, _against_in_one_word(arguments), prog="fcmae bench")
 
     import torch
 
     from fcmae.errors import ConfigError
     from fcmae.machine.bench import measure, output
+    from fcmae.machine.bench.authors import check_clone
     from fcmae.machine.hardware import computing
     from fcmae.model.backbones import check_backbone_name
     from fcmae.training.processes import choose_device
+    from sparse.backends.minkowski import load_minkowski_engine
     from sparse.ops.compiler import missing_kernels
 
     for name in settings.models:
         check_backbone_name(name)
+    if settings.against:
+        check_clone(settings.against[1], settings.models)
+        load_minkowski_engine()
     device = choose_device(settings.device, setting="--device")
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -57,3 +63,14 @@ def run(arguments: list[str]) -> None:
     for part in settings.parts:
         output.draw(folder / f"{part}.png", results, part)
     print(f"written: {folder}/results.json and a PNG of each part")
+
+
+def _against_in_one_word(arguments: list[str]) -> list[str]:
+    """Put `--against authors FOLDER` as a list, and compare whole steps unless parts are named."""
+    if "--against" not in arguments:
+        return arguments
+    at = arguments.index("--against")
+    named, rest = arguments[at + 1 : at + 3], arguments[at + 3 :]
+    listed = json.dumps(named if len(named) == 2 else [*named, ""])
+    parts = [] if any(word.startswith("--parts") for word in arguments) else ["--parts", "[step]"]
+    return [*arguments[:at], *parts, "--against", listed, *rest]
