@@ -247,7 +247,7 @@ def test_a_run_goes_on_with_the_kernel_that_it_began_with(is_fused: bool | None)
 
 
 def test_optimizers_are_fused_where_torch_has_it() -> None:
-    groups = [{"params": [nn.Parameter(torch.ones(2))]}]
     for device, is_fused in (("cpu", True), ("cuda", True), ("mtia", None)):
-        made = create_optimizer(list(groups), OptimConfig(base_lr=0.1), torch.device(device))
+        groups = [{"params": [nn.Parameter(torch.ones(2))]}]
+        made = create_optimizer(groups, OptimConfig(base_lr=0.1), torch.device(device))
         assert made.param_groups[0]["fused"] is is_fused
