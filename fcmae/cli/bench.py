@@ -11,13 +11,14 @@ def run(arguments: list[str]) -> None:
     from fcmae.settings.bench import BenchSettings
     from fcmae.settings.reading import parse
 
-    settings = parse(BenchSettings, _against_in_one_word(arguments), prog="fcmae bench")
+    settings = parse(BenchSettings, _spelt_out(arguments), prog="fcmae bench")
 
     import torch
 
     from fcmae.errors import ConfigError
     from fcmae.machine.bench import measure, output
     from fcmae.machine.bench.authors import check_clone
+    from fcmae.machine.bench.suite import as_markdown, run_suite, write_suite
     from fcmae.machine.hardware import computing
     from fcmae.model.backbones import check_backbone_name
     from fcmae.training.processes import choose_device
@@ -54,6 +55,12 @@ def run(arguments: list[str]) -> None:
     reason = missing_kernels() if device.type == "cpu" else None
     if reason is not None:
         print(f"the compiled CPU kernels are not used, so native is slower: {reason}")
+    if settings.suite:
+        rows, rates, left_out = run_suite(device, is_small=settings.small)
+        write_suite(folder, machine, rows, rates, left_out)
+        print(as_markdown(machine, rows, rates, left_out))
+        print(f"written: {folder}/suite.json and {folder}/suite.md")
+        return
     results, rates = measure(settings, device)
     print(output.describe_rates(rates))
     print(output.as_table(results, rates))
@@ -65,8 +72,13 @@ def run(arguments: list[str]) -> None:
     print(f"written: {folder}/results.json and a PNG of each part")
 
 
-def _against_in_one_word(arguments: list[str]) -> list[str]:
-    """Put `--against authors FOLDER` as a list, and compare whole steps unless parts are named."""
+def _spelt_out(arguments: list[str]) -> list[str]:
+    """Give flags their value, put `--against authors FOLDER` as a list, and compare whole steps.
+
+    Unless parts are named.
+    """
+    flags = {"--suite": "--suite=true", "--small": "--small=true"}
+    arguments = [flags.get(word, word) for word in arguments]
     if "--against" not in arguments:
         return arguments
     at = arguments.index("--against")

@@ -57,6 +57,11 @@ class BenchSettings:
     against: list[str] = field(default_factory=list)
     """`--against authors FOLDER`: whole steps in turns with the authors' own code, on
     MinkowskiEngine; FOLDER is a clone of facebookresearch/ConvNeXt-V2."""
+    suite: bool = False
+    """`--suite`: the whole table of this machine in under nine minutes, in suite.json and suite.md;
+    of the other options only device, threads and output count."""
+    small: bool = False
+    """`--small`: the suite on the smallest model and images, which shows that it runs."""
     data: str | None = None
     """Folder of images: measure how fast they are read, beside training steps of the models."""
 
