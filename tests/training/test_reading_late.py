@@ -124,7 +124,7 @@ def test_an_average_of_weights_that_is_read_late_is_that_which_is_read_at_once(
         "log.tensorboard": "false",
         "checkpoint.every_steps": 100,
     }
-    for name, how in (("late", late), ("at-once", fused)):
+    for name, how in (("late", late), ("at-once", without_pictures)):
         words = ["finetune", *options(settings, {"run__dir": tmp_path / name})]
         status = run(words, log, before=[partial(lose_labels, 2, 5), how, tell_late_results])
         assert status == DONE, log.read_text()
