@@ -246,6 +246,7 @@ def test_what_each_start_costs_stands_beside_its_scores() -> None:
         *("s of pretraining", "s of a fine-tuning"),
     ]
     table = pairs.table_of(one)
+    assert [row[1] for row in table] == ["70.0 +- 2.5", "80.1 +- 2.6", "80.1 +- 2.1"]
     assert [row[-2:] for row in table] == [["0", "21"], ["-", "-"], ["300", "-"]]
     shown = pairs.text_of(one)
     assert "kNN with 15 labels: no difference beyond noise (public less scratch +0.0," in shown

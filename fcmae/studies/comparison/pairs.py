@@ -87,10 +87,10 @@ def header_of(found: Comparison) -> list[str]:
 
 def table_of(found: Comparison) -> list[list[str]]:
     """Return a row for each start: its means with their own intervals, and what it costs."""
-    columns = [(row.scores, means(row.scores)) for row in rows_of(found)]
     table = []
     for start in found.starts:
-        cells = [values[start].text() if start in values else UNMEASURED for _, values in columns]
+        own = [means({start: row.scores.get(start, {})}) for row in rows_of(found)]  # not pooled
+        cells = [mean[start].text() if start in mean else UNMEASURED for mean in own]
         table.append([start, *cells, *costs_of(found, start)])
     return table
 
