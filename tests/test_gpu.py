@@ -184,8 +184,8 @@ def test_results_that_are_read_late_are_those_that_are_read_at_once(
 def test_a_result_that_is_read_late_does_not_wait_for_the_device() -> None:
     model = torch.nn.Linear(4096, 4096).cuda()
     groups = [{"params": list(model.parameters())}]
-    optimizer = create_optimizer(groups, OptimConfig(base_lr=0.1), is_fused=True)
     processes = Processes(0, 1, torch.device("cuda", torch.cuda.current_device()))
+    optimizer = create_optimizer(groups, OptimConfig(base_lr=0.1), processes.device)
     optimization = Optimization(model, optimizer, lambda step: 0.1, processes, is_late=True)
     rows = torch.randn(4096, 4096, device="cuda")
     torch.cuda.set_sync_debug_mode("error")  # whatever waits raises

@@ -1,5 +1,6 @@
 """`fcmae bench`: time and memory of every backend on this machine, side by side."""
 
+import json
 from pathlib import Path
 
 SUMMARY = "time and memory of every backend on your machine"
@@ -10,19 +11,25 @@ def run(arguments: list[str]) -> None:
     from fcmae.settings.bench import BenchSettings
     from fcmae.settings.reading import parse
 
-    settings = parse(BenchSettings, arguments, prog="fcmae bench")
+    settings = parse(BenchSettings, _spelt_out(arguments), prog="fcmae bench")
 
     import torch
 
     from fcmae.errors import ConfigError
     from fcmae.machine.bench import measure, output
+    from fcmae.machine.bench.authors import check_clone
+    from fcmae.machine.bench.suite import as_markdown, run_suite, write_suite
     from fcmae.machine.hardware import computing
     from fcmae.model.backbones import check_backbone_name
     from fcmae.training.processes import choose_device
+    from sparse.backends.minkowski import load_minkowski_engine
     from sparse.ops.compiler import missing_kernels
 
     for name in settings.models:
         check_backbone_name(name)
+    if settings.against:
+        check_clone(settings.against[1], settings.models)
+        load_minkowski_engine()
     device = choose_device(settings.device, setting="--device")
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -48,6 +55,12 @@ def run(arguments: list[str]) -> None:
     reason = missing_kernels() if device.type == "cpu" else None
     if reason is not None:
         print(f"the compiled CPU kernels are not used, so native is slower: {reason}")
+    if settings.suite:
+        rows, rates, left_out = run_suite(device, is_small=settings.small)
+        write_suite(folder, machine, rows, rates, left_out)
+        print(as_markdown(machine, rows, rates, left_out))
+        print(f"written: {folder}/suite.json and {folder}/suite.md")
+        return
     results, rates = measure(settings, device)
     print(output.describe_rates(rates))
     print(output.as_table(results, rates))
@@ -57,3 +70,19 @@ def run(arguments: list[str]) -> None:
     for part in settings.parts:
         output.draw(folder / f"{part}.png", results, part)
     print(f"written: {folder}/results.json and a PNG of each part")
+
+
+def _spelt_out(arguments: list[str]) -> list[str]:
+    """Give flags their value, put `--against authors FOLDER` as a list, and compare whole steps.
+
+    Unless parts are named.
+    """
+    flags = {"--suite": "--suite=true", "--small": "--small=true"}
+    arguments = [flags.get(word, word) for word in arguments]
+    if "--against" not in arguments:
+        return arguments
+    at = arguments.index("--against")
+    named, rest = arguments[at + 1 : at + 3], arguments[at + 3 :]
+    listed = json.dumps(named if len(named) == 2 else [*named, ""])
+    parts = [] if any(word.startswith("--parts") for word in arguments) else ["--parts", "[step]"]
+    return [*arguments[:at], *parts, "--against", listed, *rest]

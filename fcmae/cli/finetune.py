@@ -54,12 +54,12 @@ def carry_out(config: FinetuneConfig | SegmentationConfig) -> str | None:
 def _classify(config: FinetuneConfig, processes: Processes) -> str | None:
     from fcmae.finetuning.scoring import evaluate_only
     from fcmae.finetuning.task import finetune
-    from fcmae.studies.comparison import compare_with_scratch
+    from fcmae.studies.comparison.running import compare_with_scratch
 
     if config.evaluate.only:
         evaluate_only(config, processes)
         return None
-    if config.compare.scratch:
+    if config.compare.scratch or config.compare.starts:
         return compare_with_scratch(config, processes)
     return finetune(config, processes).signal
 

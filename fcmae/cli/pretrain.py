@@ -42,16 +42,41 @@ def run(arguments: list[str]) -> int:
 
 
 def plan(arguments: list[str]) -> None:
-    """Take the settings of `fcmae pretrain`, measure some steps, and print the plan."""
+    """Take the settings of `fcmae pretrain`, measure some steps, and print the plan.
+
+    `--for HARDWARE` estimates a run on other hardware instead.
+    """
     from fcmae.errors import remark
     from fcmae.settings.pretrain import PretrainConfig
     from fcmae.settings.reading import parse
 
+    if any(word.partition("=")[0] == "--for" for word in arguments):
+        _estimate(arguments)
+        return
     config = parse(PretrainConfig, arguments, prog="fcmae plan")
 
     from fcmae.machine.plan import describe, make_plan
 
     print(describe(make_plan(config, say=remark)))
+
+
+def _estimate(arguments: list[str]) -> None:
+    from fcmae.settings.estimate import EstimateSettings
+    from fcmae.settings.pretrain import PretrainConfig
+    from fcmae.settings.reading import parse, take_options
+
+    own, rest = take_options(arguments, ("for", "gpus", "images", "epochs"))
+    wanted = EstimateSettings.of_words(dict(own))
+    needless = {"run.dir": "-", "data.path": "-", "train.steps": "1"}
+    config = parse(PretrainConfig, rest, prog="fcmae plan", otherwise=needless)
+
+    from fcmae.machine.plan.estimate import estimate
+    from fcmae.machine.plan.roofline import hardware
+    from fcmae.model.structure import with_structure
+
+    machine = hardware(wanted.hardware)
+    config = with_structure(config, wanted.images)
+    print(estimate(config, machine, wanted.gpus, wanted.images, wanted.epochs).describe())
 
 
 def _tell_of_readers(readers: int) -> None:

@@ -34,7 +34,7 @@ from fcmae.evaluation.protocol import (
     summary,
     table,
 )
-from fcmae.evaluation.statistics import RULE, Mean, PairedDifference, differences, means
+from fcmae.evaluation.statistics import RULE, Mean, PairedDifference, differences, means, pairwise
 
 __all__ = [
     "METHODS",
@@ -61,6 +61,7 @@ __all__ = [
     "knn_predict",
     "linear_probe_predict",
     "means",
+    "pairwise",
     "pooled_features",
     "raw_pixel_features",
     "score_features",

@@ -4,6 +4,8 @@ The noise is estimated from all settings together, so that two seeds of five set
 than two values; it is taken to be the same for all of them. One rule decides what is claimed: RULE.
 """
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
 CONFIDENCE = 0.95
 DRAWS_AT_ONCE = 100  # of a bootstrap: bounds memory
+ROUNDING = 1e-12  # of a difference: so much is no spread
 RULE = (
     "A difference is the mean of the paired differences with its 95 % confidence interval "
     "(Student's t); it counts when the interval leaves out 0, and is noise otherwise."
@@ -126,6 +129,33 @@ def differences(table: Table[Setting], default: Setting) -> dict[Setting, Paired
     return found
 
 
+def pairwise(table: Table[Setting]) -> dict[tuple[Setting, Setting], PairedDifference]:
+    """Return how much the second of each two settings exceeds the first, paired by seed.
+
+    The noise of a pair is its own: settings may be noisy to different degrees, such as one that
+    has not learned beside others that have. The confidence holds for all pairs together
+    (Bonferroni). Where no seed changes a difference there is no noise to see.
+
+    Args:
+        table: values by setting and seed; pairs are in its order.
+    """
+    pairs = list(itertools.combinations(table, 2))
+    found = {}
+    for first, second in pairs:
+        seeds = sorted(set(table[first]) & set(table[second]))
+        if not seeds:
+            continue
+        gaps = [table[second][seed] - table[first][seed] for seed in seeds]
+        count, mean = len(gaps), math.fsum(gaps) / len(gaps)
+        squares = math.fsum((gap - mean) ** 2 for gap in gaps)
+        half_width = None
+        if squares > (ROUNDING * max(map(abs, gaps))) ** 2:
+            error = math.sqrt(squares / (count - 1) / count)
+            half_width = _quantile(count - 1, len(pairs)) * error
+        found[first, second] = PairedDifference(mean, half_width, count)
+    return found
+
+
 def _residual_noise(table: Table[Setting]) -> tuple[float, int]:
     """Return the standard deviation of one value beside setting and seed, and its freedom."""
     settings = [setting for setting in table if table[setting]]
@@ -146,6 +176,7 @@ def _residual_noise(table: Table[Setting]) -> tuple[float, int]:
     return (math.sqrt(float(residual @ residual) / freedom), freedom) if freedom else (0.0, 0)
 
 
+@functools.cache
 def _quantile(freedom: int, comparisons: int = 1) -> float:
     return float(stdtrit(freedom, 1 - (1 - CONFIDENCE) / (2 * comparisons)))
 

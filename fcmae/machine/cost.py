@@ -1,7 +1,7 @@
 """What a pretraining costs: arithmetic counted from the model, time read from its log."""
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,3 +57,15 @@ def seconds_per_image(lines: Iterable[Mapping[str, Any]]) -> float | None:
     """
     rates = [line["images_per_second"] for line in lines if line.get("images_per_second")]
     return 1 / statistics.median(rates[1:]) if len(rates) > 1 else None
+
+
+def training_seconds(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the seconds of all steps of a run at their median rate; None when unmeasured.
+
+    Only steps count: reading the images for the first time, evaluations and checkpoints do not.
+    """
+    per_image = seconds_per_image(lines)
+    batches = [int(line["effective_batch"]) for line in lines if line.get("effective_batch")]
+    if per_image is None or not batches:
+        return None
+    return per_image * batches[-1] * max(int(line["step"]) for line in lines)

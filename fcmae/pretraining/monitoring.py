@@ -5,6 +5,7 @@ fails here is a sentence: every look goes through TrainingLoop.look.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,14 @@ from fcmae.evaluation import (
     summary,
     thumbnails,
 )
-from fcmae.evaluation.health import HealthCheck, draw_health, verdict
+from fcmae.evaluation.health import (
+    START_LOSS,
+    Drift,
+    HealthCheck,
+    draw_health,
+    first_epoch,
+    verdict,
+)
 from fcmae.evaluation.pictures import draw_loss_curve, draw_reconstructions
 from fcmae.model.autoencoder import FCMAE, create_model
 from fcmae.model.masking import draw_visible, num_visible_patches
@@ -92,7 +100,12 @@ class Watch:
         pictured = held_out if len(held_out) else images
         look = run.look
         self._pictured = look("choosing pictures", lambda: self._choose_pictures(pictured))
-        self._health = look("preparing health checks", lambda: self._prepare_health(held_out))
+        self._health: HealthCheck | None = None
+        self._drift: Drift | None = None
+        # Where weights were the start, one more check says what the first epoch did to them.
+        epoch = math.ceil(len(images) / run.effective_batch)
+        self._end_of_first_epoch = min(epoch, run.total_steps) if self._has_start else None
+        look("preparing health checks", lambda: self._prepare_health(held_out))
         self._scored = look("choosing images to score", lambda: self._choose_scored(images))
 
     def begin(self) -> None:
@@ -107,7 +120,8 @@ class Watch:
             step,
             pictures=pictures is not None and step % pictures == 0,
             scores=scores is not None and step % scores == 0,
-            health=step in {round(self._run.total_steps * (n + 1) / checks) for n in range(checks)},
+            health=step in {round(self._run.total_steps * (n + 1) / checks) for n in range(checks)}
+            or (checks > 0 and step == self._end_of_first_epoch),
         )
 
     def _look(self, step: int, *, pictures: bool, scores: bool, health: bool) -> None:
@@ -217,8 +231,12 @@ class Watch:
         normalizes = self._config.loss.normalize_targets
         draw_loss_curve(lines, path, normalize_targets=normalizes)
 
-    def _prepare_health(self, held_out: ImageList) -> HealthCheck | None:
-        """Decode the held-out images, noting those that cannot be; None when there are none."""
+    @property
+    def _has_start(self) -> bool:
+        return self._config.model.init_from is not None
+
+    def _prepare_health(self, held_out: ImageList) -> None:
+        """Decode the held-out images, noting those that cannot be; without any nothing is done."""
         pictures = []
         for path in held_out.paths:
             try:
@@ -226,10 +244,16 @@ class Watch:
             except UndecodableImageError as error:
                 self.undecodable.append((error.path, error.reason))
         if not pictures:
-            return None
+            return
         images = torch.stack([picture.image for picture in pictures])
         valid = stack_valid([picture.valid for picture in pictures])
-        return HealthCheck(self._model, images, self._config.train.seed, valid)
+        seed, model = self._config.train.seed, self._model
+        self._health = HealthCheck(model, images, seed, valid)
+        if self._has_start:
+            file = self._folder.start_features
+            self._drift = Drift(images, seed, valid, model.min_valid, file)
+            if self._run.progress.step > 0:
+                self._run.look("the features of the start", self._drift.recall)
 
     def _log_health(self, step: int) -> None:
         """Measure, log and draw the health of the model; the first line has what to beat."""
@@ -239,9 +263,25 @@ class Watch:
             values: dict[str, Any] = self._health.measure()
             if step == 0 and self._model.normalize_targets:
                 values |= self._health.trivial_losses()
+            if self._drift is not None:
+                if step == 0:
+                    self._drift.remember(self._model.encoder)
+                values |= self._drift.measure(self._model.encoder)
+            if step == self._end_of_first_epoch:
+                values |= self._loss_of_start()
             self._log.log(step, values)
             path, lines = self._folder.health, read_metrics(self._folder.metrics)
-            draw_health(lines, self._run.total_steps, path)
+            has_decoder = self._config.model.init_decoder_from is not None
+            draw_health(lines, self._run.total_steps, path, has_decoder=has_decoder)
+            said = first_epoch(lines, has_decoder=has_decoder)
+        if said and step == self._end_of_first_epoch:
+            self._run.say(said)
+
+    def _loss_of_start(self) -> dict[str, float]:
+        """Return the held-out loss before the first step, as the log has it."""
+        first = [line for line in read_metrics(self._folder.metrics) if line.get("step") == 0]
+        losses = [line["health/loss"] for line in first if line.get("health/loss") is not None]
+        return {START_LOSS: losses[0]} if losses else {}
 
     def _log_knn(self, step: int) -> None:
         """Log the frozen encoder's kNN score at a cadence; at step 0 it is the untrained one's."""

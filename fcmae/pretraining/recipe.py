@@ -102,7 +102,7 @@ def with_numbers(config: PretrainConfig, num_images: int) -> PretrainConfig:
     """Return settings that a model and a schedule can be made of, without a look at an image.
 
     For whoever checks a run that another process will make: pictures count as upright, and a run
-    that is given a time as one step.
+    that is given a time as one step, or as its warm-up.
     """
     config = with_structure(config, num_images)
     choices = Choices(config)
@@ -113,7 +113,10 @@ def with_numbers(config: PretrainConfig, num_images: int) -> PretrainConfig:
     for name, value in (upright | constant | {"optim.schedule": "cosine"}).items():
         choices.choose(name, value, "")
     if train.steps is None and train.epochs is None:
-        choices.set({"train.steps": 1, "train.time": None})
+        epochs, warmup = config.optim.warmup_epochs, config.optim.warmup_steps
+        given = 1 if is_auto(config, "optim.warmup_steps") else warmup or 1
+        least = max(given, steps_of(epochs, num_images, batch) if epochs else 1)
+        choices.set({"train.steps": least, "train.time": None})
         train = choices.config.train
     steps = train.steps or steps_of(train.epochs or 0.0, num_images, batch)
     choose_after_length(choices, steps, batch)

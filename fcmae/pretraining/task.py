@@ -38,7 +38,7 @@ from fcmae.settings.pretrain import PretrainConfig
 from fcmae.training.auto import Choices, as_recorded, length_is_open, recorded_settings, time_of
 from fcmae.training.first_look import look_first, write_files
 from fcmae.training.loop import Around, TrainingLoop, nothing
-from fcmae.training.optimization import StepResult
+from fcmae.training.optimization import StepResult, lr_scale, parameter_groups
 from fcmae.training.pace import seconds_per_step
 from fcmae.training.processes import Processes, is_first_of_node, start_processes
 from fcmae.training.schedule import effective_batch_of, steps_of
@@ -171,6 +171,22 @@ class Pretraining(Task):
         self._normalise = Normalisation(*mean_and_std(config.data))
         self._cache: PixelCache | None = None
         self._watch: Watch | None = None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups, one per layer of the encoder where their rates differ."""
+        optim = self.config.optim
+        if optim.layer_decay == 1:
+            return super().parameter_groups()
+        stages: Any = self.model.encoder.stages
+        depths = tuple(len(stage.blocks) for stage in stages)
+
+        def scale(name: str) -> float:
+            part, _, inner = name.partition(".")
+            if part != "encoder":
+                return 1.0
+            return lr_scale(inner, depths=depths, decay=optim.layer_decay, assigner="single")
+
+        return parameter_groups(self.model.named_parameters(), optim.weight_decay, scale)
 
     def begin(self, run: TrainingLoop) -> None:
         """Fill the cache, say what runs and look at the untrained model."""

@@ -1,4 +1,4 @@
-"""The page about a comparison of two starts over shares of the labels."""
+"""The page about a comparison of starts over shares of the labels."""
 
 import csv
 import io
@@ -10,22 +10,84 @@ from fcmae.reports import figures
 from fcmae.reports.document import Bullets, Document, Picture, Section, Table
 from fcmae.reports.writing import write_document
 from fcmae.settings.finetune import FinetuneConfig
-from fcmae.studies.comparison import Comparison
+from fcmae.studies.comparison import pairs
+from fcmae.studies.comparison.scores import Comparison
 
 
 def write_comparison(found: Comparison, config: FinetuneConfig, against: str | None) -> list[Path]:
     """Write report.html, report.md and report.csv into run.dir; return them."""
-    first, second = found.starts
-    names = {share: f"{count} ({share:g} %)" for share, count in found.num_labels.items()}
-    scores = {share: found.accuracies(share) for share in found.results}
+    document = _of_named(found, config) if found.are_named else _of_two(found, config, against)
+    return write_document(document, _csv(found), Path(config.run.dir))
+
+
+def _labels_plot(found: Comparison, config: FinetuneConfig) -> Picture:
+    names = _names(found)
     tables: dict[str, dict[float | str, dict[int, float]]] = {
-        start: {names[share]: scores[share][start] for share in scores} for start in found.starts
+        start: {names[share]: found.accuracies(share)[start] for share in found.results}
+        for start in found.starts
     }
     plot = figures.draw_means(
         tables, x_name="labelled training images", y_name="balanced accuracy in %"
     )
     seeds = config.compare.seeds
     caption = f"Mean over {seeds} seeds with its 95 % confidence interval, and every seed as a dot."
+    return Picture("labels.svg", plot, caption)
+
+
+def _names(found: Comparison) -> dict[float, str]:
+    return {share: f"{count} ({share:g} %)" for share, count in found.num_labels.items()}
+
+
+def _of_named(found: Comparison, config: FinetuneConfig) -> Document:
+    """Return the page about all pairs of named starts."""
+    compare, optim = config.compare, config.optim
+    gaps, table = {}, []
+    for row in pairs.rows_of(found):
+        labels = found.num_labels[row.share]
+        for (first, second), gap in row.pairs.items():
+            gaps[f"{second} less {first}: {row.kind}, {labels} labels"] = gap
+            table.append([row.kind, str(labels), f"{second} less {first}", gap.text(),
+                          gap.verdict() or "no spread to tell by"])  # fmt: skip
+    starts = [f"{name}: {source or 'drawn'}." for name, source in (compare.starts or {}).items()]
+    if None in (compare.starts or {}).values():
+        rate = compare.scratch_base_lr or optim.base_lr
+        starts.append(
+            f"From scratch: optim.base_lr {rate:g}, optim.layer_decay "
+            f"{compare.scratch_layer_decay:g} (others: {optim.base_lr:g} and "
+            f"{optim.layer_decay:g}); all else is the same."
+        )
+    caption = (
+        "Every pair's difference with its 95 % interval for all pairs of that score together; "
+        "those that leave out 0 are filled."
+    )
+    said = pairs.sentences(found)
+    return Document(
+        "Which start is the better one?",
+        f"{len(found.starts)} starts: {', '.join(found.starts)}. {said[0]}",
+        [
+            Section("Scores and costs", [Table(pairs.header_of(found), pairs.table_of(found))]),
+            Section("What differs", [Bullets(said)]),
+            Section(
+                "Every pair",
+                [
+                    Picture("pairs.svg", figures.draw_differences(gaps), caption, is_wide=True),
+                    Table(["score", "labels", "pair", "difference", "verdict"], table),
+                ],
+            ),
+            Section("Accuracy against labels", [_labels_plot(found, config)]),
+            Section(
+                "How to read this",
+                [Bullets([*pairs.notes_of(found), *starts, f"{hardware()}; {versions()}."])],
+            ),
+        ],
+    )
+
+
+def _of_two(found: Comparison, config: FinetuneConfig, against: str | None) -> Document:
+    """Return the page about the pretrained start and what it is compared with."""
+    first, second = found.starts
+    names = _names(found)
+    scores = {share: found.accuracies(share) for share in found.results}
     rows = []
     for share, values in scores.items():
         mean, gap = means(values), found.difference(share)
@@ -44,24 +106,45 @@ def write_comparison(found: Comparison, config: FinetuneConfig, against: str | N
     beside = [found.worth(share) for share in scores]
     beside += [said for share in scores for said in found.behind_frozen(share)]
     notes = Bullets([*found.notes(), *starts, f"{hardware()}; {versions()}."])
-    document = Document(
+    return Document(
         "Did pretraining help?",
         found.sentence(),
         [
-            Section("Accuracy against labels", [Picture("labels.svg", plot, caption)]),
+            Section("Accuracy against labels", [_labels_plot(found, config)]),
             Section("Every share", [Table(header, rows)]),
             Section("Beside frozen features", [Bullets(beside)]),
             Section("How to read this", [notes]),
         ],
     )
+
+
+def _csv(found: Comparison) -> str:
+    """Return every single score; of named starts with what it is a score of."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["share_percent", "labels", "start", "train.seed", "balanced_accuracy_percent"])
-    for share, by_start in scores.items():
-        for start, of_start in by_start.items():
-            for seed, value in of_start.items():
-                writer.writerow([share, found.num_labels[share], start, seed, f"{value:.4f}"])
-        for what, of_frozen in found.frozen.get(share, {}).items():
-            for seed, value in of_frozen.items():
-                writer.writerow([share, found.num_labels[share], what, seed, f"{value:.4f}"])
-    return write_document(document, stream.getvalue(), Path(config.run.dir))
+    kind = ["score"] if found.are_named else []
+    writer.writerow(
+        ["share_percent", "labels", "start", "train.seed", "balanced_accuracy_percent", *kind]
+    )
+    for share in found.results:
+        labels = found.num_labels[share]
+        rows = [
+            (start, seed, value, pairs.TUNED)
+            for start, of_start in found.accuracies(share).items()
+            for seed, value in of_start.items()
+        ]
+        rows += [
+            (what, seed, value, what)
+            for what, of_frozen in ({} if found.are_named else found.frozen.get(share, {})).items()
+            for seed, value in of_frozen.items()
+        ]
+        rows += [
+            (start, seed, value, what)
+            for what, of_starts in found.probes.get(share, {}).items()
+            for start, of_start in of_starts.items()
+            for seed, value in of_start.items()
+        ]
+        for start, seed, value, what in rows:
+            said = [what] if found.are_named else []
+            writer.writerow([share, labels, start, seed, f"{value:.4f}", *said])
+    return stream.getvalue()

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fcmae.evaluation import means
+from fcmae.evaluation import PairedDifference, means
 from fcmae.evaluation.pictures import smooth
 
 SIZE = (4.8, 3.3)  # inches; read at the width of a phone, too
@@ -82,6 +82,29 @@ def draw_means(
     elif len(order) <= MOST_TICKS:
         axes.set_xticks(sorted(places.values()), [f"{x:.3g}" for x in sorted(places.values())])
     return _finish(figure, axes, x_name, y_name)
+
+
+def draw_differences(gaps: Mapping[str, PairedDifference]) -> bytes:
+    """Return an SVG of differences with their intervals, one below the other, beside a line at 0.
+
+    Those that exceed the noise are filled; those without an interval are a point.
+    """
+    figure, axes = _new()
+    for place, gap in enumerate(gaps.values()):
+        axes.errorbar(
+            [gap.value],
+            [place],
+            xerr=[gap.half_width or 0.0],
+            fmt="o",
+            color=colours(2)[0],
+            markerfacecolor=colours(2)[0] if gap.exceeds_noise else "white",
+            capsize=3,
+        )
+    axes.axvline(0, color=BASELINE, linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(gaps)), list(gaps), fontsize=8)
+    axes.set_ylim(len(gaps) - 0.5, -0.5)
+    figure.set_size_inches(1.6 * SIZE[0], 0.9 + 0.26 * len(gaps))
+    return _finish(figure, axes, "difference in points of balanced accuracy", "")
 
 
 def draw_cost(

@@ -7,7 +7,7 @@ from typing import Any
 
 from fcmae.data.recorded import read_paths
 from fcmae.errors import EXPECTED_ERRORS
-from fcmae.evaluation.health.verdict import verdict
+from fcmae.evaluation.health.verdict import first_epoch, verdict
 from fcmae.machine.cost import effective_batch, flop_unit, flops_per_image, seconds_per_image
 from fcmae.machine.hardware import hardware, versions
 from fcmae.pretraining.recipe import remarks
@@ -103,6 +103,8 @@ def _in_short(run: RunFolder, config: Any, lines: list[dict[str, Any]], steps: i
     if curve(lines, LOSS)[1]:
         longer = longer_command(config)
         said.append(f"Held-out loss: {verdict(lines, config.train.steps or steps, longer)}")
+    began = first_epoch(lines, has_decoder=config.model.init_decoder_from is not None)
+    said += [began[0].upper() + began[1:]] if began else []
     said += _about_recipe(run, config, lines)
     per_image = seconds_per_image(lines)
     if per_image is not None:
@@ -158,7 +160,8 @@ def _health(run: RunFolder, lines: list[dict[str, Any]], steps: int) -> list[Blo
     blocks: list[Block] = []
     if panel.is_file():
         caption = (
-            "Losses to beat, rank, diversity, dead and saturated channels, GRN weights. "
+            "Losses to beat, rank, diversity, dead and saturated channels, GRN weights, and of a "
+            "run that started from weights how much its features are still as theirs. "
             f"{COMPARE_BY}"
         )
         blocks.append(Picture(PANEL_FILE, panel.read_bytes(), caption, is_wide=True))

@@ -23,7 +23,8 @@ class RunFolder:
 
     config.yaml metrics.jsonl images.jsonl held_out.jsonl validation.jsonl skipped_files.txt
     files.txt scores.txt first_batch.png loss_curve.png health.png origin.txt finished.txt lock
-    masks.json tensorboard/ checkpoints/ reconstructions/ predictions/ export/
+    masks.json start_features.safetensors
+    tensorboard/ checkpoints/ reconstructions/ predictions/ export/
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -44,6 +45,7 @@ class RunFolder:
         self.predictions = self.path / "predictions"
         self.export = self.path / "export"
         self.origin = self.path / "origin.txt"
+        self.start_features = self.path / "start_features.safetensors"
         self.finished = self.path / "finished.txt"
         self._lock: IO[str] | None = None
 

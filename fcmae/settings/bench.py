@@ -54,6 +54,14 @@ class BenchSettings:
     """Measure peak memory of training steps, each in a fresh process."""
     output: str = "bench"
     """Folder for results.json and one PNG per part."""
+    against: list[str] = field(default_factory=list)
+    """`--against authors FOLDER`: whole steps in turns with the authors' own code, on
+    MinkowskiEngine; FOLDER is a clone of facebookresearch/ConvNeXt-V2."""
+    suite: bool = False
+    """`--suite`: the whole table of this machine in under nine minutes, in suite.json and suite.md;
+    of the other options only device, threads and output count."""
+    small: bool = False
+    """`--small`: the suite on the smallest model and images, which shows that it runs."""
     data: str | None = None
     """Folder of images: measure how fast they are read, beside training steps of the models."""
 
@@ -65,6 +73,18 @@ class BenchSettings:
         ):
             if getattr(self, name) == []:
                 raise ConfigError(f"--{name}: got an empty list, expected one or more.")
+        if self.against and (
+            self.against[0] != "authors" or len([*filter(None, self.against)]) != 2
+        ):
+            raise ConfigError(
+                f"--against: got {' '.join(self.against)!r}, expected authors FOLDER, where FOLDER "
+                "is a clone of facebookresearch/ConvNeXt-V2."
+            )
+        if self.against and (list(self.parts) != ["step"] or self.precisions != ["fp32"]):
+            raise ConfigError(
+                "--against: the authors' code takes whole training steps in fp32; "
+                'say --parts "[step]" and leave --precisions out.'
+            )
         for pixels in _as_list(self.image_size):
             if pixels % 32:
                 raise ConfigError(f"--image_size: got {pixels} px, expected a multiple of 32 px.")

@@ -1,5 +1,6 @@
 """The settings of a fine-tuning run: the sections that it has beside those of every training."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -159,6 +160,10 @@ class FinetuneEvaluateConfig:
     """Train nothing: evaluate model.weights, or this run's best weights, on the validation set."""
 
 
+MOST_STARTS = 10  # 45 pairs
+_START = re.compile(r"\w(?:[\w .-]*\w)?", re.ASCII)  # names of folders, too
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """Whether pretraining helped: the same fine-tuning from scratch beside it, over seeds."""
@@ -171,6 +176,31 @@ class CompareConfig:
     """optim.base_lr of the runs from scratch; null takes the same."""
     scratch_layer_decay: ShareAboveZero = 1.0
     """optim.layer_decay of the runs from scratch: untrained first layers must learn, too."""
+    starts: dict[str, str | None] | None = None
+    """Any number of named starts instead: {scratch: null, own: runs/mine, public: timm/NAME}."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for starts that are no comparison."""
+        if self.starts is None:
+            return
+        given = dict(self.starts)
+        require(
+            2 <= len(given) <= MOST_STARTS
+            and len(set(given.values())) == len(given)
+            and any(given.values()),
+            "compare.starts",
+            given,
+            f"2 to {MOST_STARTS} names with a start each, all different, one of them of weights, "
+            "such as {scratch: null, own: runs/mine}",
+        )
+        for name, source in given.items():
+            require(
+                isinstance(name, str) and _START.fullmatch(name) is not None and source != "",
+                "compare.starts",
+                f"{name!r}: {source!r}",
+                "names of letters, digits, spaces, '.', '_' and '-', each with a run, a file or a "
+                "name of weights, or null",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,3 +269,17 @@ class FinetuneConfig(TaskConfig):
             "true and true",
             "at most one of them",
         )
+        starts = self.compare.starts
+        if starts is not None:
+            require(
+                not (self.compare.scratch or evaluate.only),
+                "compare.starts",
+                "named starts with compare.scratch or evaluate.only true",
+                "at most one of them",
+            )
+            require(
+                self.model.weights is None or self.model.weights in starts.values(),
+                "model.weights",
+                f"{self.model.weights} beside compare.starts",
+                "null, or one of the starts",
+            )

@@ -23,6 +23,7 @@ from fcmae.settings.sections import (
     ImageSize,
     Inflate,
     LogConfig,
+    OptimConfig,
     TaskConfig,
     check_crops,
 )
@@ -93,6 +94,15 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainOptimConfig(OptimConfig):
+    """AdamW, its schedule, and the rates of a start's layers."""
+
+    layer_decay: ShareAboveZero = 1.0
+    """Factor of the encoder's rate per block, from the last to the first: keeps a start's early
+    features; 1 is the same for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Scores of the frozen encoder, for data with labels; without labels nothing is scored."""
 
@@ -149,6 +159,7 @@ class PretrainConfig(TaskConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    optim: PretrainOptimConfig = field(default_factory=PretrainOptimConfig)
     log: PretrainLogConfig = field(default_factory=PretrainLogConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     health: HealthConfig = field(default_factory=HealthConfig)

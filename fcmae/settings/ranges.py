@@ -112,6 +112,8 @@ def words_for(hint: Any) -> str:
         return ("one of " if len(inner) > 1 else "") + ", ".join(map(str, inner))
     if origin is list:
         return f"a list, each {words_for(inner[0])}"
+    if origin is dict:
+        return f"names with {words_for(inner[1])} each, {{name: value}}"
     if origin is tuple:
         return f"a list of {len(inner)}, each {words_for(inner[0])}"
     if origin is dict:

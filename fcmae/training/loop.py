@@ -174,10 +174,9 @@ class TrainingLoop:
         device = self.processes.device
         # Whoever measures a run wants to see each step to its end.
         self._is_late = may_read_late(device) and task.reads_late and self.around is nothing
-        is_fused = self._is_late or device.type == "cuda"
         self.optimization = Optimization(
             self._network,
-            create_optimizer(task.parameter_groups(), config.optim, is_fused=is_fused),
+            create_optimizer(task.parameter_groups(), config.optim, device),
             self.schedule,
             self.processes,
             precision=config.train.precision,

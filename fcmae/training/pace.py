@@ -42,7 +42,7 @@ def seconds_per_step(task: Task, processes: Processes) -> float:
         network = DistributedDataParallel(network)
     optimization = Optimization(
         network,
-        create_optimizer(task.parameter_groups(), config.optim),
+        create_optimizer(task.parameter_groups(), config.optim, processes.device),
         lambda step: 0.0,
         processes,
         precision=config.train.precision,

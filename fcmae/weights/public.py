@@ -8,9 +8,12 @@ import contextlib
 import functools
 import json
 import re
+import socket
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import timm
 from huggingface_hub import ModelCard, constants, hf_hub_download, try_to_load_from_cache
@@ -23,6 +26,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Marks in the names of licences that forbid commercial use; others may do so in their text.
 _NON_COMMERCIAL = ("-nc", "noncommercial", "non-commercial", "research")
 UNKNOWN = "unknown"
+CONNECTING_SECONDS = 5.0
 # (channels of the first stage, blocks of the third) -> the variant, as timm names it
 _VARIANTS = {
     (40, 6): "atto",
@@ -101,6 +105,8 @@ def _download(name: str, repo: str, revision: str | None, files: tuple[str, ...]
     cached = [path for file in files if (path := _cached(repo, file, revision)) is not None]
     if cached:
         return cached[0]
+    if not _is_reached(constants.ENDPOINT):
+        raise CheckpointError(_unreachable(name, repo, files[0]))
     missing: Exception | None = None
     for file in files:
         try:
@@ -131,6 +137,24 @@ def _cached(repo: str, file: str, revision: str | None) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def _is_reached(endpoint: str) -> bool:
+    return not constants.is_offline_mode() and _answers(endpoint)
+
+
+@functools.cache
+def _answers(endpoint: str) -> bool:
+    """Whether something answers there; the hub's library tries for half a minute to find out."""
+    if urllib.request.getproxies():  # a proxy answers for it
+        return True
+    where = urlsplit(endpoint)
+    port = where.port or (80 if where.scheme == "http" else 443)
+    try:
+        with socket.create_connection((where.hostname or "", port), timeout=CONNECTING_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
 def _unreachable(name: str, repo: str, file: str) -> str:
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub is not reached"
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
@@ -149,7 +173,7 @@ def _licence(repo: str, revision: str | None, config: dict[str, Any]) -> str:
     if not told and repo.startswith("timm/"):
         known = timm.get_pretrained_cfg(repo.removeprefix("timm/"), allow_unregistered=True)
         told = None if known is None else known.license
-    if not told and card is None:
+    if not told and card is None and _is_reached(constants.ENDPOINT):
         with contextlib.suppress(hub.EntryNotFoundError, OSError):
             told = _licence_of_card(Path(hf_hub_download(repo, "README.md", revision=revision)))
     return str(told) if told else UNKNOWN

@@ -17,21 +17,20 @@ from pathlib import Path
 
 import torch
 
-_SOURCE = Path(__file__).with_name("depthwise.c")
 _REALS = {torch.float32: "float", torch.float64: "double"}
 _VECTORS = {"AVX512": ["-mavx512f", "-mfma"], "AVX2": ["-mavx2", "-mfma"]}
 _TIMEOUT_SECONDS = 120
 _CHECKSUM = ".sha256"  # beside each library: one that a full disk cut may crash when it is loaded
 
 
-def load_kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """Return the library of depthwise.c for a dtype, or None where it cannot be had."""
-    return _load(dtype)[0]
+def load_kernels(dtype: torch.dtype, name: str = "depthwise") -> ctypes.CDLL | None:
+    """Return the library of a C file of this folder for a dtype, None where it cannot be had."""
+    return _load(dtype, name)[0]
 
 
 def missing_kernels(dtype: torch.dtype = torch.float32) -> str | None:
     """Say why a dtype has no compiled kernels on this machine's CPU; None when it has them."""
-    return _load(dtype)[1]
+    return _load(dtype, "depthwise")[1]
 
 
 def forget_kernels() -> None:
@@ -40,7 +39,7 @@ def forget_kernels() -> None:
 
 
 @functools.cache
-def _load(dtype: torch.dtype) -> tuple[ctypes.CDLL | None, str | None]:
+def _load(dtype: torch.dtype, name: str) -> tuple[ctypes.CDLL | None, str | None]:
     if dtype not in _REALS:
         return None, f"they are for float32 and float64, not {dtype}"
     if os.environ.get("FCMAE_COMPILED", "1") == "0":
@@ -60,7 +59,7 @@ def _load(dtype: torch.dtype) -> tuple[ctypes.CDLL | None, str | None]:
     why = ""
     for parallel in (["-fopenmp"], []):  # some compilers come without OpenMP
         try:
-            return ctypes.CDLL(str(_build(compiler, [*flags, *parallel]))), None
+            return ctypes.CDLL(str(_build(name, compiler, [*flags, *parallel]))), None
         except subprocess.CalledProcessError as error:
             lines = error.stderr.decode(errors="replace").strip().splitlines()
             why = f"{command!r} failed: {lines[-1] if lines else error.returncode}"
@@ -69,20 +68,21 @@ def _load(dtype: torch.dtype) -> tuple[ctypes.CDLL | None, str | None]:
     return None, why
 
 
-def _build(compiler: list[str], flags: list[str]) -> Path:
-    """Return the compiled library, from the cache if it is there and whole."""
-    identity = [_SOURCE.read_text("ascii"), _version(compiler), platform.machine(), *flags]
-    name = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
+def _build(name: str, compiler: list[str], flags: list[str]) -> Path:
+    """Return the compiled library of a C file, from the cache if it is there and whole."""
+    source = Path(__file__).with_name(f"{name}.c")
+    identity = [source.read_text("ascii"), _version(compiler), platform.machine(), *flags]
+    digits = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
     cache = _cache_folder()
-    library = cache / f"depthwise-{name}.so"
+    library = cache / f"{name}-{digits}.so"
     checksum = library.with_suffix(_CHECKSUM)
     if _is_whole(library, checksum):
         return library
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        partial = Path(folder) / "depthwise.so"
+        partial = Path(folder) / "kernels.so"
         subprocess.run(
-            [*compiler, *flags, str(_SOURCE), "-o", str(partial)],
+            [*compiler, *flags, str(source), "-o", str(partial)],
             check=True,
             capture_output=True,
             timeout=_TIMEOUT_SECONDS,

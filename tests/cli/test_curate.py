@@ -44,6 +44,17 @@ def test_page_table_and_lists_are_written_and_taken_back(run: Path, tmp_path: Pa
     left = open_images(str(pictures), exclude=str(output / "near_duplicates.txt"))
     assert str(pictures / "dark" / "copy.png") not in left.paths
     assert len(open_images(str(output / "label_first.txt"))) == 5
+    again = tmp_path / "again"
+    words = ["pretrain", "--run.dir", str(again), "--data.path", str(pictures), "--data.workers",
+             "0", "--data.image_size", "64", "--data.in_chans", "1", "--model.name",
+             "convnextv2_atto", "--model.decoder_dim", "8", "--train.steps", "1",
+             "--train.batch_size", "4", "--log.tensorboard", "false", "--evaluate.draws", "0",
+             "--data.exclude", str(output / "near_duplicates.txt"),
+             "--data.max_skipped_share", "0.5"]  # fmt: skip
+    assert main(words) == DONE
+    trained_on = (again / "images.jsonl").read_text()
+    assert "dark/3.png" in trained_on
+    assert "copy.png" not in trained_on
 
 
 @pytest.mark.parametrize(

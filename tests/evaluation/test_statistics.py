@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fcmae.evaluation.statistics import Mean, PairedDifference, differences, means
+from fcmae.evaluation.statistics import Mean, PairedDifference, differences, means, pairwise
 
 RNG = np.random.default_rng(3)
 ONE = {"a": {0: 70.0, 1: 74.0, 2: 71.5}}
@@ -91,3 +91,66 @@ def test_a_failed_cell_leaves_its_seed_out_of_its_own_difference_only() -> None:
     assert "d" not in found
     assert "d" not in means(table)
     assert differences({"a": {}, "b": {0: 1.0}}, "a") == {}
+
+
+def simulated(
+    means_of: tuple[float, ...], deviations: tuple[float, ...], seeds: int, times: int = 2000
+) -> list[dict[int, dict[int, float]]]:
+    """Tables of scores: a true mean per arm, noise of its own, and what a seed does to all."""
+    rng = np.random.default_rng(0)
+    shape = (times, len(means_of), seeds)
+    values = np.array(means_of)[:, None] + 3 * rng.normal(size=(shape[0], 1, seeds))
+    values = values + np.array(deviations)[:, None] * rng.normal(size=shape)
+    return [
+        {arm: dict(enumerate(row)) for arm, row in enumerate(table)} for table in values.tolist()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("means_of", "deviations", "seeds"),
+    [
+        ((70.0, 75.0), (1.0, 1.0), 3),
+        ((50.0, 88.0), (0.2, 6.0), 5),
+        ((50.0, 86.0, 88.0), (1.0, 1.0, 1.0), 3),
+        ((50.0, 86.0, 88.0), (0.2, 4.0, 1.0), 5),
+        ((50.0, 80.0, 86.0, 88.0), (0.2, 1.0, 4.0, 1.0), 5),
+    ],
+)
+def test_intervals_of_all_pairs_hold_the_true_differences_95_times_in_100(
+    means_of: tuple[float, ...], deviations: tuple[float, ...], seeds: int
+) -> None:
+    held = 0
+    for table in simulated(means_of, deviations, seeds):
+        found = pairwise(table)
+        assert len(found) == len(means_of) * (len(means_of) - 1) // 2
+        held += all(
+            abs(gap.value - (means_of[second] - means_of[first])) <= (gap.half_width or 0.0)
+            for (first, second), gap in found.items()
+        )
+    assert 0.93 <= held / 2000 <= 0.97
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_three_equal_arms_are_told_apart_in_5_of_100_comparisons_at_most(seeds: int) -> None:
+    # 4.9 % are to be expected, so that 2,000 times would leave the answer to chance.
+    tables = simulated((80.0, 80.0, 80.0), (1.0, 1.0, 1.0), seeds, times=20_000)
+    alarms = sum(any(gap.exceeds_noise for gap in pairwise(table).values()) for table in tables)
+    assert 0.04 < alarms / 20_000 <= 0.05
+
+
+def test_pairs_are_those_of_the_paired_t_test_divided_among_them() -> None:
+    three = {**TWO, "c": {0: 60.0, 1: 66.0, 2: 61.0}}
+    found = pairwise(three)
+    assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
+    first, second = (list(three[name].values()) for name in "ac")
+    interval = stats.ttest_rel(second, first).confidence_interval(1 - 0.05 / 3)
+    assert found["a", "c"].value - (found["a", "c"].half_width or 0) == pytest.approx(interval.low)
+    alone, before = pairwise(TWO)["a", "b"], differences(TWO, "a")["b"]
+    assert alone.value == before.value
+    assert alone.half_width == pytest.approx(before.half_width)
+
+
+def test_pairs_that_no_seed_changes_claim_nothing() -> None:
+    same = {"a": {0: 50.0, 1: 50.0, 2: 50.0}, "b": {0: 88.1, 1: 88.1, 2: 88.1}}
+    assert not pairwise(same)["a", "b"].exceeds_noise
+    assert pairwise({"a": {0: 1.0}, "b": {1: 2.0}}) == {}

@@ -18,7 +18,7 @@ PUBLISHED = [
     path
     for folder in ("pretrain", "finetune")
     for path in sorted((CONFIGS / folder).glob("*.yaml"))
-    if path.stem not in ("small_data", "segmentation")
+    if path.stem not in ("small_data", "continue", "segmentation")
 ]
 STUDIES = sorted((CONFIGS / "ablation").glob("*.yaml"))
 PLAIN = ["--run.dir", "run", "--data.path", "images"]

@@ -24,8 +24,17 @@ def read(path: Path) -> PretrainConfig:
     return parse(PretrainConfig, arguments, prog="fcmae pretrain")
 
 
-def test_there_is_a_recipe_for_every_variant_and_for_small_data() -> None:
-    assert {path.stem for path in FILES} == {*VARIANTS, "small_data"}
+def test_there_is_a_recipe_for_every_variant_for_small_data_and_for_going_on() -> None:
+    assert {path.stem for path in FILES} == {*VARIANTS, "small_data", "continue"}
+
+
+def test_going_on_from_weights_is_gentler_than_a_run_from_random_ones() -> None:
+    config = read(FOLDER / "continue.yaml")
+    usual = with_numbers(read(FOLDER / "small_data.yaml"), 10_000)
+    assert config.model.init_from == "timm/convnextv2_tiny.fcmae"
+    assert config.optim.base_lr <= usual.optim.base_lr / 4
+    assert config.optim.layer_decay < 1
+    assert usual.optim.layer_decay == 1
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

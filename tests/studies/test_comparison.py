@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from fcmae.evaluation import RULE
 from fcmae.evaluation.classification import ClassificationScores
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.reading import load
-from fcmae.studies.comparison import KNN, LINEAR, PIXELS, Comparison, repeated
+from fcmae.studies.comparison import pairs
+from fcmae.studies.comparison.running import repeated
+from fcmae.studies.comparison.scores import KNN, LINEAR, PIXELS, Comparison
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart_compare.yaml"
+ARMS = CONFIG.with_name("quickstart_arms.yaml")
 IMAGES = ImageList(
     tuple(f"{index}.png" for index in range(300)), tuple([0] * 200 + [1] * 100), ("a", "b")
 )
@@ -133,6 +137,12 @@ def test_the_shipped_recipe_is_read() -> None:
     assert "fcmae compare --config configs/quickstart_compare.yaml" in CONFIG.read_text()
 
 
+def test_the_shipped_recipe_of_three_starts_is_read() -> None:
+    config = load(FinetuneConfig, ARMS)
+    assert list(config.compare.starts or ()) == ["scratch", "own", "continued"]
+    assert "fcmae compare --config configs/quickstart_arms.yaml" in ARMS.read_text()
+
+
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
@@ -197,6 +207,97 @@ def test_every_start_share_and_seed_is_a_run_and_the_report_agrees(
     assert (folder / "report.csv").read_text() == before
 
 
+def named(*scores: list[float]) -> Comparison:
+    """Three named starts of which these are the balanced accuracies in per cent."""
+    parts = [found(values, values).results[5.0]["pretrained"] for values in scores]
+    starts = ("scratch", "public", "own")
+    one = Comparison(starts, {5.0: dict(zip(starts, parts, strict=True))}, are_named=True)
+    one.num_labels, one.drawn = {5.0: 15}, {5.0}
+    one.num_classes, one.num_test, one.steps = 2, 40, 50
+    one.pretraining_seconds = {"scratch": 0.0, "public": None, "own": 300.4}
+    one.seconds = {5.0: {"scratch": {0: 20.0, 1: 21.0, 2: 90.0}, "public": {}, "own": {}}}
+    return one
+
+
+def test_each_pair_beyond_noise_has_its_sentence_and_the_others_are_told_as_noise() -> None:
+    one = named([70.0, 71.0, 69.0], [80.0, 81.2, 79.1], [80.1, 81.0, 79.3])
+    said = pairs.sentences(one)
+    assert said[:2] == [
+        "Fine-tuned with 15 labels: public beats scratch by 10.1 +- 0.4 points.",
+        "Fine-tuned with 15 labels: own beats scratch by 10.1 +- 0.7 points.",
+    ]
+    assert said[2:] == [
+        "Fine-tuned with 15 labels: no difference beyond noise (own less public +0.0 +- 0.9)."
+    ]
+
+
+def test_starts_that_do_not_differ_are_said_not_to_in_one_sentence() -> None:
+    one = named([80.0, 70.0, 75.0], [74.0, 76.0, 70.0], [76.0, 74.0, 71.0])
+    (said,) = pairs.sentences(one)
+    assert said.startswith("Fine-tuned with 15 labels: no difference beyond noise (public less ")
+    assert said.count(" less ") == 3
+
+
+def test_what_each_start_costs_stands_beside_its_scores() -> None:
+    one = named([70.0, 71.0, 69.0], [80.0, 81.2, 79.1], [80.1, 81.0, 79.3])
+    one.probes = {5.0: {"kNN": {start: {0: 60.0, 1: 61.0, 2: 62.0} for start in one.starts}}}
+    assert pairs.header_of(one) == [
+        *("start", "fine-tuned, 15 labels", "kNN, 15 labels"),
+        *("s of pretraining", "s of a fine-tuning"),
+    ]
+    table = pairs.table_of(one)
+    assert [row[1] for row in table] == ["70.0 +- 2.5", "80.1 +- 2.6", "80.1 +- 2.1"]
+    assert [row[-2:] for row in table] == [["0", "21"], ["-", "-"], ["300", "-"]]
+    shown = pairs.text_of(one)
+    assert "kNN with 15 labels: no difference beyond noise (public less scratch +0.0," in shown
+    assert "holds for all pairs of a row of the table together (Bonferroni)" in shown
+
+
+def test_named_starts_are_compared_by_fine_tuning_and_by_probes_in_one_report(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "arms"
+    starts = {"scratch": None, "own": str(material / "run"), "own again": str(tmp_path / "other")}
+    make_run(tmp_path / "other")
+    words = arguments(material, folder, "--shares", "[50]", "--starts", json.dumps(starts))
+    del words[words.index("--model.weights") : words.index("--model.weights") + 2]
+    assert main(words) == DONE
+    shown = capsys.readouterr().out
+    folders = {path.parent.name for path in folder.glob("labels-50/*/config.yaml")}
+    assert folders == {f"{n}-{s}" for n in ("scratch", "own", "own-again") for s in range(3)}
+    settings = {
+        name: load(FinetuneConfig, folder / "labels-50" / f"{name}-0" / "config.yaml")
+        for name in ("scratch", "own", "own-again")
+    }
+    assert [one.model.weights for one in settings.values()] == list(starts.values())
+    assert [one.optim.layer_decay for one in settings.values()] == [1.0, 0.5, 0.5]
+    assert len({str(one.data.mean) for one in settings.values()}) == 1
+    rows = list(csv.DictReader(io.StringIO((folder / "report.csv").read_text())))
+    assert {(row["start"], row["score"]) for row in rows} == {
+        (start, score) for start in starts for score in ("fine-tuned", "linear probe", "kNN")
+    }
+    page = (folder / "report.md").read_text()
+    assert "s of pretraining" in page
+    assert (folder / "report_pictures" / "pairs.svg").stat().st_size > 5000
+    for sentence in shown.strip().splitlines()[-3:]:
+        assert sentence in page
+    # Equal weights score alike in every seed, and nothing is claimed of them.
+    assert "own again less own +0.0" in page
+
+
+def test_finetune_takes_named_starts_too(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tuned"
+    words = arguments(material, folder)[1:]
+    del words[words.index("--model.weights") : words.index("--model.weights") + 2]
+    starts = json.dumps({"own": str(material / "run"), "scratch": None})
+    assert main(["finetune", *words, "--compare.starts", starts]) == DONE
+    written = (folder / "comparison.txt").read_text()
+    assert written in capsys.readouterr().out
+    assert "Linear probe with 16 labels: no difference beyond noise (scratch less own" in written
+
+
 def test_a_stopped_comparison_says_so(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +321,11 @@ def test_a_stopped_comparison_says_so(
         (["--data.train_per_class", "3"], "data.train_per_class: got 3, but --shares decides"),
         (["--compare.seeds", "2"], "compare.seeds: got 2, expected 3 or more"),
         (["--against", "absent.pth"], "absent.pth: does not exist"),
+        (["--starts", "{a: null, b: x}"], "beside compare.starts, expected null, or one of the"),
+        (["--starts", "[1]"], "compare.starts: got '[1]', expected names with a text or null each"),
+        (["--starts", "{a: null}"], "compare.starts: got {'a': None}, expected 2 to 10 names"),
+        (["--starts", "{a: null, b: null}"], "all different, one of them of weights"),
+        (["--starts", "{a/b: null, b: x}"], "got 'a/b': None, expected names of letters"),
         (["--model.nam", "x"], "unknown setting 'model.nam'. Did you mean model.name or"),
     ],
 )

@@ -43,18 +43,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fused() -> None:
-    """Compute steps by the kernel that both kinds of run take here, and read at once."""
-    from fcmae.training import loop
-
-    loop.create_optimizer = partial(create_optimizer_fused, loop.create_optimizer)
-    without_pictures()
-
-
-def create_optimizer_fused(create: Any, *args: Any, is_fused: bool) -> Any:
-    return create(*args, is_fused=True)
-
-
 def late() -> None:
     """Read the results of steps late, as on a GPU."""
     from fcmae.training import loop
@@ -83,7 +71,7 @@ def test_a_run_that_is_read_late_is_that_which_is_read_at_once(
     lost: tuple[int, ...], data: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    for name, how in (("late", late), ("at-once", fused)):
+    for name, how in (("late", late), ("at-once", without_pictures)):
         arguments = pretrain_arguments(
             data, tmp_path / name, STEPS, train__skip_nonfinite_steps=2, log__every_steps=4
         )
@@ -136,7 +124,7 @@ def test_an_average_of_weights_that_is_read_late_is_that_which_is_read_at_once(
         "log.tensorboard": "false",
         "checkpoint.every_steps": 100,
     }
-    for name, how in (("late", late), ("at-once", fused)):
+    for name, how in (("late", late), ("at-once", without_pictures)):
         words = ["finetune", *options(settings, {"run__dir": tmp_path / name})]
         status = run(words, log, before=[partial(lose_labels, 2, 5), how, tell_late_results])
         assert status == DONE, log.read_text()
@@ -158,7 +146,7 @@ def tell_late_results() -> None:
 
 def test_processes_that_read_late_stay_at_one_mind(data: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    for name, how in (("late", late), ("at-once", fused)):
+    for name, how in (("late", late), ("at-once", without_pictures)):
         arguments = pretrain_arguments(data, tmp_path / name, STEPS, train__batch_size=2)
         assert run_together(arguments, log, 2, before=how) == [DONE, DONE], log.read_text()
     assert_same_run(tmp_path / "late", tmp_path / "at-once")
@@ -178,7 +166,7 @@ def test_a_checkpoint_of_a_stopped_run_says_what_it_holds(data: Path, tmp_path: 
     assert run(arguments, log, before=late) == DONE, log.read_text()
 
     undisturbed = pretrain_arguments(data, tmp_path / "at-once", STEPS, **changes)
-    assert run(undisturbed, log, before=fused) == DONE, log.read_text()
+    assert run(undisturbed, log, before=without_pictures) == DONE, log.read_text()
     assert_same_run(tmp_path / "late", tmp_path / "at-once")
 
 
@@ -202,7 +190,7 @@ def steps_of(is_late: bool, bad: int) -> tuple[dict[str, Any], list[StepResult]]
     groups = [{"params": list(model.parameters()), "weight_decay": 0.1}]
     optimization = Optimization(
         model,
-        create_optimizer(groups, OptimConfig(base_lr=0.1), is_fused=True),
+        create_optimizer(groups, OptimConfig(base_lr=0.1), ALONE.device),
         lambda step: 0.1,
         ALONE,
         clip_grad=0.5,
@@ -227,19 +215,39 @@ def test_the_device_leaves_out_the_steps_that_the_host_would(bad: int) -> None:
         assert str(result) == str(other)
 
 
-def test_a_checkpoint_of_another_kind_of_machine_does_not_choose_the_kernel() -> None:
-    model = nn.Linear(3, 2)
+@pytest.mark.parametrize("is_fused", [True, None])
+def test_a_run_goes_on_with_the_kernel_that_it_began_with(is_fused: bool | None) -> None:
+    """On a CPU, which has both: a run of an earlier version computes as it did, bit for bit."""
 
-    def make(is_fused: bool) -> Optimization:
-        groups = [{"params": list(model.parameters())}]
-        optimizer = create_optimizer(groups, OptimConfig(base_lr=0.1), is_fused=is_fused)
-        return Optimization(model, optimizer, lambda step: 0.1, ALONE)
+    def make(**kind: Any) -> tuple[nn.Module, Optimization]:
+        torch.manual_seed(0)
+        model = nn.Linear(300, 200)
+        groups = [{"params": list(model.parameters()), "weight_decay": 0.1}]
+        if kind:
+            optimizer = torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.95), **kind)
+        else:
+            optimizer = create_optimizer(groups, OptimConfig(base_lr=0.1), ALONE.device)
+        return model, Optimization(model, optimizer, lambda step: 0.1, ALONE)
 
-    for mine, other in ((True, False), (False, True)):
-        first = make(other)
-        first.step(0, [torch.ones(2, 3)], lambda rows: model(rows).mean())
-        second = make(mine)
-        second.load_state_dict(first.state_dict())
-        (group,) = second.state_dict()["optimizer"]["param_groups"]
-        assert group["fused"] is (True if mine else None)
-        assert second.step(1, [torch.ones(2, 3)], lambda rows: model(rows).mean()).is_finite
+    def train(model: nn.Module, optimization: Optimization, steps: range) -> None:
+        for step in steps:
+            rows = torch.randn(5, 300, generator=torch.Generator().manual_seed(step))
+            optimization.step(step, [rows], lambda rows: model(rows).square().mean())
+
+    undisturbed = make(fused=is_fused)
+    train(*undisturbed, range(4))
+    first, second = make(fused=is_fused), make()
+    train(*first, range(2))
+    second[0].load_state_dict(first[0].state_dict())
+    second[1].load_state_dict(first[1].state_dict())
+    train(*second, range(2, 4))
+    (group,) = second[1].state_dict()["optimizer"]["param_groups"]
+    assert group["fused"] is is_fused
+    assert_same_state(second[0].state_dict(), undisturbed[0].state_dict())
+
+
+def test_optimizers_are_fused_where_torch_has_it() -> None:
+    for device, is_fused in (("cpu", True), ("cuda", True), ("mtia", None)):
+        groups = [{"params": [nn.Parameter(torch.ones(2))]}]
+        made = create_optimizer(groups, OptimConfig(base_lr=0.1), torch.device(device))
+        assert made.param_groups[0]["fused"] is is_fused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from fcmae.__main__ import main
 from fcmae.errors import DONE, MISTAKE, CheckpointError
 from fcmae.model.autoencoder import FCMAE
 from fcmae.runs.folder import RunFolder
+from fcmae.weights import public
 from fcmae.weights.files import read_metadata
 from fcmae.weights.loading import load_encoder
 from fcmae.weights.public import find_public, is_public
@@ -114,6 +116,37 @@ def test_what_neither_cache_nor_network_has_is_told_with_what_to_do(cache: Path,
         find_public(name)
 
 
+@pytest.fixture
+def no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache on a machine without a network whose user has not said so."""
+    with socket.socket() as taken:  # nobody listens there once it is closed
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def ask(*given: object, **more: object) -> str:
+        raise AssertionError(f"the hub is asked for {given}, which takes half a minute")
+
+    monkeypatch.setattr(public, "hf_hub_download", ask)
+    return cache
+
+
+def test_what_is_cached_is_taken_at_once_where_no_hub_answers(
+    no_network: Path, tmp_path: Path
+) -> None:
+    published_by_timm(no_network, ENCODER, tmp_path)
+    (no_network / f"models--timm--{ENCODER}").rename(no_network / "models--someone--mine")
+    assert find_public("hf-hub:someone/mine").licence == public.UNKNOWN  # there is no card
+
+
+def test_what_is_not_cached_is_told_at_once_where_no_hub_answers(no_network: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"not in the cache, and the hub is not reached; "):
+        find_public(f"timm/{ENCODER}")
+
+
 def test_weights_that_are_damaged_in_the_cache_are_told(cache: Path, tmp_path: Path) -> None:
     published_by_timm(cache, ENCODER, tmp_path)
     file = find_public(f"timm/{ENCODER}").file
@@ -179,6 +212,7 @@ def test_a_run_from_published_weights_says_their_licence_and_carries_it_on(
     origin = f"timm/{ENCODER}, licence cc-by-nc-4.0"
     assert RunFolder(run).read_origin() == origin
     assert read_metadata(run / "export" / "encoder.safetensors")["origin"] == origin
+    assert "cc-by-nc-4.0" in (run / "export" / "encoder-timm" / "README.md").read_text()
     labelled = make_pictures(tmp_path / "labelled")
     tuned = tmp_path / "tuned"
     assert main(

@@ -2,7 +2,16 @@
 
 from fcmae.data.splits import hold_out
 from fcmae.evaluation.health.check import HealthCheck
+from fcmae.evaluation.health.drift import Drift
 from fcmae.evaluation.health.panel import draw_health
-from fcmae.evaluation.health.verdict import verdict
+from fcmae.evaluation.health.verdict import START_LOSS, first_epoch, verdict
 
-__all__ = ["HealthCheck", "draw_health", "hold_out", "verdict"]
+__all__ = [
+    "START_LOSS",
+    "Drift",
+    "HealthCheck",
+    "draw_health",
+    "first_epoch",
+    "hold_out",
+    "verdict",
+]

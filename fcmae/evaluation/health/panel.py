@@ -9,7 +9,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fcmae.evaluation.health.verdict import verdict
+from fcmae.evaluation.health.drift import NAME
+from fcmae.evaluation.health.verdict import first_epoch, verdict
 from fcmae.evaluation.pictures import save_figure
 
 Lines = Sequence[Mapping[str, Any]]
@@ -21,20 +22,24 @@ TRIVIAL = {
 }
 HIGHEST_LOSS = 1.5  # above it lie only predictors that nobody needs to beat
 BLUE = "#1f4e8c"
+DRIFT = NAME.format("")
 
 
-def draw_health(lines: Lines, total_steps: int, path: Path) -> None:
+def draw_health(lines: Lines, total_steps: int, path: Path, *, has_decoder: bool = True) -> None:
     """Write a PNG of every health measure over the steps.
 
     Args:
         lines: of metrics.jsonl; those without health are passed over.
         total_steps: of the whole run.
         path: the PNG; its folder is created; replaced as a whole.
+        has_decoder: whether the decoder started from weights where the encoder did.
     """
     checks = [line for line in lines if "health/loss" in line]
-    figure = Figure(figsize=(12, 7.2), dpi=110, layout="constrained")
-    axes = figure.subplots(2, 3)
-    losses, ratios, rank, diversity, channels, norms = axes.flat
+    has_start = any(name.startswith(DRIFT) for line in checks for name in line)
+    columns = 4 if has_start else 3
+    figure = Figure(figsize=(4 * columns, 7.2), dpi=110, layout="constrained")
+    axes = figure.subplots(2, columns)
+    losses, ratios, rank, diversity, channels, norms, *more = axes.flat
     _draw_losses(losses, lines, checks)
     _draw_group(ratios, checks, "health/loss_at_", "mask ratio ")
     _finish(ratios, "held-out loss by mask ratio", "loss")
@@ -58,10 +63,20 @@ def draw_health(lines: Lines, total_steps: int, path: Path) -> None:
     else:
         norms.set_axis_off()
         norms.text(0.5, 0.5, "this encoder has no GRN", ha="center", color="0.4")
+    for drawn in more[:1]:
+        _draw_group(drawn, checks, DRIFT, "stage ")
+        _finish(drawn, "features as those of the start weights", "CKA (1: the same)")
+        lowest = min(line.get_ydata().min() for line in drawn.lines)
+        reach = max(1 - lowest, 0.01)
+        drawn.set_ylim(lowest - 0.1 * reach, 1 + 0.05 * reach)
+    for unused in more[1:]:
+        unused.set_axis_off()
     for drawn in axes.flat:
         drawn.set_xlim(-0.02 * total_steps, 1.02 * total_steps)
     says = f"Held-out loss: {verdict(lines, total_steps)}"
-    figure.suptitle(textwrap.fill(says, 120), fontsize=10)
+    began = first_epoch(lines, has_decoder=has_decoder)
+    says += f" {began[:1].upper()}{began[1:]}"
+    figure.suptitle(textwrap.fill(says.strip(), 40 * columns), fontsize=10)
     save_figure(figure, path)
 
 

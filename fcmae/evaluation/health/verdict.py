@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 LOSS = "health/loss"
+START_LOSS = "health/start_loss"  # of the check after the first epoch
 LAST_CHECKS = 3  # points of the line
 WORTH_GOING_ON = 0.005  # relative fall of the held-out loss per tenth of the run
 PATCH_MEAN = "health/loss_patch_mean"
@@ -63,3 +64,35 @@ def verdict(
         return said if longer_command is None else f"{said} For that: {longer_command}"
     ends = max(0.0, losses[-1] + slope * left)
     return f"still improving{still}, and at this pace {ends:.3f} at the end ({rule})."
+
+
+def first_epoch(lines: Sequence[Mapping[str, Any]], *, has_decoder: bool) -> str:
+    """Say whether a run that started from weights was below them after its first epoch.
+
+    Args:
+        lines: of metrics.jsonl.
+        has_decoder: whether the decoder started from weights, too.
+
+    Returns:
+        "" where no such check was made.
+    """
+    found = next((line for line in lines if line.get(START_LOSS) is not None), None)
+    if found is None or found.get(LOSS) is None:
+        return ""
+    loss, start = found[LOSS], found[START_LOSS]
+    is_below = loss < start
+    said = (
+        f"after the first epoch (step {found['step']:,}) the held-out loss is {loss:.4f}, "
+        f"{'below' if is_below else 'not below'} the {start:.4f} of the start"
+    )
+    if not is_below:
+        return (
+            f"{said}: so far the run undoes what the weights knew; lower optim.base_lr, or start "
+            "more slowly with a longer optim.warmup_steps."
+        )
+    if not has_decoder:
+        return (
+            f"{said}, whose decoder was drawn: that falls in any case and says little of the "
+            "encoder."
+        )
+    return f"{said}."

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fcmae.errors import DataError
+from fcmae.machine.bench import authors
 from fcmae.machine.bench.roofline import encoder_flops, matmul_rates
 from fcmae.machine.bench.subjects import ALTERNATIVES, Subject, prepare
 from fcmae.machine.bench.timing import Times, time_in_turns
@@ -27,7 +28,7 @@ class Measurement:
         subject: what was measured.
         times: seconds of each round.
         versus: time over that of masked_dense at the same ratio, or, for a training step, of the
-            dense model; None without such a partner.
+            dense model or the authors' code; None without such a partner.
         partner: who that is.
         peak_bytes: growth of memory in the step; None if not measured.
         flops: counted operations at visible sites; None for whole steps and alternatives.
@@ -117,7 +118,10 @@ def compared_groups(settings: BenchSettings) -> Iterator[list[Subject]]:
         contenders: list[tuple[str, float]] = list(
             itertools.product(settings.backends, settings.ratios)
         )
-        if part == "step":
+        folder = settings.against[1] if settings.against else ""
+        if folder:
+            contenders += [(authors.NAME, ratio) for ratio in settings.ratios]
+        elif part == "step":
             contenders += [("vit_mae", ratio) for ratio in settings.ratios] + [("dense", 0.0)]
         yield [
             Subject(
@@ -129,16 +133,21 @@ def compared_groups(settings: BenchSettings) -> Iterator[list[Subject]]:
                 batch_size=batch_size,
                 image_size=image_size,
                 is_compiled=is_compiled,
+                folder=folder if contender == authors.NAME else "",
             )
             for batch_size, image_size in settings.sizes
             for is_compiled in compiled
             for contender, ratio in contenders
-            if not (is_compiled and contender == "minkowski")
+            if not (is_compiled and contender in ("minkowski", authors.NAME))
         ]
 
 
 def partner_of(subject: Subject, subjects: list[Subject]) -> Subject | None:
     """Whom a subject is compared with: equally compiled, of the same sizes and ratio."""
+    for other in subjects:
+        alike = dataclasses.replace(other, contender=subject.contender, folder="")
+        if other.contender == authors.NAME and alike == subject:
+            return other
     name = "dense" if subject.part == "step" else "masked_dense"
     ratio = 0.0 if name == "dense" else subject.ratio
     wanted = dataclasses.replace(subject, contender=name, ratio=ratio)

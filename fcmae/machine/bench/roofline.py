@@ -45,7 +45,7 @@ def encoder_flops(subject: Subject) -> int | None:
 
 def matmul_rates(device: torch.device, precision: str) -> dict[str, float]:
     """Measure square matrix products: operations per second by torch, and by our linear layer."""
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
     rates = {}
     for name, multiply in (("torch", F.linear), ("sparse.ops.linear", linear)):

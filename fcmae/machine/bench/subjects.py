@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fcmae.machine.bench import authors
 from fcmae.machine.bench.vit_mae import VitMae
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
 from fcmae.model.masking import draw_visible
-from fcmae.training.optimization import autocast, parameter_groups
+from fcmae.settings.sections import OptimConfig
+from fcmae.training.optimization import autocast, create_optimizer, parameter_groups
 from sparse import SparseConvNeXt
 
-ALTERNATIVES = ("dense", "vit_mae")
+ALTERNATIVES = ("dense", "vit_mae", authors.NAME)
 PATCH = 32
 NUM_CLASSES = 1000
 
@@ -26,13 +28,15 @@ class Subject:
 
     Attributes:
         model: timm name of the encoder.
-        contender: a backend, `dense` (supervised training of the timm model) or `vit_mae`.
+        contender: a backend, `dense` (supervised training of the timm model), `vit_mae`, or
+            `authors`, whose code lies in `folder`.
         ratio: masking ratio; 0 for `dense`.
         precision: fp32 or bf16.
         part: forward, backward or step.
         batch_size: images per step.
         image_size: pixels per side.
         is_compiled: whether torch.compile is used.
+        folder: of the authors' repository.
     """
 
     model: str
@@ -43,6 +47,7 @@ class Subject:
     batch_size: int
     image_size: int
     is_compiled: bool = False
+    folder: str = ""
 
 
 def prepare(subject: Subject, device: torch.device) -> Callable[[], None]:
@@ -79,7 +84,8 @@ def _encoder(subject: Subject, images: Tensor, device: torch.device) -> Callable
 def _training_step(subject: Subject, images: Tensor, device: torch.device) -> Callable[[], None]:
     model, loss_of = _trained_model(subject, device)
     model.to(device)
-    optimizer = torch.optim.AdamW(parameter_groups(model.named_parameters(), 0.05), lr=1e-4)
+    groups = parameter_groups(model.named_parameters(), 0.05)
+    optimizer = create_optimizer(groups, OptimConfig(base_lr=1e-4), device)
     run = torch.compile(loss_of) if subject.is_compiled else loss_of
 
     def step() -> None:
@@ -106,6 +112,10 @@ def _trained_model(
             return F.cross_entropy(logits.float(), labels)
 
         return dense, classification_loss
+    if subject.contender == authors.NAME:
+        return authors.authors_model(
+            subject.folder, subject.model, subject.image_size, subject.ratio
+        )
     if subject.contender == "vit_mae":
         with torch.device("meta"):
             size = sum(p.numel() for p in create_backbone(subject.model, in_chans=3).parameters())

@@ -91,7 +91,7 @@ def measure_parts(settings: Plain) -> Plain:
     network = torch.compile(network) if config.train.compile else network
     optimization = Optimization(
         network,
-        create_optimizer(task.parameter_groups(), config.optim),
+        create_optimizer(task.parameter_groups(), config.optim, processes.device),
         lambda step: 0.0,
         processes,
         precision=config.train.precision,

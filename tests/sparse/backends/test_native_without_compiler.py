@@ -7,12 +7,13 @@ from backend_contract import BackendContract, Encoder
 from timm.models.convnext import ConvNeXt
 
 from sparse import SparseConvNeXt
-from sparse.ops import depthwise_compiled
+from sparse.ops import activation_compiled, depthwise_compiled
 
 
 @pytest.fixture(autouse=True)
 def _no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depthwise_compiled, "load_kernels", lambda dtype: None)
+    for module in (depthwise_compiled, activation_compiled):
+        monkeypatch.setattr(module, "load_kernels", lambda dtype, name="": None)
 
 
 class TestNativeWithoutCompiler(BackendContract):

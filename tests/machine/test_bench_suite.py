@@ -1,0 +1,72 @@
+"""The whole table of a machine, in small: what it holds, and what it says of what it left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcmae.__main__ import main
+from fcmae.errors import DONE
+from fcmae.machine.bench import roofline, suite, timing, vit_mae
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "SIDE", 128)
+
+
+def test_the_suite_runs_to_its_end_and_writes_both_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vit_mae, "DECODER_DEPTH", 1)
+    monkeypatch.setattr(timing, "WARMUP_ROUNDS", 0)
+    options = ["--device", "cpu", "--suite", "--small", "--threads", "0"]
+    assert main(["bench", *options, "--output", str(tmp_path)]) == DONE
+    written = json.loads((tmp_path / "suite.json").read_text())
+    assert written["machine"]
+    assert written["left_out"] == []
+    subjects = [row["measurement"]["subject"] for row in written["rows"]]
+    found = {(s["contender"], s["precision"], s["part"]) for s in subjects}
+    assert len(found) == len(subjects) == 2 * (2 + 4)
+    assert {s["contender"] for s in subjects} == {"native", "masked_dense", "vit_mae", "dense"}
+    assert all(row["launches"] > 100 for row in written["rows"])
+    assert written["matmul_flops_per_second"].keys() == {"fp32", "bf16"}
+    table = (tmp_path / "suite.md").read_text()
+    assert table.splitlines()[0] == f"# {written['machine']}"
+    rows = [line for line in table.splitlines() if line.startswith("| convnextv2_atto")]
+    assert len(rows) == len(subjects)
+    assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+    assert table in capsys.readouterr().out
+
+
+def test_what_finds_no_time_or_no_memory_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(suite, "prepare", fail)
+    rows, _, left_out = suite.run_suite(CPU, is_small=True, tell=lambda line: None)
+    assert rows == []
+    assert left_out[0] == "convnextv2_atto, fp32, backward: RuntimeError: out of memory"
+    monkeypatch.setattr(suite, "BUDGET_SECONDS", -1.0)
+    _, _, left_out = suite.run_suite(CPU, is_small=True, tell=lambda line: None)
+    assert len(left_out) == 4
+    assert all(line.endswith("no time left") for line in left_out)
+
+
+def test_the_table_of_a_card_holds_all_that_is_asked_of_it() -> None:
+    asked = list(suite.groups(torch.device("cuda"), is_small=False))
+    subjects = [subject for members, _ in asked for subject in members]
+    assert {s.model.removeprefix("convnextv2_") for s in subjects} == {
+        "atto", "tiny", "base", "large"
+    }  # fmt: skip
+    assert {s.precision for s in subjects} == {"bf16", "tf32"}
+    assert {s.ratio for s in subjects if s.contender == "native"} == {0.4, 0.6, 0.75, 0.9}
+    assert {s.is_compiled for s in subjects} == {False, True}
+    triton = [members for members, uses_triton in asked if uses_triton]
+    assert all(s.contender == "native" for members in triton for s in members)
+    assert len(triton) == len(asked) / 2
