@@ -160,7 +160,7 @@ def test_a_classifier_of_others_becomes_onnx(tmp_path: Path) -> None:
     model = narrow(num_classes=3)
     source = saved(tmp_path, convert_state_dict(model.state_dict(), to="authors-dense"))
     (_, told) = convert_file(source, tmp_path / "x.onnx", to="onnx")
-    assert "input images [batch, 2, 224, 224], output logits" in told
+    assert "input images [batch, 2, height, width], output logits" in told
     session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
     images = torch.randn(2, 2, 224, 224, generator=torch.Generator().manual_seed(0))
     (found,) = session.run(["logits"], {"images": images.numpy()})
