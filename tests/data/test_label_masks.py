@@ -55,7 +55,7 @@ def test_ignored_pixels_have_no_class(tmp_path: Path) -> None:
     Image.fromarray(np.where(NUMBERS == 2, 255, NUMBERS).astype(np.uint8)).save(tmp_path / "m.png")
     classes = MaskClasses(("ground", "square"), (0, 1), 255)
     found = read_mask_numbers(str(tmp_path / "m.png"), classes)
-    np.testing.assert_array_equal(found, np.where(NUMBERS == 2, IGNORED, NUMBERS))
+    np.testing.assert_array_equal(found, np.where(NUMBERS == 2, IGNORED, NUMBERS.astype(int)))
 
 
 @pytest.mark.parametrize(
