@@ -77,6 +77,12 @@ class PairedDifference:
         """Return the difference without its sign +- half width."""
         return Mean(abs(self.value), self.half_width, self.count).text(decimals)
 
+    def effect(self, points: str, where: str) -> str:
+        """Say what it does `where`, in such points, and no more than the noise allows."""
+        if not self.exceeds_noise:
+            return f"makes no difference beyond noise {where} ({self.text()})"
+        return f"{'helps' if self.value > 0 else 'hurts'} by {self.amount()} {points} {where}"
+
     def verdict(self) -> str:
         """Say whether it counts, "" where there is nothing to tell by."""
         if self.half_width is None:

@@ -1,6 +1,5 @@
 """Writes a fine-tuned classifier as safetensors that timm loads and that says what it is."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +7,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fcmae.data.augmentation import mean_and_std
 from fcmae.evaluation.classification import ClassificationScores
-from fcmae.finetuning.setup import create_reading, weights_metadata
+from fcmae.finetuning.setup import description
 from fcmae.runs.durable import write_atomically
 from fcmae.settings.finetune import FinetuneConfig
-from fcmae.settings.sections import image_height_width
 from fcmae.weights.encoder_info import EncoderInfo
 
 
@@ -21,20 +18,7 @@ def classifier_info(
     config: FinetuneConfig, step: int, classes: tuple[str, ...] | None = None
 ) -> EncoderInfo:
     """Return what one must know to use a fine-tuning's classifier after `step` steps."""
-    known = weights_metadata(config)
-    mean, std = mean_and_std(config.data, known)
-    return EncoderInfo(
-        model_name=config.model.name,
-        stem_stride=config.model.stem_stride,
-        image_size=image_height_width(config.data.image_size),
-        mean=mean,
-        std=std,
-        **dataclasses.asdict(create_reading(config)),
-        steps=step,
-        origin=known.get("origin", ""),
-        crop_pct=config.data.crop_pct,
-        classes=classes,
-    )
+    return EncoderInfo(**description(config, step), crop_pct=config.data.crop_pct, classes=classes)
 
 
 def export_classifier(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import abc
 import contextlib
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from fcmae.data import ImageList
 from fcmae.data.recorded import fix_images
+from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult
@@ -213,6 +216,19 @@ class ScoredTask(Task, Generic[Scores]):
                 "them later."
             )
         return self.best is not None
+
+    def say_best(self, run: TrainingLoop, text: str) -> None:
+        """Say the best scores and write them to scores.txt."""
+        run.say(text)
+        scores = run.folder.path / "scores.txt"
+        run.attempt(lambda: write_text(scores, text + "\n"), scores)
+
+    def say_written(self, run: TrainingLoop, others: Sequence[Path | None]) -> None:
+        """Name the best weights, if the disk has them, and other files; None of one that failed."""
+        best = run.folder.export / self.best_file if self.is_best_written else None
+        written = [str(path) for path in (best, *others) if path is not None]
+        if written:
+            run.say(f"{' and '.join(written)} written.")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, the scores so far, and the best weights that have no file yet."""

@@ -1,5 +1,6 @@
 """Builds the parts of a fine-tuning from its settings: pure construction, nothing is run."""
 
+import dataclasses
 import functools
 from typing import Any, cast
 
@@ -122,6 +123,22 @@ def weights_metadata(config: AnyFinetuning) -> dict[str, Any]:
     if may_differ and known.get("in_chans", config.data.in_chans) != config.data.in_chans:
         return {n: v for n, v in known.items() if n not in ("mean", "std", "bands")}
     return known
+
+
+def description(config: AnyFinetuning, step: int) -> dict[str, Any]:
+    """Return the fields of EncoderInfo that any model of a fine-tuning has after `step` steps."""
+    known = weights_metadata(config)
+    mean, std = mean_and_std(config.data, known)
+    return {
+        "model_name": config.model.name,
+        "stem_stride": config.model.stem_stride,
+        "image_size": image_height_width(config.data.image_size),
+        "mean": mean,
+        "std": std,
+        **dataclasses.asdict(create_reading(config)),
+        "steps": step,
+        "origin": known.get("origin", ""),
+    }
 
 
 def create_reading(config: AnyFinetuning) -> Reading:

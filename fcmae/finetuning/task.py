@@ -37,7 +37,6 @@ from fcmae.finetuning.setup import (
     variant_of,
     weights_metadata,
 )
-from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.finetune import FinetuneConfig
@@ -320,15 +319,9 @@ class Finetuning(ScoredTask[ClassificationScores]):
             f"validation images (after the last step: {after}):\n"
             + "\n".join([best.table(self.classes), *beside])
         )
-        run.say(text)
-        scores = run.folder.path / "scores.txt"
-        run.attempt(lambda: write_text(scores, text + "\n"), scores)
-        written = [run.folder.export / BEST_FILE] if self.is_best_written else []
-        written += [] if drawn is None else [drawn]
+        self.say_best(run, text)
         folder = run.folder.export / f"classifier{FILE_NAMES[TIMM_FOLDER]}"
-        if (run.folder.export / BEST_FILE).is_file() and run.attempt(
+        is_written = (run.folder.export / BEST_FILE).is_file() and run.attempt(
             lambda: write(open_source(run.folder.path), TIMM_FOLDER, folder), folder
-        ):
-            written.append(folder)
-        if written:
-            run.say(f"{' and '.join(map(str, written))} written.")
+        )
+        self.say_written(run, [drawn, folder if is_written else None])

@@ -66,14 +66,10 @@ class MaskComparison:
 
     def sentence(self) -> str:
         """Say in one line where pretraining helps, and no more than that."""
-        parts = []
-        for share, count in self.num_labels.items():
-            gap = self.difference(share)
-            if gap.exceeds_noise:
-                verb = "helps" if gap.value > 0 else "hurts"
-                parts.append(f"{verb} by {gap.amount()} points of mean IoU at {count} images")
-            else:
-                parts.append(f"makes no difference beyond noise at {count} images ({gap.text()})")
+        parts = [
+            self.difference(share).effect("points of mean IoU", f"at {count} images")
+            for share, count in self.num_labels.items()
+        ]
         return (
             f"After {self.steps} steps, compared with training {SCRATCH}, pretraining "
             f"{'; '.join(parts)}."

@@ -1,21 +1,12 @@
-"""What `auto` means in a segmentation: a rule per setting, by the number of images and steps.
+"""What `auto` means in a segmentation: a rule per setting, by the number of images.
 
-The rates are those of classification, which experiments chose; what is different is the paper's.
+What depends on the steps is classification's, which experiments chose; what differs is the paper's.
 """
 
 from __future__ import annotations
 
 from fcmae.data import Reading
-from fcmae.finetuning.recipe import (
-    EMA_FROM_STEPS,
-    EPOCHS,
-    FEWEST_STEPS,
-    LAYER_DECAY,
-    MOST_STEPS,
-    WARMUP_SHARE,
-    batch_for,
-    usual_peak,
-)
+from fcmae.finetuning.recipe import EPOCHS, FEWEST_STEPS, MOST_STEPS, batch_for
 from fcmae.finetuning.segmentation.opening import MaskedImages
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.training.auto import Choices, choose_flips
@@ -67,21 +58,3 @@ def steps_for(num_images: int, effective_batch: int) -> tuple[int, str]:
         steps,
         f"{EPOCHS} epochs of {num_images:,} images, {FEWEST_STEPS} to {MOST_STEPS:,} steps",
     )
-
-
-def choose_after_length(choices: Choices, total_steps: int, effective_batch: int) -> None:
-    """Choose what depends on the number of steps."""
-    steps = f"{total_steps:,} steps of {effective_batch} images"
-    rate = usual_peak(effective_batch)
-    base = float(f"{rate * 256 / effective_batch:.3g}")
-    choices.choose("optim.base_lr", base, f"a peak rate of {rate:.2g} for {steps}")
-    if choices.config.model.weights is not None:
-        choices.choose("optim.layer_decay", LAYER_DECAY, "pretrained first layers change less")
-    else:
-        choices.choose("optim.layer_decay", 1.0, "from scratch every layer must learn")
-    choices.settle_warmup(
-        round(WARMUP_SHARE * total_steps), f"{100 * WARMUP_SHARE:.0f} % of the run"
-    )
-    is_long = total_steps >= EMA_FROM_STEPS
-    decay = round(1 - 10 / total_steps, 5) if is_long else None
-    choices.choose("ema.decay", decay, f"{EMA_FROM_STEPS:,} steps or more average the last tenth")

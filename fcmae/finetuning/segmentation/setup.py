@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -13,7 +12,7 @@ from fcmae.data.augmentation import mean_and_std
 from fcmae.data.label_masks import IGNORED, MaskClasses
 from fcmae.errors import ConfigError
 from fcmae.evaluation.tiles import Tiling
-from fcmae.finetuning.setup import create_reading, weights_metadata
+from fcmae.finetuning.setup import description, weights_metadata
 from fcmae.model.backbones import create_backbone
 from fcmae.model.segmenter import build_segmenter, encoder_state, import_smp, timm_name
 from fcmae.settings.sections import image_height_width
@@ -144,17 +143,8 @@ def create_normalisation(config: SegmentationConfig) -> Normalisation:
 
 def segmenter_info(config: SegmentationConfig, classes: MaskClasses, step: int) -> SegmenterInfo:
     """Return what one must know to use a run's segmenter after `step` steps."""
-    known = weights_metadata(config)
-    mean, std = mean_and_std(config.data, known)
     return SegmenterInfo(
-        model_name=config.model.name,
-        stem_stride=config.model.stem_stride,
-        image_size=image_height_width(config.data.image_size),
-        mean=mean,
-        std=std,
-        **dataclasses.asdict(create_reading(config)),
-        steps=step,
-        origin=known.get("origin", ""),
+        **description(config, step),
         crop_pct=1.0,
         classes=classes.names,
         architecture=config.task.architecture,

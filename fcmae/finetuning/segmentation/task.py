@@ -15,15 +15,12 @@ from fcmae.data import ImageList
 from fcmae.data.augmentation import mean_and_std
 from fcmae.evaluation.segmentation import SegmentationScores, draw_pixel_confusion
 from fcmae.evaluation.segmentation_pictures import draw_segmentations
+from fcmae.finetuning.recipe import choose_after_length
 from fcmae.finetuning.resolving import Rules, resolve_settings
 from fcmae.finetuning.scored import Problem, ScoredTask
 from fcmae.finetuning.segmentation.data import SegmentationAugmentation, SegmentationDataset
 from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked
-from fcmae.finetuning.segmentation.recipe import (
-    choose_after_length,
-    choose_before_length,
-    steps_for,
-)
+from fcmae.finetuning.segmentation.recipe import choose_before_length, steps_for
 from fcmae.finetuning.segmentation.scoring import evaluate_segmenter
 from fcmae.finetuning.segmentation.setup import (
     SegmentationLoss,
@@ -34,7 +31,6 @@ from fcmae.finetuning.segmentation.setup import (
 )
 from fcmae.finetuning.setup import create_reading, variant_of, weights_metadata
 from fcmae.model.segmenter import build_segmenter, import_smp
-from fcmae.runs.durable import write_text
 from fcmae.settings.sections import image_height_width
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.training.auto import Choices
@@ -280,10 +276,5 @@ class Segmentation(ScoredTask[SegmentationScores]):
             f"best of the evaluations, after step {self.best_step}, chosen on these same "
             f"validation images (after the last step: {after}):\n{best.table(names)}"
         )
-        run.say(text)
-        scores = run.folder.path / "scores.txt"
-        run.attempt(lambda: write_text(scores, text + "\n"), scores)
-        written = [run.folder.export / BEST_FILE] if self.is_best_written else []
-        written += [] if drawn is None else [drawn]
-        if written:
-            run.say(f"{' and '.join(map(str, written))} written.")
+        self.say_best(run, text)
+        self.say_written(run, [drawn])

@@ -79,14 +79,10 @@ class Comparison:
 
     def sentence(self) -> str:
         """Say in one line where pretraining helps, after how many steps, and no more than that."""
-        parts = []
-        for share, count in self.num_labels.items():
-            gap = self.difference(share)
-            if gap.exceeds_noise:
-                verb = "helps" if gap.value > 0 else "hurts"
-                parts.append(f"{verb} by {gap.amount()} points at {count} labels")
-            else:
-                parts.append(f"makes no difference beyond noise at {count} labels ({gap.text()})")
+        parts = [
+            self.difference(share).effect("points", f"at {count} labels")
+            for share, count in self.num_labels.items()
+        ]
         said = (
             f"After {self.length}, compared with {_in_words(self.starts[1])}, pretraining "
             f"{'; '.join(parts)}."
