@@ -1,5 +1,6 @@
 """Samples by key: everything about one depends on (seed, epoch, index) alone."""
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from fcmae.randomness import sample_seed, seeded
 
 MAX_STAND_INS = 10
 RANDOM_CROPS = 10  # of a file with holes, before the smallest ones are tried one after another
+GOOD_CROPS = 4  # so many are drawn for one with enough to score; each of them is read
 
 
 class PretrainDataset(Dataset[dict[str, Any]]):
@@ -32,11 +34,13 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         label: int, -1 without labels; path: str, the file that was read; index: int, as asked for;
         skipped: list of (path, reason), the files that could not be used on the way.
 
-    A crop of an image with holes must have K + 1 valid patches, so that one hidden patch at least
-    can be scored; while it has fewer, it is drawn again, by (seed, epoch, index, attempt), and in
-    the end the smallest crops are tried all over the picture. A file without such a crop counts as
-    undecodable. An undecodable file is replaced by another image of the set, chosen by (seed,
-    epoch, index), with the random numbers that the sample would have had anyway.
+    A crop of an image with holes should leave half as many hidden patches to score as a whole one:
+    images weigh the same, and one that is scored at a single patch, with all others visible, would
+    make of this patch an easy task that weighs much. While it leaves fewer, it is drawn again, by
+    (seed, epoch, index, attempt), and of four the fullest is taken. It must have K + 1 valid
+    patches; in the end the smallest crops are tried all over the picture. A file without such a
+    crop counts as undecodable. An undecodable file is replaced by another image of the set, chosen
+    by (seed, epoch, index), with the random numbers that the sample would have had anyway.
 
     Args:
         images: the files.
@@ -123,10 +127,13 @@ class PretrainDataset(Dataset[dict[str, Any]]):
     def _make_crop(self, source: int, epoch: int, index: int) -> Decoded:
         """Return the first crop of the sample's stream that has enough valid patches.
 
+        Of those that may be used, none after the first four is waited for: the fullest is taken.
         Random crops first; then the smallest ones that cover the picture, beginning at a random
         one, so that it depends on the file and not on luck whether it is of use.
         """
-        first = 0
+        visible = num_visible_patches(self.num_patches, self.mask_ratio)
+        least, enough = visible + 1, visible + math.ceil((self.num_patches - visible) / 2)
+        first, most = 0, 0
         for attempt in range(RANDOM_CROPS + SMALL_CROPS):
             key = (attempt,) if attempt else ()
             with seeded(sample_seed(self.seed, "augment", epoch, index, *key)):
@@ -137,18 +144,17 @@ class PretrainDataset(Dataset[dict[str, Any]]):
                     choose = self.augmentation.choose_small_crop((first + attempt) % SMALL_CROPS)
                 picture = self.augmentation.augment(self._read(source, choose))
             patches = self._valid_patches(picture.valid)
-            if patches is None or int(patches.sum()) >= self._least_valid_patches():
-                return picture
+            count = self.num_patches if patches is None else int(patches.sum())
+            if count > most:
+                fullest, most = picture, count
+            if most >= enough or (most >= least and attempt + 1 >= GOOD_CROPS):
+                return fullest
         raise UndecodableImageError(
             self.images.paths[source],
-            f"none of {RANDOM_CROPS + SMALL_CROPS} crops has data in {self._least_valid_patches()} "
-            f"of {self.num_patches} patches, which mask.ratio {self.mask_ratio:g} and "
+            f"none of {RANDOM_CROPS + SMALL_CROPS} crops has data in {least} of "
+            f"{self.num_patches} patches, which mask.ratio {self.mask_ratio:g} and "
             f"mask.min_valid {self.min_valid:g} need",
         )
-
-    def _least_valid_patches(self) -> int:
-        """Return K + 1: what is visible, and a patch to be scored."""
-        return num_visible_patches(self.num_patches, self.mask_ratio) + 1
 
     def _valid_patches(self, valid: Tensor | None) -> Tensor | None:
         """Return bool [1, L], None for an image without holes."""

@@ -23,7 +23,7 @@ def reading_sentences(reading: Reading, paths: Iterable[str]) -> list[str]:
         except UndecodableImageError:
             continue  # met, counted and listed by the training
     bands = f"bands: {_bands(reading, headers)}{_transparency(reading, headers)}{_rest(headers)}."
-    return [bands, f"values: {_values(reading, headers)}; {_holes(reading)}."]
+    return [bands, f"values: {_values(reading, headers)}; {_holes(reading, headers)}."]
 
 
 def _bands(reading: Reading, headers: Sequence[Description]) -> str:
@@ -65,9 +65,9 @@ def _transparency(reading: Reading, headers: Sequence[Description]) -> str:
     if not any(about.alpha is not None for about in headers):
         return ""
     if not reading.wanted().lays_over:
-        return "; transparency is a band like the others, and where it is 0 there is no data" * (
-            reading.holes
-        )
+        if not _alpha_is_hole(reading, headers):
+            return "; transparency is a band like the others"
+        return "; where the transparency is 0 there is no data" * reading.holes
     if reading.background is not None:
         return (
             f"; transparent pixels are laid over data.background {list(reading.background)} and "
@@ -100,10 +100,18 @@ def _values(reading: Reading, headers: Sequence[Description]) -> str:
     return ", ".join(shown) + more + " (by type and header)"
 
 
-def _holes(reading: Reading) -> str:
+def _alpha_is_hole(reading: Reading, headers: Sequence[Description]) -> bool:
+    """Whether pixels whose transparency is 0 are no data, in these files or others beside them."""
+    wanted = reading.wanted()
+    if wanted.lays_over:
+        return reading.background is None
+    return any(wanted.clear_is_hole(about.alpha) for about in headers if about.alpha is not None)
+
+
+def _holes(reading: Reading, headers: Sequence[Description]) -> str:
     marks = []
     if reading.holes:
-        is_clear = " or an alpha of 0" if reading.wanted().clear_is_hole else ""
+        is_clear = " or an alpha of 0" if _alpha_is_hole(reading, headers) else ""
         marks.append(f"files say so (nodata, a mask, NaN{is_clear})")
     if reading.invalid is not None:
         marks.append(f"all bands are {reading.invalid} (data.invalid)")

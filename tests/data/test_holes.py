@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
@@ -147,6 +148,32 @@ def test_an_alpha_of_zero_marks_them_and_no_other_alpha(tmp_path: Path) -> None:
     assert found.valid is not None
     assert found.valid[0].all(dim=1).tolist() == [True, False, True, True, True]
     assert decode(str(tmp_path / "a.png"), dataclasses.replace(RGB, holes=False)).valid is None
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    ("in_chans", "bands", "is_data"),
+    [(4, None, True), (1, (3,), True), (2, (3, 0), True), (2, (0, 1), False), (3, None, False)],
+)
+def test_an_alpha_that_is_a_channel_is_data_and_marks_nothing(
+    tmp_path: Path, bits: int, in_chans: int, bands: tuple[int, ...] | None, is_data: bool
+) -> None:
+    """A fourth band in a PNG, near infrared, is called alpha by the format."""
+    pixels = np.dstack([noise(5, 7), np.full((5, 7), 200, np.uint8)])
+    pixels[1, :, 3] = 0
+    if bits == 16:
+        imagecodecs.imwrite(tmp_path / "a.png", pixels.astype(np.uint16) * 257, codec="png")
+    else:
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = decode(str(tmp_path / "a.png"), Reading(in_chans=in_chans, bands=bands))
+    if not is_data:
+        assert found.valid is not None
+        assert found.valid[0].all(dim=1).tolist() == [True, False, True, True, True]
+        return
+    assert found.valid is None
+    expected = pixels[..., list(bands or range(4))].transpose(2, 0, 1)
+    image = found.image.float() * (255 if found.image.is_floating_point() else 1)
+    assert np.allclose(image.numpy(), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("pattern", ["{stem}_mask.png", "masks/{name}", "../masks/{stem}.png"])
@@ -362,6 +389,34 @@ def test_every_sample_shows_valid_patches_and_hides_one_to_score(tmp_path: Path)
                 )
             attempts += not torch.equal(first.image, sample["image"])
     assert attempts > 3, "no crop had to be drawn again"
+
+
+def test_a_crop_leaves_half_the_hidden_patches_to_score_or_is_the_fullest_of_four(
+    tmp_path: Path,
+) -> None:
+    """6 of 16 patches are visible, so 10 of a whole crop are scored, and 5 are half of them."""
+    dataset = make_dataset(half_empty(tmp_path, share=0.5), dataclasses.replace(RGB, invalid=0.0))
+    chosen = []
+    for epoch in range(12):
+        for index in range(4):
+            crops = []
+            for attempt in range(4):
+                with seeded(sample_seed(3, "augment", epoch, index, *([attempt] * (attempt > 0)))):
+                    choose = dataset.augmentation.choose_crop
+                    crop = decode(dataset.images.paths[index], dataset.reading, choose)
+                    image, valid = dataset.augmentation.augment(crop)
+                whole = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+                mask = whole if valid is None else valid[None]
+                crops.append((int(valid_patches(mask, PATCH, 0.5).sum()), image))
+            counts = [count for count, _ in crops]
+            if max(counts) < 7:  # more are drawn then
+                continue
+            good = [place for place, count in enumerate(counts) if count >= 11]
+            place = good[0] if good else counts.index(max(counts))
+            assert torch.equal(dataset[epoch, index]["image"], crops[place][1])
+            chosen.append((bool(good), place))
+    assert {is_good for is_good, _ in chosen} == {True, False}
+    assert {place for _, place in chosen} == {0, 1, 2, 3}
 
 
 def test_a_crop_that_is_drawn_again_depends_on_the_key_alone(tmp_path: Path) -> None:

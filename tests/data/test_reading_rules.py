@@ -35,7 +35,10 @@ def test_transparency_is_told_with_what_it_means(clear: list[str]) -> None:
     assert laid.startswith("bands: grey and the luma of colours;")
     assert values.endswith("where files say so (nodata, a mask, NaN).")
     kept, _ = reading_sentences(Reading(in_chans=4), clear)
-    assert kept.startswith("bands: all 4 of each file, as they are; transparency is a band")
+    assert kept == "bands: all 4 of each file, as they are; transparency is a band like the others."
+    picked, values = reading_sentences(Reading(in_chans=2, bands=(0, 1)), clear)
+    assert picked.endswith("as they are; where the transparency is 0 there is no data.")
+    assert values.endswith("where files say so (nodata, a mask, NaN or an alpha of 0).")
     ignored, values = reading_sentences(Reading(in_chans=3, holes=False), clear)
     assert ignored.endswith("count as content (data.holes false).")
     assert values.endswith("every pixel counts (data.holes false).")

@@ -36,9 +36,9 @@ No colour of a TIFF or JPEG 2000 is multiplied by a band that might be transpare
 Transparency is composited only in
 PNG, WebP, GIF, AVIF and BMP, for 1 and 3 channels: over `data.background`, and all pixels are
 content then; without
-it over black, and pixels with an alpha of 0 are holes (`data.holes`). A run says at its start
-which of these rules
-its files meet.
+it over black, and pixels with an alpha of 0 are holes (`data.holes`). An alpha that is a channel
+itself is data like
+the other bands. A run says at its start which of these rules its files meet.
 """
 
 

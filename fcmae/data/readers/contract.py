@@ -110,10 +110,16 @@ class Wanted:
         """Whether a picture with transparency becomes one without, over a background."""
         return self.bands is None and self.in_chans in (1, 3)
 
-    @property
-    def clear_is_hole(self) -> bool:
-        """Whether pixels that are transparent through and through have no content."""
-        return self.background is None or not self.lays_over
+    def clear_is_hole(self, alpha: int) -> bool:
+        """Whether pixels have no content where the transparency, band `alpha`, is 0.
+
+        They have some where it is a channel itself: it is data then, as any other band.
+        """
+        if self.lays_over:
+            return self.background is None
+        if self.bands is not None:
+            return alpha not in self.bands
+        return self.in_chans is None  # all bands become channels
 
 
 @dataclass(frozen=True)

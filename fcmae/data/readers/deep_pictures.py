@@ -83,7 +83,7 @@ def read(source: Source, kind: str, depth: Depth, wanted: Wanted) -> Pixels:
         )
         values = values[top : top + height, left : left + width]
     values = upright(values, orientation)
-    if about.alpha is None or not wanted.clear_is_hole:
+    if about.alpha is None or not wanted.clear_is_hole(about.alpha):
         return Pixels(values, None, about)
     opaque = values[..., about.alpha] > 0
     return Pixels(values, None if opaque.all() else opaque, about)

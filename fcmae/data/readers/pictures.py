@@ -142,7 +142,7 @@ def _read(source: Source, kind: str, wanted: Wanted) -> Pixels:
             laid, transparency = _laid_over(picture, wanted)
             if part is not None:
                 transparency = transparency.crop(_box(part))
-            valid = np.asarray(transparency) > 0 if wanted.clear_is_hole else None
+            valid = np.asarray(transparency) > 0 if wanted.background is None else None
         if part is not None and _box(part) != (0, 0, *laid.size):
             laid = laid.crop(_box(part))
         mode = _mode_wanted(laid, wanted.colours)
@@ -152,7 +152,7 @@ def _read(source: Source, kind: str, wanted: Wanted) -> Pixels:
         if values.ndim == 2:
             values = values[..., None]
         about = _about(kind, mode, as_seen(height, width, orientation))
-        if about.alpha is not None and wanted.clear_is_hole:
+        if about.alpha is not None and wanted.clear_is_hole(about.alpha):
             valid = values[..., about.alpha] > 0
         if valid is not None:
             valid = None if valid.all() else upright(valid, orientation)
