@@ -10,7 +10,7 @@ import numpy as np
 
 from fcmae.data.channels import to_channels
 from fcmae.data.decoding import to_float
-from fcmae.data.readers import UnreadableError
+from fcmae.data.readers import Pixels, UnreadableError
 from fcmae.data.reading import Reading
 from fcmae.data.survey import Look
 from fcmae.model.structure import variant_for
@@ -59,6 +59,7 @@ def advise(looks: Sequence[Look], *, cores: int) -> Advice | None:
     advice = Advice()
     in_chans = _choose_channels(usable, sampled, advice)
     _choose_range(usable, sampled, advice)
+    _choose_background(sampled, in_chans, advice)
     _choose_statistics(sampled, in_chans, advice)
     _choose_size(usable, advice)
     left_out = len(looks) - len(usable) + len(advice.unfit) * len(usable) // len(sampled)
@@ -158,10 +159,42 @@ def _known(look: Look) -> np.ndarray:
     return known
 
 
+def _choose_background(sampled: Sequence[Look], in_chans: int, advice: Advice) -> None:
+    """Lay drawings of one colour on transparent ground over another: their shape is the content."""
+    clear = [look.pixels for look in sampled if look.pixels is not None and _has_clear(look.pixels)]
+    shades = [shade for shade in map(_only_shade, clear) if shade is not None]
+    if in_chans not in (1, 3) or not clear or len(shades) < NEARLY_ALL * len(clear):
+        return
+    is_dark = bool(np.median(shades) < 0.5)
+    why = (
+        f"{len(shades):,} of {len(clear):,} sampled pictures with transparency have one colour "
+        f"alone where anything is seen, {'a dark' if is_dark else 'a light'} one"
+    )
+    advice.choose("data.background", [1.0] * 3 if is_dark else [0.0] * 3, why)
+
+
+def _has_clear(pixels: Pixels) -> bool:
+    alpha = pixels.about.alpha
+    return alpha is not None and bool((pixels.values[..., alpha] == 0).any())
+
+
+def _only_shade(pixels: Pixels) -> float | None:
+    """Return the mean of the one colour, 0..1, that is seen; None if there are several or none."""
+    values, _, about = pixels
+    assert about.alpha is not None
+    seen = values[values[..., about.alpha] > 0][:, : about.alpha]
+    if not seen.size or (seen != seen[0]).any() or not about.white:
+        return None
+    return float(seen[0].mean()) / about.white
+
+
 def _choose_statistics(sampled: Sequence[Look], in_chans: int, advice: Advice) -> None:
-    value_range = advice.settings["data"]["value_range"]
+    chosen = advice.settings["data"]
+    value_range, background = chosen["value_range"], chosen.get("background")
     reading = Reading(
-        in_chans=in_chans, value_range=None if value_range is None else tuple(value_range)
+        in_chans=in_chans,
+        value_range=None if value_range is None else tuple(value_range),
+        background=None if background is None else tuple(background),
     )
     total, squares, count = np.zeros(in_chans), np.zeros(in_chans), 0
     num_fit = 0
@@ -172,7 +205,8 @@ def _choose_statistics(sampled: Sequence[Look], in_chans: int, advice: Advice) -
         except UnreadableError as error:
             advice.unfit.append((look.path, str(error)))
             continue
-        valid = look.pixels.valid
+        is_laid = background is not None and look.pixels.about.alpha is not None
+        valid = None if is_laid else look.pixels.valid  # what it is laid over is content
         pixels = image.reshape(in_chans, -1) if valid is None else image[:, valid]
         total += pixels.sum(axis=1)
         squares += (pixels**2).sum(axis=1)

@@ -26,12 +26,12 @@ def to_channels(pixels: Pixels, reading: Reading) -> Tensor:
     in_chans = reading.in_chans
     if reading.bands is not None:
         scaled = _scale(pick(values, reading.bands), valid, about, reading.value_range)
+    elif in_chans in (1, 3) and about.colour in ("grey", "rgb") and about.alpha is not None:
+        scaled = _laid_over(pixels, about.alpha, reading)
     elif in_chans in (1, 3) and about.colour in ("grey", "rgb", "cmyk"):
         scaled = _scale(values, valid, about, reading.value_range)
         if about.colour == "cmyk":
             scaled = _colours_of_inks(scaled)
-        elif about.alpha is not None:
-            scaled = _laid_over(scaled, about.alpha, reading.background)
         scaled = scaled[..., : 1 if about.colour == "grey" else 3]
     elif about.bands == in_chans and about.colour not in ("cmyk", "other"):
         scaled = _scale(values, valid, about, reading.value_range)
@@ -112,19 +112,29 @@ def _scale(
     return scaled.clip(0, 1)
 
 
-def _laid_over(
-    values: np.ndarray, alpha: int, background: tuple[float, float, float] | None
-) -> np.ndarray:
-    """Return values in 0..1 laid over a background by their transparency."""
+def _laid_over(pixels: Pixels, alpha: int, reading: Reading) -> np.ndarray:
+    """Return the scaled colours laid over the background; 8 bits as Pillow does.
+
+    Transparency fills its own range, whatever `value_range` the colours have.
+    """
+    values, valid, about = pixels
+    colours = _scale(values[..., :alpha], valid, about, reading.value_range)
     opacity = values[..., alpha : alpha + 1]
-    colours = values[..., :alpha]
-    below = np.array(background or BLACK, np.float32)
-    if alpha == 1:
+    below = np.array(reading.background or BLACK, np.float32)
+    if alpha == 1 and reading.in_chans == 3:
+        colours = colours.repeat(3, axis=2)
+    elif alpha == 1:
         below = np.array([np.dot(LUMA, below)], np.float32)
-    laid = colours * opacity + below * (1 - opacity)
-    if opacity.min() < opacity.max() and np.ptp(laid.reshape(-1, alpha), axis=0).max() == 0:
-        raise UnreadableError(only_transparency(background))
-    return laid.astype(np.float32)
+    if colours.dtype == np.uint8 and values.dtype == np.uint8:
+        whole, shown = (255 * below).round().astype(np.int32), opacity.astype(np.int32)
+        laid = colours * shown + whole * (255 - shown) + 128
+        laid = (((laid >> 8) + laid) >> 8).astype(np.uint8)
+    else:
+        share = opacity.astype(np.float32) / np.float32(about.white or 1)
+        laid = (colours * share + below * (1 - share)).astype(np.float32)
+    if opacity.min() < opacity.max() and np.ptp(laid, axis=(0, 1)).max() == 0:
+        raise UnreadableError(only_transparency(reading.background))
+    return laid
 
 
 def _colours_of_inks(values: np.ndarray) -> np.ndarray:

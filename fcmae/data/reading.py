@@ -79,10 +79,16 @@ class Reading:
 
     def wanted(self, choose: Choose | None = None) -> Wanted:
         """Return what is asked of a reader for the part that `choose` wants."""
+        background = self.background
+        if background is not None and self.value_range is not None:  # as 8 bits have it
+            black, white = self.value_range
+            shades = ((black + share * (white - black)) / 255 for share in background)
+            red, green, blue = (min(1.0, max(0.0, shade)) for shade in shades)
+            background = red, green, blue
         return Wanted(
             in_chans=self.in_chans,
             bands=self.bands,
-            background=self.background,
+            background=background,
             choose=choose,
             is_exact=self.needs_exact_pixels,
         )

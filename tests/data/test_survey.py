@@ -142,3 +142,31 @@ def test_known_damage_raises_the_limit_of_skipped_files(tmp_path: Path) -> None:
     write_pictures(tmp_path, 9, side=40)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert advice_for(tmp_path).settings["data"]["max_skipped_share"] == 0.15
+
+
+@pytest.mark.parametrize(("shade", "background"), [(0, 1.0), (230, 0.0)])
+def test_drawings_on_transparent_ground_are_laid_over_another_colour(
+    shade: int, background: float, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        pixels = np.full((60, 70, 4), (*(shade,) * 3, 0), np.uint8)
+        top, left = rng.integers(5, 30, 2)
+        pixels[top : top + 20, left : left + 20, 3] = 255
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    advice = advice_for(tmp_path)
+    data = advice.settings["data"]
+    assert data["background"] == [background] * 3
+    assert "transparency have one colour alone" in advice.rules["data.background"]
+    assert (advice.unfit, data.get("max_skipped_share")) == ([], None)
+    drawn = 400 / 4200
+    mean = drawn * shade / 255 + (1 - drawn) * background
+    assert data["mean"] == pytest.approx([mean], abs=0.02)
+
+
+def test_pictures_with_clear_parts_keep_them_as_holes(tmp_path: Path) -> None:
+    for number in range(4):
+        pixels = np.dstack([textured(number), np.full((120, 120), 255, np.uint8)])
+        pixels[:30, :, 3] = 0
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    assert "background" not in advice_for(tmp_path).settings["data"]
