@@ -10,7 +10,7 @@ import numpy as np
 
 from fcmae.data.channels import to_channels
 from fcmae.data.decoding import to_float
-from fcmae.data.readers import Pixels, UnreadableError
+from fcmae.data.readers import Description, Pixels, UnreadableError
 from fcmae.data.reading import Reading
 from fcmae.data.survey import Look
 from fcmae.model.structure import variant_for
@@ -90,11 +90,23 @@ def _choose_channels(usable: Sequence[Look], sampled: Sequence[Look], advice: Ad
     else:
         in_chans, why = bands, f"{most:,} of {len(headers):,} files have so many bands"
     advice.choose("data.in_chans", in_chans, why)
+    _choose_bands(headers, in_chans, advice)
     others = sum(count for number, count in counts.items() if number not in (bands, 1, 3))
     if others:
         listed = ", ".join(f"{count:,} with {number}" for number, count in counts.most_common())
         advice.warnings.append(f"files differ in their bands: {listed}; see data.bands")
     return in_chans
+
+
+def _choose_bands(headers: Sequence[Description], in_chans: int, advice: Advice) -> None:
+    """Name the bands of files whose colours are no grey or RGB, which are not taken unasked."""
+    strange = [about for about in headers if about.colour == "other"]
+    if len(strange) < NEARLY_ALL * len(headers):
+        advice.choose("data.bands", None, "by the rules, which a run says at its start")
+        return
+    what = strange[0].facts.get("photometric", "colours that are no grey or RGB")
+    why = f"{len(strange):,} of {len(headers):,} files hold {what}: all bands, as they are"
+    advice.choose("data.bands", list(range(in_chans)), why)
 
 
 def _is_grey(look: Look) -> bool:
@@ -191,8 +203,10 @@ def _only_shade(pixels: Pixels) -> float | None:
 def _choose_statistics(sampled: Sequence[Look], in_chans: int, advice: Advice) -> None:
     chosen = advice.settings["data"]
     value_range, background = chosen["value_range"], chosen.get("background")
+    bands = chosen["bands"]
     reading = Reading(
         in_chans=in_chans,
+        bands=None if bands is None else tuple(bands),
         value_range=None if value_range is None else tuple(value_range),
         background=None if background is None else tuple(background),
     )

@@ -132,6 +132,15 @@ def test_bands_of_unknown_meaning_are_all_kept(tmp_path: Path) -> None:
     assert advice_for(tmp_path).settings["data"]["in_chans"] == 7
 
 
+def test_bands_of_colours_that_are_no_rgb_are_named(tmp_path: Path) -> None:
+    for number in range(3):
+        tifffile.imwrite(tmp_path / f"{number}.tif", textured(number), photometric="cielab")
+    advice = advice_for(tmp_path)
+    assert (advice.settings["data"]["in_chans"], advice.settings["data"]["bands"]) == (3, [0, 1, 2])
+    assert "3 of 3 files hold cielab" in advice.rules["data.bands"]
+    assert advice.unfit == []
+
+
 def test_grey_stored_as_colour_gets_one_channel(tmp_path: Path) -> None:
     grey = textured(0)[..., :1]
     Image.fromarray(np.repeat(grey, 3, axis=2)).save(tmp_path / "a.png")
