@@ -25,6 +25,8 @@ from fcmae.data.kinds import (
 RAW, STORED, DEFLATED = 255, 0, 8  # in a tar; zip's numbers
 LABEL_KEYS = ("label", "cls", "class", "class_name", "target")  # of a .json member
 LARGEST_LABEL_BYTES = 1 << 20
+BLOCK_BYTES = 512  # of a tar
+CHUNK_BYTES = 1 << 20
 
 
 class DamagedShardError(Exception):
@@ -133,13 +135,13 @@ def _tar_members(file: BinaryIO, contents: Contents) -> Iterator[Member]:
     """Yield the regular files of a tar."""
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
-    end = 0
+    mark, last = 0, ""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
                 archive.members = []  # type: ignore[attr-defined]  # else all stay in memory
-                end = info.offset_data + (info.size + 511) // 512 * 512
-                if info.offset_data + info.size > size:
+                mark, last = archive.offset, info.name
+                if info.isreg() and not info.issparse() and info.offset_data + info.size > size:
                     raise DamagedShardError(f"is truncated: {info.name!r} is not complete")
                 if info.isreg() and not info.issparse():
                     yield Member(info.name.removeprefix("./"), info.offset_data, info.size)
@@ -153,8 +155,26 @@ def _tar_members(file: BinaryIO, contents: Contents) -> Iterator[Member]:
                 "unpack it, or pack it again without compression (pictures have their own)"
             ) from error
         raise DamagedShardError(f"is damaged or truncated ({error})") from error
-    if size < end + 512:
+    if size < mark + BLOCK_BYTES:
         raise DamagedShardError("is truncated: the mark at its end is missing")
+    _check_end(file, mark, last)
+
+
+def _check_end(file: BinaryIO, mark: int, last: str) -> None:
+    """Find out whether zeros alone lie behind the last member, `last`, where tarfile has stopped.
+
+    Raises:
+        DamagedShardError: more lies there, which nobody would miss.
+    """
+    file.seek(mark)
+    if file.read(BLOCK_BYTES).count(0) < BLOCK_BYTES:
+        raise DamagedShardError(f"is damaged: behind {last!r} there is no header of a member")
+    while rest := file.read(CHUNK_BYTES):
+        if rest.count(0) < len(rest):
+            raise DamagedShardError(
+                "holds several archives, of which the first alone can be reached; join them by "
+                "tar --concatenate, not by cat"
+            )
 
 
 def _zip_members(file: BinaryIO, contents: Contents) -> Iterator[Member]:
@@ -162,8 +182,14 @@ def _zip_members(file: BinaryIO, contents: Contents) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
+            file.seek(0)
+            begins_with_member = file.read(4) == b"PK\x03\x04"
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise DamagedShardError(f"is damaged or truncated ({error})") from error
+    if begins_with_member and min((info.header_offset for info in infos), default=0) > 0:
+        raise DamagedShardError(
+            "holds several archives, of which the last alone can be reached; pack them as one"
+        )
     for info in infos:
         if info.is_dir():
             continue

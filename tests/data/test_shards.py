@@ -120,6 +120,37 @@ def test_a_truncated_shard_is_told(cut: int, folder: Path, tmp_path: Path) -> No
         find_images(str(tmp_path / "a.tar"))
 
 
+@pytest.mark.parametrize("how", ["joined by cat", "a header is damaged"])
+def test_members_that_no_reader_of_tars_would_come_to_are_told(how: str, tmp_path: Path) -> None:
+    members = {f"{number}.png": os.urandom(3000) for number in range(3)}
+    write_tar(tmp_path / "a.tar", members)
+    content = (tmp_path / "a.tar").read_bytes()
+    if how == "joined by cat":
+        content, said = content + content, "holds several archives.*tar --concatenate"
+    else:
+        second = 512 + 3072
+        content = content[:second] + b"\xaa" * 200 + content[second + 200 :]
+        said = "is damaged: behind '0.png' there is no header"
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        find_images(str(tmp_path / "a.tar"))
+
+
+def test_zips_that_were_joined_are_told(folder: Path, tmp_path: Path) -> None:
+    pack(folder, tmp_path / "shards", 2, "zip")
+    first, second = (tmp_path / "shards" / f"00{number}.zip" for number in (0, 1))
+    first.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(ConfigError, match="holds several archives, of which the last alone"):
+        find_images(str(first))
+
+
+def test_a_tar_may_end_in_any_number_of_zeros(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {f"{number}.png": os.urandom(3000) for number in range(3)})
+    with (tmp_path / "a.tar").open("ab") as file:
+        file.write(b"\0" * 3_000_000)
+    assert len(find_images(str(tmp_path / "a.tar"))) == 3
+
+
 def test_a_damaged_zip_and_a_compressed_tar_are_told(folder: Path, tmp_path: Path) -> None:
     pack(folder, tmp_path / "shards", 1, "zip")
     shard = tmp_path / "shards" / "000.zip"
