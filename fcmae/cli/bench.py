@@ -18,7 +18,7 @@ def run(arguments: list[str]) -> None:
     from fcmae.errors import ConfigError
     from fcmae.machine.bench import measure, output
     from fcmae.machine.bench.authors import check_clone
-    from fcmae.machine.bench.suite import as_markdown, run_suite, write_suite
+    from fcmae.machine.bench.suite import RESERVE, as_markdown, run_suite, write_suite
     from fcmae.machine.hardware import computing
     from fcmae.model.backbones import check_backbone_name
     from fcmae.training.processes import choose_device
@@ -56,7 +56,9 @@ def run(arguments: list[str]) -> None:
     if reason is not None:
         print(f"the compiled CPU kernels are not used, so native is slower: {reason}")
     if settings.suite:
-        rows, rates, left_out = run_suite(device, is_small=settings.small)
+        rows, rates, left_out = run_suite(
+            device, is_small=settings.small, seconds=60 * settings.minutes - RESERVE
+        )
         write_suite(folder, machine, rows, rates, left_out)
         print(as_markdown(machine, rows, rates, left_out))
         print(f"written: {folder}/suite.json and {folder}/suite.md")

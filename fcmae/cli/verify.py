@@ -19,7 +19,7 @@ RUN                the folder of a pretraining: its weights, with GRN's redrawn 
 --config FILE      otherwise the settings of fcmae pretrain; all weights are drawn at random
 --grn-scope batch  as the released PyTorch code: shows how images of a batch are coupled
 --device cuda      where it computes, default cpu, beside a reference on the CPU in float64; each
-                   precision has a bound of its own (FCMAE_TRITON=1: by the Triton kernels)
+                   precision has a bound of its own (FCMAE_TRITON=0: without the Triton kernels)
 --json             print the figures for machines"""
 
 

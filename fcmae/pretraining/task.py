@@ -43,6 +43,7 @@ from fcmae.training.pace import seconds_per_step
 from fcmae.training.processes import Processes, is_first_of_node, start_processes
 from fcmae.training.schedule import effective_batch_of, steps_of
 from fcmae.training.task import Task
+from sparse.ops import depthwise_triton
 from sparse.ops.compiler import missing_kernels
 
 
@@ -311,5 +312,9 @@ class Pretraining(Task):
             reason = missing_kernels()
             if reason is not None:
                 run.say(f"the compiled CPU kernels are not used, which is slower: {reason}.")
+        if config.model.backend == "native" and run.processes.device.type == "cuda":
+            reason = depthwise_triton.missing_kernels()
+            if reason is not None:
+                run.say(f"the Triton kernels are not used, which is slower: {reason}.")
         if config.model.backend != "native":
             run.say(f"model.backend {config.model.backend} is slower than native by its nature.")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fcmae.errors import ConfigError
 from fcmae.settings.ranges import (
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     ShareBelowOne,
     at_least,
@@ -59,7 +60,9 @@ class BenchSettings:
     MinkowskiEngine; FOLDER is a clone of facebookresearch/ConvNeXt-V2."""
     suite: bool = False
     """`--suite`: the whole table of this machine in under nine minutes, in suite.json and suite.md;
-    of the other options only device, threads and output count."""
+    of the other options only device, threads, minutes and output count."""
+    minutes: PositiveFloat = 9.0
+    """Minutes that the suite may take; what finds no time is listed."""
     small: bool = False
     """`--small`: the suite on the smallest model and images, which shows that it runs."""
     data: str | None = None

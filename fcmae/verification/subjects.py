@@ -89,7 +89,7 @@ def verify_model(
         "measured": f"on {NUM_IMAGES} random images; differences as shares of the largest value",
     }
     if device.type == "cuda":
-        path = "Triton kernels" if depthwise_triton.is_asked_for() else "canvas"
+        path = "Triton kernels" if depthwise_triton.is_available(images) else "canvas"
         subject["device"] = f"{torch.cuda.get_device_name(device)}, depthwise layers by {path}"
     with multiplying("fp32"):
         lines = list(measure(Case(model, info, grn_scope, images, visible, device)))

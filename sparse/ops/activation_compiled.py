@@ -27,9 +27,10 @@ def gelu_and_energy(features: Tensor) -> tuple[Tensor, Tensor]:
     return result, energy
 
 
-def scale_and_shift(features: Tensor, scale: Tensor, bias: Tensor) -> None:
-    """Multiply [G, M, C] by a scale [G, C] and add a bias [C], in place."""
-    _run("scale_shift", features, scale, bias)
+def scale_and_shift(features: Tensor, activation: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Multiply GELU of features [G, M, C] by a scale [G, C] and add a bias [C], in its place."""
+    _run("scale_shift", activation, scale, bias)
+    return activation
 
 
 def gradient_sums(features: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

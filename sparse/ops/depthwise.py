@@ -23,8 +23,8 @@ def depthwise_convolution(blocks: Tensor, layer: nn.Conv2d, canvas: Canvas) -> T
     runs there, and the visible cells are read back. Shapes do not depend on the mask's positions.
     """
     weight, bias, device = layer.weight, layer.bias, blocks.device.type
-    has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
-    if has_autocast and torch.is_autocast_enabled(device) and blocks.dtype != torch.float64:
+    # The meta device has no autocast, and torch.compile does not understand the question for it.
+    if device != "meta" and torch.is_autocast_enabled(device) and blocks.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         blocks, weight = blocks.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)

@@ -1,10 +1,12 @@
 """Depthwise convolution on blocks of visible patches as Triton kernels, for CUDA.
 
-Opt-in by FCMAE_TRITON=1: tested under Triton's interpreter, not measured on a GPU.
+Visible patches are read where they lie: the cost follows the mask, where a dense convolution on a
+canvas costs the same at every ratio.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,90 +19,169 @@ from torch import Tensor
 if TYPE_CHECKING:
     from sparse.sites import Canvas
 
-CELLS = 64  # of a patch per program, at most
-CHANNELS = 32  # per program
-SPLITS = 32  # shares of the patches whose weight gradients are summed apart, in a fixed order
-
-
-def is_asked_for() -> bool:
-    """Whether FCMAE_TRITON=1 switches the kernels on; without it, or with 0, they are off."""
-    return os.environ.get("FCMAE_TRITON") == "1"
+HAS_TRITON = find_spec("triton") is not None
+# (rows, channels, warps) of a program
+CONVOLVE = (32, 32, 4)
+CORRELATE = (8, 32, 2)
+SPLITS = 128  # shares of the rows whose weight gradients are summed apart, in a fixed order
+ROWS_OF_A_SPLIT = 256  # at least
 
 
 def is_available(blocks: Tensor) -> bool:
-    """Whether the kernels are asked for and can run on `blocks`."""
-    if not is_asked_for() or torch.compiler.is_compiling():
+    """Whether the kernels can run on `blocks`: on CUDA where Triton works, unless FCMAE_TRITON=0.
+
+    On a CPU only when asked for, FCMAE_TRITON=1, under Triton's interpreter.
+    """
+    switch = os.environ.get("FCMAE_TRITON")
+    if not HAS_TRITON or switch == "0":
         return False
-    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return (blocks.is_cuda or is_interpreted) and find_spec("triton") is not None
+    if blocks.is_cuda:
+        return missing_kernels() is None
+    return switch == "1" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def missing_kernels() -> str | None:
+    """Say why Triton's kernels cannot run on this machine's GPU; None when they can."""
+    if not HAS_TRITON:
+        return "Triton is not installed"
+    whole = torch.zeros(1, 1, 1, dtype=torch.int32, device="cuda")
+    cell = torch.zeros(1, 1, 1, 1, 1, device="cuda")
+    try:
+        _convolve(cell, cell.view(1, 1, 1, 1), None, whole, whole.view(1, 1))
+        torch.cuda.synchronize()
+    except Exception as error:  # no C compiler, an old card: whatever Triton raises
+        return " ".join(f"Triton: {type(error).__name__}: {error}".split())[:200]
+    return None
 
 
 def convolve(blocks: Tensor, weight: Tensor, bias: Tensor | None, canvas: Canvas) -> Tensor:
     """Convolve blocks [N, K, m, m, C] with the kernel [C, 1, S, S], centred, zeros elsewhere."""
-    blocks, output = blocks.contiguous(), torch.empty_like(blocks)
-    images, visible, side, _, channels = blocks.shape
-    cells = _power_of_two(min(side**2, CELLS))
-    grid = (images * visible, -(-(side**2) // cells), -(-channels // CHANNELS))
-    _kernels().convolve_kernel[grid](
-        blocks,
-        canvas.where,
-        canvas.places,
-        weight.flatten(1).t().contiguous(),
-        blocks if bias is None else bias,  # not read without a bias
-        output,
-        visible,
-        *canvas.where.shape[1:],
-        channels,
-        SIDE=side,
-        SIZE=weight.shape[-1],
-        ACCURATE=_accurate(blocks),
-        HAS_BIAS=bias is not None,
-        CELLS=cells,
-        CHANNELS=CHANNELS,
-    )
-    return output
+    run = _convolve_in_graph if torch.compiler.is_compiling() else _convolve
+    return run(blocks, weight, bias, canvas.where, canvas.places)
 
 
 def weight_gradients(
     blocks: Tensor, grad: Tensor, weight: Tensor, canvas: Canvas
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of the kernel [C, 1, S, S] and of the bias [C]."""
-    blocks, grad, size = blocks.contiguous(), grad.contiguous(), weight.shape[-1]
-    images, visible, side, _, channels = blocks.shape
-    accurate = torch.promote_types(blocks.dtype, torch.float32)
-    splits = min(SPLITS, images * visible)
-    sums = blocks.new_empty(splits, size**2 + 1, channels, dtype=accurate)
-    grid = (size**2 + 1, -(-channels // CHANNELS), splits)
-    _kernels().correlate_kernel[grid](
+    run = _correlate_in_graph if torch.compiler.is_compiling() else _correlate
+    return run(blocks, grad, weight, canvas.where, canvas.places)
+
+
+def _convolve(
+    blocks: Tensor, weight: Tensor, bias: Tensor | None, where: Tensor, places: Tensor
+) -> Tensor:
+    blocks, output = blocks.contiguous(), torch.empty_like(blocks.contiguous())
+    _, visible, side, _, channels = blocks.shape
+    count = blocks.numel() // channels
+    rows, width, warps = CONVOLVE
+    width = min(width, power_of_two(channels))
+    load_kernels().convolve_kernel[(-(-count // rows), -(-channels // width))](
         blocks,
-        canvas.where,
-        canvas.places,
+        where,
+        places,
+        weight.flatten(1).t().contiguous(),
+        blocks if bias is None else bias,  # not read without a bias
+        output,
+        count,
+        visible,
+        *where.shape[1:],
+        channels=channels,
+        SIDE=side,
+        SIZE=weight.shape[-1],
+        **_numbers(blocks),
+        HAS_BIAS=bias is not None,
+        ROWS=rows,
+        CHANNELS=width,
+        num_warps=warps,
+    )
+    return output
+
+
+def _correlate(
+    blocks: Tensor, grad: Tensor, weight: Tensor, where: Tensor, places: Tensor
+) -> tuple[Tensor, Tensor]:
+    blocks, grad, size = blocks.contiguous(), grad.contiguous(), weight.shape[-1]
+    _, visible, side, _, channels = blocks.shape
+    count = blocks.numel() // channels
+    accurate = torch.promote_types(blocks.dtype, torch.float32)
+    splits = max(1, min(SPLITS, count // ROWS_OF_A_SPLIT))
+    taps = power_of_two(size + 1)
+    sums = blocks.new_empty(splits, size, taps, channels, dtype=accurate)
+    rows, width, warps = CORRELATE
+    width = min(width, power_of_two(channels))
+    load_kernels().correlate_kernel[(size, -(-channels // width), splits)](
+        blocks,
+        where,
+        places,
         grad,
         sums,
-        images * visible,
+        count,
         visible,
-        *canvas.where.shape[1:],
-        channels,
+        *where.shape[1:],
         splits,
+        channels=channels,
         SIDE=side,
         SIZE=size,
-        ACCURATE=_accurate(blocks),
-        CELLS=_power_of_two(min(side**2, CELLS)),
-        CHANNELS=CHANNELS,
+        **_numbers(blocks),
+        TAPS=taps,
+        ROWS=rows,
+        CHANNELS=width,
+        num_warps=warps,
     )
     total = sums.sum(dim=0).to(weight.dtype)
-    return total[:-1].t().reshape(weight.shape), total[-1]
+    # Laid out like the weight, which DistributedDataParallel asks for.
+    return total[:, :size].permute(2, 0, 1).contiguous().view(weight.shape), total[0, size].clone()
 
 
-def _power_of_two(number: int) -> int:
+# Opaque to torch.compile, which would otherwise look into Triton's launches.
+_convolve_in_graph = torch.library.custom_op(
+    "fcmae::convolve_patches",
+    _convolve,
+    mutates_args=(),
+    schema="(Tensor blocks, Tensor weight, Tensor? bias, Tensor where, Tensor places) -> Tensor",
+)
+_correlate_in_graph = torch.library.custom_op(
+    "fcmae::correlate_patches",
+    _correlate,
+    mutates_args=(),
+    schema="(Tensor blocks, Tensor grad, Tensor weight, Tensor where, Tensor places)"
+    " -> (Tensor, Tensor)",
+)
+
+
+@_convolve_in_graph.register_fake
+def _(blocks: Tensor, weight: Tensor, bias: Any, where: Tensor, places: Tensor) -> Tensor:
+    return torch.empty_like(blocks, memory_format=torch.contiguous_format)
+
+
+@_correlate_in_graph.register_fake
+def _(
+    blocks: Tensor, grad: Tensor, weight: Tensor, where: Tensor, places: Tensor
+) -> tuple[Tensor, Tensor]:
+    return weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+
+
+def power_of_two(number: int) -> int:
+    """Return the smallest power of two that is not below a number."""
     return 1 << (number - 1).bit_length()
 
 
-def _accurate(blocks: Tensor) -> Any:
-    language = _kernels().tl
-    return language.float64 if blocks.dtype == torch.float64 else language.float32
+def _numbers(blocks: Tensor) -> dict[str, Any]:
+    """Types of sums and of indices."""
+    language = load_kernels().tl
+    accurate = language.float64 if blocks.dtype == torch.float64 else language.float32
+    return {"ACCURATE": accurate, "INDEX": index_type(blocks)}
 
 
-def _kernels() -> ModuleType:
+def index_type(values: Tensor) -> Any:
+    """Type of indices that reach every value."""
+    language = load_kernels().tl
+    return language.int64 if values.numel() >= 2**31 else language.int32
+
+
+def load_kernels() -> ModuleType:
     """Import the kernels, and Triton with them, only when they are asked for."""
     return import_module("sparse.ops.triton_kernels")

@@ -1,5 +1,6 @@
 """Global response normalisation over the active sites of a batch."""
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparse.ops import activation_compiled
+from sparse.ops import activation_compiled, activation_triton
 
 
 def global_response_norm(
@@ -37,8 +38,10 @@ def global_response_norm(
     Deviation: the authors' sparse layer pools over the whole batch; the default is per image, as
         in the dense model. Held by test_output_does_not_depend_on_batch_mates.
     """
-    if after_gelu and features.is_contiguous() and activation_compiled.is_available(features):
-        return _Compiled.apply(features, weight, bias, eps, over_batch)
+    if after_gelu and features.is_contiguous():
+        for kernels in (activation_triton, activation_compiled):
+            if kernels.is_available(features):
+                return _Compiled.apply(kernels, features, weight, bias, eps, over_batch)
     return _GlobalResponseNorm.apply(features, weight, bias, eps, over_batch, after_gelu)
 
 
@@ -91,20 +94,27 @@ class _GlobalResponseNorm(torch.autograd.Function):
 
 
 class _Compiled(torch.autograd.Function):
-    """The same of GELU of the features, in half as many passes and with sums in float64."""
+    """The same of GELU of the features, in half as many passes."""
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, eps: float, over_batch: bool
+        ctx: Any,
+        kernels: ModuleType,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        over_batch: bool,
     ) -> Tensor:
+        ctx.kernels = kernels
         ctx.groups = 1 if over_batch else len(inputs)
         features = inputs.view(ctx.groups, -1, inputs.shape[-1])
-        output, energy = activation_compiled.gelu_and_energy(features)
+        activation, energy = kernels.gelu_and_energy(features)
         response = energy.sqrt_()
         divisor = response.mean(dim=-1, keepdim=True) + eps
         ctx.save_for_backward(inputs, weight, response, divisor)
         scale = (1 + weight * (response / divisor)).float()
-        activation_compiled.scale_and_shift(output, scale, bias.contiguous())
+        output = kernels.scale_and_shift(features, activation, scale, bias.contiguous())
         return output.view(inputs.shape)
 
     @staticmethod
@@ -114,13 +124,14 @@ class _Compiled(torch.autograd.Function):
         features = inputs.view(ctx.groups, -1, inputs.shape[-1])
         grad = grad.contiguous().view(features.shape)
         ratio = response / divisor
-        by_scale, by_bias = activation_compiled.gradient_sums(features, grad)
+        by_scale, by_bias = ctx.kernels.gradient_sums(features, grad)
         pull = _pull(by_scale, weight, response, divisor)
-        grad_inputs = activation_compiled.gradient_by_input(
+        grad_inputs = ctx.kernels.gradient_by_input(
             features, grad, (1 + weight * ratio).float(), pull.float()
         )
         grad_weight = (by_scale * ratio).sum(dim=0).to(weight.dtype)
         return (
+            None,
             grad_inputs.view(inputs.shape),
             grad_weight,
             by_bias.sum(dim=0).to(weight.dtype),

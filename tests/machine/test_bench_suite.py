@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,10 @@ import torch
 from fcmae.__main__ import main
 from fcmae.errors import DONE
 from fcmae.machine.bench import roofline, suite, timing, vit_mae
+from fcmae.machine.bench.measuring import partner_of
+from fcmae.machine.bench.subjects import prepare
+from sparse.backends import native
+from sparse.ops import depthwise
 
 CPU = torch.device("cpu")
 
@@ -52,21 +59,40 @@ def test_what_finds_no_time_or_no_memory_is_listed(monkeypatch: pytest.MonkeyPat
     rows, _, left_out = suite.run_suite(CPU, is_small=True, tell=lambda line: None)
     assert rows == []
     assert left_out[0] == "convnextv2_atto, fp32, backward: RuntimeError: out of memory"
-    monkeypatch.setattr(suite, "BUDGET_SECONDS", -1.0)
-    _, _, left_out = suite.run_suite(CPU, is_small=True, tell=lambda line: None)
+    _, _, left_out = suite.run_suite(CPU, is_small=True, seconds=-1, tell=lambda line: None)
     assert len(left_out) == 4
     assert all(line.endswith("no time left") for line in left_out)
 
 
 def test_the_table_of_a_card_holds_all_that_is_asked_of_it() -> None:
-    asked = list(suite.groups(torch.device("cuda"), is_small=False))
-    subjects = [subject for members, _ in asked for subject in members]
+    subjects = [
+        s for members in suite.groups(torch.device("cuda"), is_small=False) for s in members
+    ]
     assert {s.model.removeprefix("convnextv2_") for s in subjects} == {
         "atto", "tiny", "base", "large"
     }  # fmt: skip
     assert {s.precision for s in subjects} == {"bf16", "tf32"}
     assert {s.ratio for s in subjects if s.contender == "native"} == {0.4, 0.6, 0.75, 0.9}
     assert {s.is_compiled for s in subjects} == {False, True}
-    triton = [members for members, uses_triton in asked if uses_triton]
-    assert all(s.contender == "native" for members in triton for s in members)
-    assert len(triton) == len(asked) / 2
+    on_canvas = [s for s in subjects if s.is_on_canvas]
+    assert {s.contender for s in on_canvas} == {"native"}
+    assert {partner_of(s, subjects).contender for s in on_canvas} == {"masked_dense", "dense"}
+
+
+def test_a_subject_on_the_canvas_leaves_the_switch_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FCMAE_TRITON", "1")
+    seen: list[str] = []
+    subject = next(suite.groups(CPU, is_small=True))[0]
+    convolve = depthwise.depthwise_convolution
+
+    def look(*arguments: Any) -> torch.Tensor:
+        seen.append(os.environ["FCMAE_TRITON"])
+        return convolve(*arguments)
+
+    monkeypatch.setattr(native, "depthwise_convolution", look)
+    for is_on_canvas in (True, False):
+        prepare(dataclasses.replace(subject, is_on_canvas=is_on_canvas), CPU)()
+    assert set(seen[: len(seen) // 2]) == {"0"}
+    assert set(seen[len(seen) // 2 :]) == {"1"}

@@ -8,12 +8,14 @@ import pytest
 import torch
 from backend_contract import BackendContract, Encoder
 from comparison import assert_relative
+from compiled_graph import operations_of_one_graph
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
 from sparse import SparseConvNeXt
-from sparse.ops import depthwise_triton
+from sparse.ops import activation_triton, depthwise_triton
 from sparse.ops.depthwise import depthwise_convolution, kernels_for
+from sparse.ops.grn import global_response_norm
 from sparse.sites import VisiblePatches
 
 # Of Triton's interpreter itself, in the version beside torch 2.8.
@@ -60,6 +62,25 @@ def test_hidden_values_are_never_read() -> None:
     output = depthwise_convolution(blocks, layer, patches.canvas(2))
     assert output[0, 0, 0, 0].tolist() == [5.0] * 3  # its own four cells, and one across the corner
     assert output[0, 0, 1, 1].tolist() == [4.0] * 3
+
+
+@pytest.mark.parametrize("over_batch", [False, True])
+def test_gelu_and_grn_equal_the_formula(over_batch: bool) -> None:
+    rng = torch.Generator().manual_seed(1)
+    features = torch.randn(3, 7, 2, 2, 40, generator=rng)
+    weight, bias, grad = torch.randn(40, generator=rng), torch.randn(40, generator=rng), features
+    assert activation_triton.is_available(features)
+    results = []
+    for dtype in (torch.float32, torch.float64):  # the kernels leave float64 to the formula
+        inputs = [x.to(dtype).requires_grad_() for x in (features, weight, bias)]
+        output = global_response_norm(*inputs, eps=1e-6, over_batch=over_batch, after_gelu=True)
+        results.append([output, *torch.autograd.grad(output, inputs, grad.to(dtype))])
+    for result, expected in zip(*results, strict=True):
+        assert_relative(result.double(), expected, 1e-6)
+
+
+def test_torch_compile_captures_one_graph_with_the_kernels_in_it() -> None:
+    assert "convolve_patches" in operations_of_one_graph()
 
 
 class TestTriton(BackendContract):

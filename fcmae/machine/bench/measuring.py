@@ -150,5 +150,5 @@ def partner_of(subject: Subject, subjects: list[Subject]) -> Subject | None:
             return other
     name = "dense" if subject.part == "step" else "masked_dense"
     ratio = 0.0 if name == "dense" else subject.ratio
-    wanted = dataclasses.replace(subject, contender=name, ratio=ratio)
+    wanted = dataclasses.replace(subject, contender=name, ratio=ratio, is_on_canvas=False)
     return wanted if wanted in subjects and wanted != subject else None

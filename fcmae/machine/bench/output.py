@@ -23,7 +23,6 @@ def as_table(results: Sequence[Measurement], rates: dict[str, dict[str, float]])
     for result in results:
         subject, best = result.subject, max(rates[result.subject.precision].values())
         share = result.flops / result.times.median / best if result.flops else None
-        name = subject.contender + (" compiled" if subject.is_compiled else "")
         rows.append(
             (
                 subject.model,
@@ -31,7 +30,7 @@ def as_table(results: Sequence[Measurement], rates: dict[str, dict[str, float]])
                 subject.precision,
                 str(subject.batch_size),
                 str(subject.image_size),
-                name,
+                subject.title,
                 "" if subject.contender == "dense" else f"{subject.ratio:g}",
                 f"{result.times.median * 1e3:.1f}",
                 f"{result.times.spread:.0%}",
@@ -61,8 +60,8 @@ def describe_scaling(results: Sequence[Measurement]) -> str:
         reference = first.setdefault(alike, result)
         if reference is not result:
             lines.append(
-                f"{subject.model}, {subject.part}, {subject.precision}, {subject.contender}"
-                f"{' compiled' if subject.is_compiled else ''}, ratio {subject.ratio:g}: "
+                f"{subject.model}, {subject.part}, {subject.precision}, {subject.title}, "
+                f"ratio {subject.ratio:g}: "
                 f"{subject.batch_size} x {subject.image_size} px take "
                 f"{result.times.ratio(reference.times):.2f} times as long as "
                 f"{reference.subject.batch_size} x {reference.subject.image_size} px"
@@ -128,15 +127,14 @@ def draw(path: Path, results: Sequence[Measurement], part: str) -> None:
 
 
 def _draw_lines(axis: Any, group: list[Measurement], values: list[float]) -> None:
-    keys = [(r.subject.contender, r.subject.is_compiled) for r in group]
+    keys = [r.subject.title for r in group]
     for key in dict.fromkeys(keys):
         points = [
             (result.subject.ratio, value)
             for result, value, its_key in zip(group, values, keys, strict=True)
             if its_key == key
         ]
-        label = key[0] + (" compiled" if key[1] else "")
-        if key[0] == "dense":
-            axis.axhline(points[0][1], linestyle="--", color="grey", label=label)
+        if key.startswith("dense"):
+            axis.axhline(points[0][1], linestyle="--", color="grey", label=key)
         else:
-            axis.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
+            axis.plot(*zip(*sorted(points), strict=True), marker="o", label=key)

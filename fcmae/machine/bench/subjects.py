@@ -1,5 +1,6 @@
 """What is measured: one piece of work on one model, as a function without arguments."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ class Subject:
         batch_size: images per step.
         image_size: pixels per side.
         is_compiled: whether torch.compile is used.
+        is_on_canvas: whether Triton's kernels are kept out of it.
         folder: of the authors' repository.
     """
 
@@ -47,7 +49,14 @@ class Subject:
     batch_size: int
     image_size: int
     is_compiled: bool = False
+    is_on_canvas: bool = False
     folder: str = ""
+
+    @property
+    def title(self) -> str:
+        """Contender and what is special about it."""
+        marks = [" on canvas" * self.is_on_canvas, " compiled" * self.is_compiled]
+        return self.contender + "".join(marks)
 
 
 def prepare(subject: Subject, device: torch.device) -> Callable[[], None]:
@@ -55,9 +64,25 @@ def prepare(subject: Subject, device: torch.device) -> Callable[[], None]:
     torch.manual_seed(0)
     shape = (subject.batch_size, 3, subject.image_size, subject.image_size)
     images = torch.randn(shape, device=device)
+    make = _encoder
     if subject.contender in ALTERNATIVES or subject.part == "step":
-        return _training_step(subject, images, device)
-    return _encoder(subject, images, device)
+        make = _training_step
+    work = make(subject, images, device)
+    return _without_triton(work) if subject.is_on_canvas else work
+
+
+def _without_triton(work: Callable[[], None]) -> Callable[[], None]:
+    def on_canvas() -> None:
+        before = os.environ.get("FCMAE_TRITON")
+        os.environ["FCMAE_TRITON"] = "0"
+        try:
+            work()
+        finally:
+            os.environ.pop("FCMAE_TRITON")
+            if before is not None:
+                os.environ["FCMAE_TRITON"] = before
+
+    return on_canvas
 
 
 def _encoder(subject: Subject, images: Tensor, device: torch.device) -> Callable[[], None]:

@@ -6,13 +6,12 @@ matrix rate, launches and waits of a step, beside the dense timm model, a ViT-MA
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
+import itertools
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,18 @@ from fcmae.machine.bench.timing import time_in_turns
 from fcmae.model.precision import multiplying
 from fcmae.runs.durable import write_text
 
-BUDGET_SECONDS = 520.0  # of 540; what is left out is listed
+RESERVE = 20.0  # seconds of the budget for what has begun
 ROUNDS, FEW_ROUNDS = 7, 1
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernelEx")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+# (model, images per step): as many as keep a card busy, and dense masking below 70 GiB
+SIZES = (
+    ("convnextv2_tiny", 256),
+    ("convnextv2_atto", 512),
+    ("convnextv2_base", 128),
+    ("convnextv2_large", 64),
+)
+RATIO, OTHER_RATIOS = 0.6, (0.4, 0.75, 0.9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,66 +47,94 @@ class Row:
 
     Attributes:
         measurement: time, and what it is compared with.
-        uses_triton: whether FCMAE_TRITON=1 was set.
+        busy_seconds: how long the device computed in a step; None on a CPU. What the step took
+            longer, it waited for the host.
         launches: kernels of a step; on a CPU the operations of torch.
         waits: how often the host waited for the device in a step; 0 on a CPU.
     """
 
     measurement: Measurement
-    uses_triton: bool
+    busy_seconds: float | None
     launches: int
     waits: int
 
 
-def groups(device: torch.device, *, is_small: bool) -> Iterator[tuple[list[Subject], bool]]:
-    """Yield subjects that take turns, most wanted first, and whether Triton's kernels run.
+def groups(device: torch.device, *, is_small: bool) -> Iterator[list[Subject]]:
+    """Yield subjects that take turns, most wanted first; compiled ones take a minute each.
 
     `is_small` is the same table in shape on the smallest model and images, for machines that build.
     """
-    on_card = device.type == "cuda"
-    precisions = ("bf16", "tf32") if on_card and not is_small else ("fp32", "bf16")
-    sizes = [("convnextv2_tiny", 128), ("convnextv2_atto", 256), ("convnextv2_base", 64)]
-    sizes += [("convnextv2_large", 32)]
-    pixels = 224
-    ratios: tuple[float, ...] = (0.6, 0.4, 0.75, 0.9)
-    if is_small:
-        sizes, pixels, ratios = [("convnextv2_atto", 2)], 64, (0.5,)
-    compiled = (False, True) if on_card else (False,)
-    for name, batch in sizes:
-        for precision in precisions:
+    if device.type != "cuda" or is_small:
+        sizes = [("convnextv2_atto", 2)] if is_small else [(name, 8) for name, _ in SIZES[:2]]
+        for (name, batch), precision in itertools.product(sizes, ("fp32", "bf16")):
             for part in ("backward", "step"):
-                made = [
-                    Subject(
-                        model=name,
-                        contender=contender,
-                        ratio=ratio,
-                        precision=precision,
-                        part=part,
-                        batch_size=batch,
-                        image_size=pixels,
-                        is_compiled=is_compiled,
-                    )
-                    for is_compiled in compiled
-                    for contender, ratio in _contenders(part, ratios, name)
-                ]
-                yield made, False
-                if on_card:
-                    native = [s for s in made if s.contender == "native" and not s.is_compiled]
-                    yield native, True
+                yield _compared(name, batch, precision, part, image_size=64 if is_small else 224)
+        return
+    (first, first_batch), *others = SIZES
+    for part in ("backward", "step"):
+        yield _compared(first, first_batch, "bf16", part, with_canvas=True)
+    yield _compared(first, first_batch, "bf16", "backward", is_compiled=True)
+    for name, batch in others:
+        for part in ("step", "backward"):
+            yield _compared(name, batch, "bf16", part, with_canvas=True)
+    for name, batch in SIZES[:2]:
+        yield [_native(name, batch, ratio) for ratio in (RATIO, *OTHER_RATIOS)]
+    yield _compared(first, first_batch, "bf16", "step", is_compiled=True)
+    for name, batch in others:
+        for part in ("step", "backward"):
+            yield _compared(name, batch, "bf16", part, is_compiled=True)
+    for name, batch in SIZES[:2]:
+        for part in ("backward", "step"):
+            yield _compared(name, batch // 2, "tf32", part)
 
 
-def _contenders(part: str, ratios: Sequence[float], name: str) -> list[tuple[str, float]]:
-    """The first ratio beside everything; the others of the native backend, of tiny and atto."""
-    found = [("native", ratios[0]), ("masked_dense", ratios[0])]
-    if name in ("convnextv2_tiny", "convnextv2_atto"):
-        found += [("native", ratio) for ratio in ratios[1:]]
-    return [*found, ("vit_mae", ratios[0]), ("dense", 0.0)] if part == "step" else found
+def _native(name: str, batch: int, ratio: float) -> Subject:
+    return Subject(
+        model=name,
+        contender="native",
+        ratio=ratio,
+        precision="bf16",
+        part="step",
+        batch_size=batch,
+        image_size=224,
+    )
+
+
+def _compared(
+    name: str,
+    batch: int,
+    precision: str,
+    part: str,
+    *,
+    image_size: int = 224,
+    is_compiled: bool = False,
+    with_canvas: bool = False,
+) -> list[Subject]:
+    """Native beside dense masking; of whole steps also beside a ViT-MAE and the dense model."""
+    first = dataclasses.replace(
+        _native(name, batch, RATIO),
+        precision=precision,
+        part=part,
+        image_size=image_size,
+        is_compiled=is_compiled,
+    )
+    found = [first, dataclasses.replace(first, contender="masked_dense")]
+    if with_canvas:
+        found.insert(1, dataclasses.replace(first, is_on_canvas=True))
+    if part == "step":
+        found.append(dataclasses.replace(first, contender="vit_mae"))
+        found.append(dataclasses.replace(first, contender="dense", ratio=0.0))
+    return found
 
 
 def run_suite(
-    device: torch.device, *, is_small: bool, tell: Callable[[str], None] = print
+    device: torch.device,
+    *,
+    is_small: bool,
+    seconds: float = 520.0,
+    tell: Callable[[str], None] = print,
 ) -> tuple[list[Row], dict[str, dict[str, float]], list[str]]:
-    """Measure until all is done or the budget is spent.
+    """Measure until all is done or the seconds are spent.
 
     Returns the rows, the rates of matrix products by precision, and what was left out and why.
     """
@@ -107,20 +142,20 @@ def run_suite(
     rates: dict[str, dict[str, float]] = {}
     rows: list[Row] = []
     left_out: list[str] = []
-    for subjects, uses_triton in groups(device, is_small=is_small):
+    for subjects in groups(device, is_small=is_small):
         first = subjects[0]
-        title = f"{first.model}, {first.precision}, {first.part}{', Triton' * uses_triton}"
-        if time.monotonic() - began > BUDGET_SECONDS:
+        compiled = ", compiled" * first.is_compiled
+        title = f"{first.model}, {first.precision}, {first.part}{compiled}"
+        if time.monotonic() - began > seconds:
             left_out.append(f"{title}: no time left")
             continue
         if first.precision not in rates:
             with multiplying(first.precision):
                 rates[first.precision] = matmul_rates(device, first.precision)
         tell(f"{title}: {len(subjects)} contenders ...")
-        rounds = FEW_ROUNDS if is_small else ROUNDS
-        with _triton(is_on=uses_triton), multiplying(first.precision):
+        with multiplying(first.precision):
             try:
-                rows += _measure(subjects, uses_triton, rounds, device)
+                rows += _measure(subjects, FEW_ROUNDS if is_small else ROUNDS, device)
             except (RuntimeError, ImportError) as error:  # memory, or a compiler that is missing
                 said = " ".join(str(error).split())[:200]
                 left_out.append(f"{title}: {type(error).__name__}: {said}")
@@ -130,15 +165,12 @@ def run_suite(
     return rows, rates, left_out
 
 
-def _measure(
-    subjects: list[Subject], uses_triton: bool, rounds: int, device: torch.device
-) -> list[Row]:
+def _measure(subjects: list[Subject], rounds: int, device: torch.device) -> list[Row]:
     works = [prepare(subject, device) for subject in subjects]
     times = dict(zip(subjects, time_in_turns(works, rounds, device), strict=True))
     found = []
     for subject, work in zip(subjects, works, strict=True):
         partner = partner_of(subject, subjects)
-        launches, waits = count_calls(work, device)
         measurement = Measurement(
             subject=subject,
             times=times[subject],
@@ -147,22 +179,29 @@ def _measure(
             peak_bytes=_peak(work, device),
             flops=None if subject.contender in ALTERNATIVES else encoder_flops(subject),
         )
-        found.append(Row(measurement, uses_triton, launches, waits))
+        found.append(Row(measurement, *profiled(work, device)))
     return found
 
 
-def count_calls(work: Callable[[], None], device: torch.device) -> tuple[int, int]:
-    """Return launches and waits of one step; on a CPU operations of torch stand for launches."""
+def profiled(work: Callable[[], None], device: torch.device) -> tuple[float | None, int, int]:
+    """Return the device's busy seconds, launches and waits of one step.
+
+    On a CPU operations of torch stand for launches.
+    """
     on_card = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_card else [])]
     with profile(activities=activities) as recorded:
         work()
-    launches = waits = 0
+        if on_card:
+            torch.cuda.synchronize(device)
+    launches, waits, busy = 0, -1 if on_card else 0, 0.0  # the last wait is this function's
     for event in recorded.key_averages():
         is_launch = event.key in LAUNCHES if on_card else event.key.startswith("aten::")
         launches += event.count * is_launch
         waits += event.count * (event.key in WAITS)
-    return launches, waits
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            busy += event.self_device_time_total / 1e6
+    return busy if on_card else None, launches, waits
 
 
 def _peak(work: Callable[[], None], device: torch.device) -> int | None:
@@ -174,25 +213,15 @@ def _peak(work: Callable[[], None], device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-@contextlib.contextmanager
-def _triton(*, is_on: bool) -> Iterator[None]:
-    before = os.environ.get("FCMAE_TRITON")
-    os.environ["FCMAE_TRITON"] = "1" if is_on else "0"
-    try:
-        yield
-    finally:
-        os.environ.pop("FCMAE_TRITON")
-        if before is not None:
-            os.environ["FCMAE_TRITON"] = before
-
-
 def as_markdown(
     machine: str, rows: list[Row], rates: dict[str, dict[str, float]], left_out: list[str]
 ) -> str:
     """Return the table with the machine's name, the date and what was left out."""
     table = as_table([row.measurement for row in rows], rates).splitlines()
-    ends = [" Triton | launches | waits |", " --- | --- | --- |"]
-    ends += [f" {'yes' if r.uses_triton else ''} | {r.launches} | {r.waits} |" for r in rows]
+    ends = [" busy ms | launches | waits |", " --- | --- | --- |"]
+    for row in rows:
+        busy = "" if row.busy_seconds is None else f"{row.busy_seconds * 1e3:.1f}"
+        ends.append(f" {busy} | {row.launches} | {row.waits} |")
     lines = [f"# {machine}", "", datetime.now(timezone.utc).strftime("%Y-%m-%d"), ""]
     lines += [f"- matrix products, {name}: {max(by.values()) / 1e12:.2f} TFLOP/s"
               for name, by in rates.items()]  # fmt: skip

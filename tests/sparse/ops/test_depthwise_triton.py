@@ -1,4 +1,4 @@
-"""Triton's kernels: opt-in, and equal to the definition under Triton's interpreter."""
+"""Triton's kernels: equal to the definition under Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled_graph import operations_of_one_graph
 
 from sparse.ops import depthwise_triton
 
@@ -39,8 +40,10 @@ def test_kernels_equal_the_definition_under_the_interpreter() -> None:
     passed = passed_cases(
         "test_values_and_gradients_equal_autograd_on_masked_maps",
         "test_hidden_values_are_never_read",
+        "test_gelu_and_grn_equal_the_formula",
+        "test_torch_compile_captures_one_graph_with_the_kernels_in_it",
     )
-    assert passed >= 2  # at least one case of each
+    assert passed >= 4  # at least one case of each
 
 
 @pytest.mark.slow
@@ -50,11 +53,19 @@ def test_the_encoder_on_the_kernels_passes_the_contract(case: str) -> None:
     assert passed_cases(name) == 1
 
 
-def test_nobody_gets_the_kernels_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_gets_the_kernels_under_the_interpreter_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("triton")
     blocks = torch.ones(1, 1, 1, 1, 1)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.delenv("FCMAE_TRITON", raising=False)
-    assert not depthwise_triton.is_available(blocks)
+    assert not depthwise_triton.is_available(blocks)  # slow beyond use: only when asked for
     monkeypatch.setenv("FCMAE_TRITON", "1")
+    assert depthwise_triton.is_available(blocks)
     monkeypatch.delenv("TRITON_INTERPRET")
-    assert not depthwise_triton.is_available(blocks)  # not on CUDA
+    assert not depthwise_triton.is_available(blocks)
+
+
+def test_torch_compile_captures_one_graph_under_autocast() -> None:
+    assert "convolve_patches" not in operations_of_one_graph()
