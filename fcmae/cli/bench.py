@@ -1,5 +1,6 @@
 """`fcmae bench`: time and memory of every backend on this machine, side by side."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -56,11 +57,13 @@ def run(arguments: list[str]) -> None:
     if reason is not None:
         print(f"the compiled CPU kernels are not used, so native is slower: {reason}")
     if settings.suite:
-        rows, rates, left_out = run_suite(
-            device, is_small=settings.small, seconds=60 * settings.minutes - RESERVE
+        found = run_suite(
+            device,
+            is_small=settings.small,
+            seconds=60 * settings.minutes - RESERVE,
+            keep=functools.partial(write_suite, folder, machine),
         )
-        write_suite(folder, machine, rows, rates, left_out)
-        print(as_markdown(machine, rows, rates, left_out))
+        print(as_markdown(machine, found))
         print(f"written: {folder}/suite.json and {folder}/suite.md")
         return
     results, rates = measure(settings, device)

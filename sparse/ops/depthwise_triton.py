@@ -40,10 +40,14 @@ def is_available(blocks: Tensor) -> bool:
     return switch == "1" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@torch.compiler.assume_constant_result
-@functools.cache
+@torch.compiler.assume_constant_result  # outermost: torch.compile looks into cached functions
 def missing_kernels() -> str | None:
     """Say why Triton's kernels cannot run on this machine's GPU; None when they can."""
+    return _missing_kernels()
+
+
+@functools.cache
+def _missing_kernels() -> str | None:
     if not HAS_TRITON:
         return "Triton is not installed"
     whole = torch.zeros(1, 1, 1, dtype=torch.int32, device="cuda")

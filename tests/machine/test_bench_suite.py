@@ -56,12 +56,19 @@ def test_what_finds_no_time_or_no_memory_is_listed(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("out of\nmemory")
 
     monkeypatch.setattr(suite, "prepare", fail)
-    rows, _, left_out = suite.run_suite(CPU, is_small=True, tell=lambda line: None)
-    assert rows == []
-    assert left_out[0] == "convnextv2_atto, fp32, backward: RuntimeError: out of memory"
-    _, _, left_out = suite.run_suite(CPU, is_small=True, seconds=-1, tell=lambda line: None)
-    assert len(left_out) == 4
-    assert all(line.endswith("no time left") for line in left_out)
+    kept: list[int] = []
+    found = suite.run_suite(
+        CPU,
+        is_small=True,
+        tell=lambda line: None,
+        keep=lambda found: kept.append(len(found.left_out)),
+    )
+    assert found.rows == []
+    assert kept == [1, 2, 3, 4]
+    assert found.left_out[0] == "convnextv2_atto, fp32, backward: RuntimeError: out of memory"
+    found = suite.run_suite(CPU, is_small=True, seconds=-1, tell=lambda line: None)
+    assert len(found.left_out) == 4
+    assert all(line.endswith("no time left") for line in found.left_out)
 
 
 def test_the_table_of_a_card_holds_all_that_is_asked_of_it() -> None:

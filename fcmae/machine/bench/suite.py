@@ -59,6 +59,21 @@ class Row:
     waits: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the suite has found.
+
+    Attributes:
+        rows: one of each subject.
+        rates: operations per second of matrix products, by precision and product.
+        left_out: what was not measured, and why.
+    """
+
+    rows: list[Row]
+    rates: dict[str, dict[str, float]]
+    left_out: list[str]
+
+
 def groups(device: torch.device, *, is_small: bool) -> Iterator[list[Subject]]:
     """Yield subjects that take turns, most wanted first; compiled ones take a minute each.
 
@@ -133,15 +148,15 @@ def run_suite(
     is_small: bool,
     seconds: float = 520.0,
     tell: Callable[[str], None] = print,
-) -> tuple[list[Row], dict[str, dict[str, float]], list[str]]:
-    """Measure until all is done or the seconds are spent.
+    keep: Callable[[Found], None] = lambda found: None,
+) -> Found:
+    """Measure until all is done or the seconds are spent; `keep` gets what there is by group.
 
-    Returns the rows, the rates of matrix products by precision, and what was left out and why.
+    A card that is lent, or a job, may end before the suite does.
     """
     began = time.monotonic()
-    rates: dict[str, dict[str, float]] = {}
-    rows: list[Row] = []
-    left_out: list[str] = []
+    found = Found([], {}, [])
+    rows, rates, left_out = found.rows, found.rates, found.left_out
     for subjects in groups(device, is_small=is_small):
         first = subjects[0]
         compiled = ", compiled" * first.is_compiled
@@ -162,7 +177,8 @@ def run_suite(
         gc.collect()  # an optimizer is part of cycles
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    return rows, rates, left_out
+        keep(found)
+    return found
 
 
 def _measure(subjects: list[Subject], rounds: int, device: torch.device) -> list[Row]:
@@ -213,37 +229,29 @@ def _peak(work: Callable[[], None], device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def as_markdown(
-    machine: str, rows: list[Row], rates: dict[str, dict[str, float]], left_out: list[str]
-) -> str:
+def as_markdown(machine: str, found: Found) -> str:
     """Return the table with the machine's name, the date and what was left out."""
-    table = as_table([row.measurement for row in rows], rates).splitlines()
+    table = as_table([row.measurement for row in found.rows], found.rates).splitlines()
     ends = [" busy ms | launches | waits |", " --- | --- | --- |"]
-    for row in rows:
+    for row in found.rows:
         busy = "" if row.busy_seconds is None else f"{row.busy_seconds * 1e3:.1f}"
         ends.append(f" {busy} | {row.launches} | {row.waits} |")
     lines = [f"# {machine}", "", datetime.now(timezone.utc).strftime("%Y-%m-%d"), ""]
     lines += [f"- matrix products, {name}: {max(by.values()) / 1e12:.2f} TFLOP/s"
-              for name, by in rates.items()]  # fmt: skip
+              for name, by in found.rates.items()]  # fmt: skip
     lines += ["", *(line + end for line, end in zip(table, ends, strict=True))]
-    lines += ["", *(f"- left out: {reason}" for reason in left_out)] if left_out else []
+    lines += ["", *(f"- left out: {reason}" for reason in found.left_out)] if found.left_out else []
     return "\n".join(lines) + "\n"
 
 
-def write_suite(
-    folder: Path,
-    machine: str,
-    rows: list[Row],
-    rates: dict[str, dict[str, float]],
-    left_out: list[str],
-) -> None:
+def write_suite(folder: Path, machine: str, found: Found) -> None:
     """Write suite.json and suite.md."""
     content: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine,
-        "matmul_flops_per_second": rates,
-        "left_out": left_out,
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "matmul_flops_per_second": found.rates,
+        "left_out": found.left_out,
+        "rows": [dataclasses.asdict(row) for row in found.rows],
     }
     write_text(folder / "suite.json", json.dumps(content, indent=1) + "\n")
-    write_text(folder / "suite.md", as_markdown(machine, rows, rates, left_out))
+    write_text(folder / "suite.md", as_markdown(machine, found))
