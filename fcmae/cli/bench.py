@@ -32,14 +32,14 @@ def run(arguments: list[str]) -> None:
         check_clone(settings.against[1], settings.models)
         load_minkowski_engine()
     device = choose_device(settings.device, setting="--device")
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    _, image_size, threads = settings.sizes[0]
+    if threads:
+        torch.set_num_threads(threads)
     if settings.data is not None:
         from fcmae.machine.bench.reading import measure_reading
         from fcmae.machine.bench.tiff_crops import measure_tiff
 
         print(computing(torch.device("cpu")))
-        _, image_size = settings.sizes[0]
         reading = measure_reading(settings.data, settings.models, image_size, settings.repeats)
         print(reading.describe())
         print(measure_tiff(image_size, settings.repeats).describe())

@@ -45,8 +45,9 @@ class BenchSettings:
     """Pixels per side; several are compared in turns, in units of the first."""
     repeats: PositiveInt = 7
     """Rounds; the median over them is reported."""
-    threads: NonNegativeInt = 1
-    """Threads on a CPU; 0 leaves it to torch."""
+    threads: NonNegativeInt | list[NonNegativeInt] = 1
+    """Threads on a CPU; 0 leaves it to torch. Several are compared in turns, in units of the
+    first."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     compile: bool = False
@@ -72,7 +73,7 @@ class BenchSettings:
         check_ranges(self, "--")
         for name in (
             *("models", "backends", "ratios", "precisions", "parts"),
-            *("batch_size", "image_size"),
+            *("batch_size", "image_size", "threads"),
         ):
             if getattr(self, name) == []:
                 raise ConfigError(f"--{name}: got an empty list, expected one or more.")
@@ -98,9 +99,10 @@ class BenchSettings:
             )
 
     @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """Every (batch size, image size) that is compared."""
-        return list(itertools.product(_as_list(self.batch_size), _as_list(self.image_size)))
+    def sizes(self) -> list[tuple[int, int, int]]:
+        """Every (batch size, image size, threads) that is compared."""
+        batches, sides, threads = map(_as_list, (self.batch_size, self.image_size, self.threads))
+        return list(itertools.product(batches, sides, threads))
 
 
 def _as_list(values: int | list[int]) -> list[int]:

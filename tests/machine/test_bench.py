@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,12 @@ from fcmae.__main__ import main
 from fcmae.errors import DONE, MISTAKE
 from fcmae.machine.bench import BenchSettings, measure, output, vit_mae
 from fcmae.machine.bench.measuring import Measurement, compared_groups, partner_of, peak_memory
-from fcmae.machine.bench.roofline import encoder_flops, matmul_rates
+from fcmae.machine.bench.roofline import counted_flops, matmul_rates
 from fcmae.machine.bench.subjects import Subject, prepare
 from fcmae.machine.bench.timing import Times, time_in_turns
 from fcmae.machine.bench.vit_mae import VitMae
+from sparse.backends import native
+from sparse.ops import depthwise
 
 CPU = torch.device("cpu")
 
@@ -60,6 +63,22 @@ def test_a_ratio_is_taken_round_by_round() -> None:
     assert Times((1.0, 2.0, 3.0)).spread == pytest.approx(0.5)
 
 
+def test_numbers_of_threads_take_turns_and_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = BenchSettings(threads=[1, 2])
+    compared = [s for s in next(compared_groups(settings)) if s.contender == "native"]
+    assert {s.threads for s in compared} == {1, 2}
+    before, seen, convolve = torch.get_num_threads(), set(), depthwise.depthwise_convolution
+
+    def look(*arguments: Any) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return convolve(*arguments)
+
+    monkeypatch.setattr(native, "depthwise_convolution", look)
+    prepare(subject(part="forward", threads=2), CPU)()
+    assert seen == {2}
+    assert torch.get_num_threads() == before
+
+
 def test_operations_of_visible_sites_by_hand() -> None:
     # atto: depths 2, 2, 6, 2; widths 40, 80, 160, 320; two of four patches visible
     sites = [2 * 64, 2 * 16, 2 * 4, 2 * 1]
@@ -67,9 +86,11 @@ def test_operations_of_visible_sites_by_hand() -> None:
     for number, (width, depth) in enumerate(zip((40, 80, 160, 320), (2, 2, 6, 2), strict=True)):
         entrance = width * (48 if number == 0 else 4 * width // 2)
         by_hand += sites[number] * (entrance + depth * (49 * width + 8 * width**2))
-    assert encoder_flops(subject(part="forward")) == 2 * by_hand
-    assert encoder_flops(subject(part="backward", batch_size=5)) == 2 * by_hand * 5 * 3
-    assert encoder_flops(subject(part="step")) is None
+    assert counted_flops(subject(part="forward")) == 2 * by_hand
+    assert counted_flops(subject(part="backward", batch_size=5)) == 2 * by_hand * 5 * 3
+    # The decoder: 2 visible cells are projected, 4 pass its block, 2 are predicted.
+    decoder = 2 * 320 * 512 + 4 * (49 * 512 + 8 * 512**2) + 2 * 512 * 32 * 32 * 3
+    assert counted_flops(subject(part="step")) == 2 * (by_hand + decoder) * 3
 
 
 def test_a_group_holds_each_contender_once_and_the_alternatives_of_a_step() -> None:
@@ -116,7 +137,7 @@ def test_memory_grows_with_the_images_of_a_step() -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not tell")
     one, many = (
-        peak_memory(subject(image_size=224, batch_size=batch), CPU, threads=1) for batch in (1, 8)
+        peak_memory(subject(image_size=224, batch_size=batch, threads=1), CPU) for batch in (1, 8)
     )
     assert one is not None
     assert many is not None

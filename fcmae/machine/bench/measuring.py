@@ -11,7 +11,7 @@ import torch
 
 from fcmae.errors import DataError
 from fcmae.machine.bench import authors
-from fcmae.machine.bench.roofline import encoder_flops, matmul_rates
+from fcmae.machine.bench.roofline import counted_flops, matmul_rates
 from fcmae.machine.bench.subjects import ALTERNATIVES, Subject, prepare
 from fcmae.machine.bench.timing import Times, time_in_turns
 from fcmae.machine.memory import call_alone, growth_bytes
@@ -31,7 +31,7 @@ class Measurement:
             dense model or the authors' code; None without such a partner.
         partner: who that is.
         peak_bytes: growth of memory in the step; None if not measured.
-        flops: counted operations at visible sites; None for whole steps and alternatives.
+        flops: counted operations of the encoder or the step; None for alternatives.
     """
 
     subject: Subject
@@ -39,7 +39,7 @@ class Measurement:
     versus: float | None = None
     partner: str | None = None
     peak_bytes: int | None = None
-    flops: int | None = None
+    flops: float | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -71,16 +71,14 @@ def measure(
                     times=times[subject],
                     versus=times[subject].ratio(times[partner]) if partner else None,
                     partner=partner.contender if partner else None,
-                    peak_bytes=peak_memory(subject, device, settings.threads)
-                    if with_memory
-                    else None,
-                    flops=None if subject.contender in ALTERNATIVES else encoder_flops(subject),
+                    peak_bytes=peak_memory(subject, device) if with_memory else None,
+                    flops=None if subject.contender in ALTERNATIVES else counted_flops(subject),
                 )
             )
     return results, rates
 
 
-def peak_memory(subject: Subject, device: torch.device, threads: int) -> int | None:
+def peak_memory(subject: Subject, device: torch.device) -> int | None:
     """Return how much a process of its own grows beyond its model and inputs, in bytes.
 
     None where the system does not tell.
@@ -88,7 +86,7 @@ def peak_memory(subject: Subject, device: torch.device, threads: int) -> int | N
     Raises:
         DataError: that process failed.
     """
-    request = {"subject": dataclasses.asdict(subject), "device": str(device), "threads": threads}
+    request = {"subject": dataclasses.asdict(subject), "device": str(device)}
     try:
         found: int | None = call_alone(measure_growth, request)
     except ChildProcessError as error:
@@ -102,8 +100,6 @@ def peak_memory(subject: Subject, device: torch.device, threads: int) -> int | N
 
 def measure_growth(request: dict[str, Any]) -> int | None:
     """Be the process that `peak_memory` asks."""
-    if request["threads"]:
-        torch.set_num_threads(request["threads"])
     device = torch.device(request["device"])
     work = prepare(Subject(**request["subject"]), device)
     return growth_bytes(lambda: [work() for _ in range(STEPS)], device)
@@ -133,9 +129,10 @@ def compared_groups(settings: BenchSettings) -> Iterator[list[Subject]]:
                 batch_size=batch_size,
                 image_size=image_size,
                 is_compiled=is_compiled,
+                threads=threads,
                 folder=folder if contender == authors.NAME else "",
             )
-            for batch_size, image_size in settings.sizes
+            for batch_size, image_size, threads in settings.sizes
             for is_compiled in compiled
             for contender, ratio in contenders
             if not (is_compiled and contender in ("minkowski", authors.NAME))

@@ -56,17 +56,21 @@ def describe_scaling(results: Sequence[Measurement]) -> str:
     lines = []
     for result in results:
         subject = result.subject
-        alike = dataclasses.replace(subject, batch_size=0, image_size=0)
+        alike = dataclasses.replace(subject, batch_size=0, image_size=0, threads=0)
         reference = first.setdefault(alike, result)
         if reference is not result:
             lines.append(
                 f"{subject.model}, {subject.part}, {subject.precision}, {subject.title}, "
                 f"ratio {subject.ratio:g}: "
-                f"{subject.batch_size} x {subject.image_size} px take "
-                f"{result.times.ratio(reference.times):.2f} times as long as "
-                f"{reference.subject.batch_size} x {reference.subject.image_size} px"
+                f"{_size(subject)} take {result.times.ratio(reference.times):.2f} times as long as "
+                f"{_size(reference.subject)}"
             )
     return "\n".join(lines)
+
+
+def _size(subject: Subject) -> str:
+    threads = f" on {subject.threads} thread{'s' * (subject.threads > 1)}" * (subject.threads > 0)
+    return f"{subject.batch_size} x {subject.image_size} px{threads}"
 
 
 def describe_rates(rates: dict[str, dict[str, float]]) -> str:
@@ -103,12 +107,10 @@ def draw(path: Path, results: Sequence[Measurement], part: str) -> None:
     """
     from matplotlib.figure import Figure
 
-    size = (results[0].subject.batch_size, results[0].subject.image_size)
     chosen = [
         result
         for result in results
-        if result.subject.part == part
-        and (result.subject.batch_size, result.subject.image_size) == size
+        if result.subject.part == part and _size(result.subject) == _size(results[0].subject)
     ]
     names = list(dict.fromkeys((r.subject.model, r.subject.precision) for r in chosen))
     figure = Figure(figsize=(9, 3.2 * len(names)), layout="constrained")

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from fcmae.machine.bench.subjects import PATCH, Subject
+from fcmae.machine.plan.roofline import stages_of
+from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
 from fcmae.model.masking import num_visible_patches
 from sparse.architecture import read_architecture
@@ -16,14 +18,16 @@ REPEATS = 5
 PASSES = {"forward": 1, "backward": 3}  # backward: one more for the inputs, one for the weights
 
 
-def encoder_flops(subject: Subject) -> int | None:
-    """Count the floating-point operations at visible sites; None for a whole training step.
+def counted_flops(subject: Subject) -> float:
+    """Count the floating-point operations of an encoder at visible sites, or of a whole step.
 
     Convolutions and linear layers, two operations per multiply-add, every tap of the depthwise
     kernel counted.
     """
     if subject.part not in PASSES:
-        return None
+        with torch.device("meta"):
+            model = FCMAE(subject.model, image_size=subject.image_size, mask_ratio=subject.ratio)
+        return sum(stage.flops for stage in stages_of(model, subject.batch_size))
     with torch.device("meta"):
         architecture = read_architecture(create_backbone(subject.model, in_chans=3))
     patches = num_visible_patches((subject.image_size // PATCH) ** 2, subject.ratio)

@@ -37,6 +37,7 @@ class Subject:
         batch_size: images per step.
         image_size: pixels per side.
         is_compiled: whether torch.compile is used.
+        threads: on a CPU; 0 leaves them as they are.
         is_on_canvas: whether Triton's kernels are kept out of it.
         folder: of the authors' repository.
     """
@@ -49,6 +50,7 @@ class Subject:
     batch_size: int
     image_size: int
     is_compiled: bool = False
+    threads: int = 0
     is_on_canvas: bool = False
     folder: str = ""
 
@@ -68,7 +70,21 @@ def prepare(subject: Subject, device: torch.device) -> Callable[[], None]:
     if subject.contender in ALTERNATIVES or subject.part == "step":
         make = _training_step
     work = make(subject, images, device)
+    if subject.threads:
+        work = _with_threads(work, subject.threads)
     return _without_triton(work) if subject.is_on_canvas else work
+
+
+def _with_threads(work: Callable[[], None], threads: int) -> Callable[[], None]:
+    def on_threads() -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            work()
+        finally:
+            torch.set_num_threads(before)
+
+    return on_threads
 
 
 def _without_triton(work: Callable[[], None]) -> Callable[[], None]:

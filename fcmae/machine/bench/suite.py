@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fcmae.machine.bench.measuring import Measurement, partner_of
 from fcmae.machine.bench.output import as_table
-from fcmae.machine.bench.roofline import encoder_flops, matmul_rates
+from fcmae.machine.bench.roofline import counted_flops, matmul_rates
 from fcmae.machine.bench.subjects import ALTERNATIVES, Subject, prepare
 from fcmae.machine.bench.timing import time_in_turns
 from fcmae.model.precision import multiplying
@@ -193,7 +193,7 @@ def _measure(subjects: list[Subject], rounds: int, device: torch.device) -> list
             versus=times[subject].ratio(times[partner]) if partner else None,
             partner=partner.contender if partner else None,
             peak_bytes=_peak(work, device),
-            flops=None if subject.contender in ALTERNATIVES else encoder_flops(subject),
+            flops=None if subject.contender in ALTERNATIVES else counted_flops(subject),
         )
         found.append(Row(measurement, *profiled(work, device)))
     return found

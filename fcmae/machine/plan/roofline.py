@@ -91,6 +91,11 @@ def count_stages(config: PretrainConfig, batch: int) -> list[Stage]:
     """
     with torch.device("meta"):
         model = create_anywhere(config)
+    return stages_of(model, batch)
+
+
+def stages_of(model: FCMAE, batch: int) -> list[Stage]:
+    """Return the parts of a step of `batch` images of a model, which may lie on the meta device."""
     return [*_encoder(model, batch), *_decoder(model, batch), _optimizer(model)]
 
 

@@ -157,7 +157,14 @@ def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.skip("this torch has no oneDNN product")
     capability = "AVX512" if request.param == "onednn" else "DEFAULT"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(sparse.ops.linear, "mkl_uses_whole_width", lambda: False)
     return request.param
+
+
+def test_an_intel_processor_multiplies_by_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(sparse.ops.linear, "mkl_uses_whole_width", lambda: True)
+    assert not is_for_onednn(torch.ones(3, 2))
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
