@@ -139,14 +139,25 @@ def spelt_in_utf8(value: Any) -> Any:
     )
 
 
-def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+def _with_texts(
+    value: Any, change: Callable[[str], str], changed: dict[int, Any] | None = None
+) -> Any:
+    """Return `value` with changed texts; parts that stand in many places by anchors stay one."""
+    changed = {} if changed is None else changed
     if isinstance(value, str):
         return value if value.isascii() else change(value)
-    if isinstance(value, list):
-        return [_with_texts(item, change) for item in value]
-    if isinstance(value, dict):
-        return {_with_texts(key, change): _with_texts(item, change) for key, item in value.items()}
-    return value
+    if not isinstance(value, (list, dict)):
+        return value
+    if id(value) not in changed:
+        changed[id(value)] = (
+            [_with_texts(item, change, changed) for item in value]
+            if isinstance(value, list)
+            else {
+                _with_texts(key, change, changed): _with_texts(item, change, changed)
+                for key, item in value.items()
+            }
+        )
+    return changed[id(value)]
 
 
 def _decode(raw: bytes) -> str:

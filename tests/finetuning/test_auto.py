@@ -9,6 +9,7 @@ import torch
 import yaml
 from pictures_on_disk import write_pictures
 from safetensors.torch import save_file
+from speck import SPECK
 from tiny_run import make_run
 
 from fcmae.__main__ import main
@@ -52,7 +53,7 @@ def recorded(folder: Path) -> dict[str, dict[str, object]]:
 def folder(tmp_path: Path) -> Path:
     for name in ("a", "b"):
         write_pictures(tmp_path / "pictures" / name, 20, channels=1)
-    make_run(tmp_path / "weights")
+    make_run(tmp_path / "weights", name=SPECK)
     return tmp_path
 
 
@@ -61,8 +62,8 @@ def test_the_weights_say_the_model_and_the_labels_the_rest(
 ) -> None:
     assert finetune(folder, train__steps="4") == DONE
     told, settings = capsys.readouterr().err, recorded(folder)
-    assert settings["model"]["name"] == "convnextv2_atto"
-    assert "auto: model.name convnextv2_atto: as model.weights say." in told
+    assert settings["model"]["name"] == SPECK
+    assert f"auto: model.name {SPECK}: as model.weights say." in told
     assert "auto: augment.crop_scale" in told
     assert settings["augment"]["rand_augment"] is None
     values = [value for section in settings.values() for value in section.values()]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pictures_on_disk import write_pictures
+from speck import SPECK
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE
@@ -18,7 +19,7 @@ SMALL = {
     "data.image_size": "64",
     "data.workers": "0",
     "model.decoder_dim": "8",
-    "model.name": "convnextv2_atto",
+    "model.name": SPECK,
     "train.batch_size": "4",
     "health.checks": "0",
     "evaluate.draws": "0",

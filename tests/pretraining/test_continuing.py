@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pictures_on_disk import write_pictures
+from speck import SPECK
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE
@@ -23,7 +24,7 @@ NAMES = [NAME.format(stage) for stage in range(4)]
 def words(run: Path, data: Path, *extra: str) -> list[str]:
     return [
         *("pretrain", "--run.dir", str(run), "--data.path", str(data), "--data.image_size", "64"),
-        *("--data.in_chans", "1", "--data.workers", "0", "--model.name", "convnextv2_atto"),
+        *("--data.in_chans", "1", "--data.workers", "0", "--model.name", SPECK),
         *("--model.decoder_dim", "16", "--train.batch_size", "40", "--train.steps", "4"),
         *("--optim.base_lr", "3e-3", "--log.tensorboard", "false", "--evaluate.draws", "0"),
         *("--health.checks", "1", *extra),
@@ -105,6 +106,6 @@ def test_early_layers_learn_more_slowly_where_layer_decay_says_so(first: Path) -
     }
     assert set(scale) == {id(p) for p in task.model.parameters() if p.requires_grad}
     by_name = {name: scale.get(id(p)) for name, p in task.model.named_parameters()}
-    assert by_name["encoder.stem.0.weight"] == 0.5**12  # of 2 + 2 + 6 + 2 blocks
-    assert by_name["encoder.stages.3.blocks.1.mlp.fc1.weight"] == 0.5
+    assert by_name["encoder.stem.0.weight"] == 0.5**4  # of a block in each stage
+    assert by_name["encoder.stages.3.blocks.0.mlp.fc1.weight"] == 0.5
     assert by_name["decoder.mask_token"] == by_name["decoder.head.weight"] == 1.0

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from pictures_on_disk import write_pictures
+from speck import SPECK
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, MISTAKE
@@ -16,7 +17,7 @@ from fcmae.runs.loading import load_run
 from fcmae.runs.metrics import read_metrics
 
 SMALL = [
-    *("--model.name", "convnextv2_atto", "--model.decoder_dim", "16"),
+    *("--model.name", SPECK, "--model.decoder_dim", "16"),
     *("--data.image_size", "64", "--data.workers", "0", "--train.batch_size", "4"),
     *("--log.every_steps", "2", "--log.num_pictures", "2", "--log.tensorboard", "false"),
 ]
@@ -67,7 +68,7 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
 def test_the_exported_encoder_is_the_runs_and_loads_strictly_into_timm(finished: Path) -> None:
     from safetensors.torch import load_file
 
-    model = timm.create_model("convnextv2_atto", num_classes=0)
+    model = timm.create_model(SPECK, num_classes=0)
     model.load_state_dict(load_file(finished / "export" / "encoder.safetensors"), strict=True)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     expected = load_run(finished).model.encoder.eval().forward_features(images)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from fork_server import SERVER
@@ -13,13 +13,6 @@ from real_runs import pretrain_arguments, wait_for
 
 from fcmae.errors import MISTAKE
 from fcmae.runs.locks import take_lock
-
-HIDE_AND_RUN = """
-import sys
-sys.modules["fcntl"] = None  # as on Windows: importing it fails
-from fcmae.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def hold(path: Path, told: Path, until: Path) -> None:
@@ -42,15 +35,21 @@ def test_a_lock_keeps_others_out_until_its_process_is_over(tmp_path: Path) -> No
         assert SERVER.wait(pid) == 0, (tmp_path / "log").read_text()
 
 
+def run_without_locks(words: list[str]) -> int:
+    """Be a process on a system such as Windows, where importing fcntl fails."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fcmae"]:
+        del sys.modules[name]  # what was imported before has seen fcntl
+    sys.modules["fcntl"] = None  # type: ignore[assignment]
+    return int(import_module("fcmae.__main__").main(words))
+
+
 def test_a_system_without_locks_is_told_in_one_sentence(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", 4)
-    more = {"model__name": "convnextv2_atto"}
-    words = pretrain_arguments(tmp_path / "data", tmp_path / "run", 9, **more)
-    command = [sys.executable, "-c", HIDE_AND_RUN, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == MISTAKE
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == (
+    words = pretrain_arguments(tmp_path / "data", tmp_path / "run", 9)
+    log = tmp_path / "log"
+    assert SERVER.wait(SERVER.start(partial(run_without_locks, words), log)) == MISTAKE
+    assert "Traceback" not in log.read_text()
+    assert log.read_text().splitlines()[-1] == (
         "fcmae: error: this system (linux) has no POSIX locks of files, so that two processes "
         "could spoil one folder; use Linux, on Windows for example in WSL."
     )

@@ -199,7 +199,7 @@ HOSTILE = {
     "an object": "run: !!python/object/new:subprocess.Popen [['touch', 'executed']]\n",
     "many anchors": "a: &a [x, x]\n"
     + "".join(
-        f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(20)
+        f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(24)
     ),
     "depth": "[" * 2000,
     "an endless anchor": "run: &a {dir: *a}\n",

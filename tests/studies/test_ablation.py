@@ -19,6 +19,7 @@ import pytest
 import torch
 from pictures_on_disk import write_pictures
 from safetensors.torch import load_file
+from speck import SPECK
 
 from fcmae.__main__ import main
 from fcmae.data.recorded import read_paths
@@ -30,14 +31,22 @@ from fcmae.studies.ablation import worker
 from fcmae.studies.ablation.worker import load_ablation
 
 ROOT = Path(__file__).resolve().parents[2]
+ATTO = "convnextv2_atto"
 GRID = "{mask.ratio: [0.25, 0.5], train.seed: [0, 1]}"
 NAMES = [f"mask-ratio-{ratio}_train-seed-{seed}" for seed in (0, 1) for ratio in ("0.25", "0.5")]
 
 
-def arguments(folder: Path, data: Path, *extra: str, grid: str = GRID, steps: int = 4) -> list[str]:
+def arguments(
+    folder: Path,
+    data: Path,
+    *extra: str,
+    grid: str = GRID,
+    steps: int = 4,
+    model: str = SPECK,
+) -> list[str]:
     return [
         *("ablate", "--run.dir", str(folder), "--grid", grid, "--base.data.path", str(data)),
-        *("--base.model.name", "convnextv2_atto", "--base.model.decoder_dim", "8"),
+        *("--base.model.name", model, "--base.model.decoder_dim", "8"),
         *("--base.data.image_size", "64", "--base.data.workers", "0"),
         *("--base.train.batch_size", "4", "--base.train.steps", str(steps)),
         *("--base.mask.ratio", "0.5", "--base.log.every_steps", "1"),
@@ -65,6 +74,16 @@ def in_process() -> Iterator[None]:
 def finished(labelled: Path, tmp_path_factory: pytest.TempPathFactory, in_process: None) -> Path:
     folder = tmp_path_factory.mktemp("ablations") / "finished"
     assert main(arguments(folder, labelled)) == DONE
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished_atto(
+    labelled: Path, tmp_path_factory: pytest.TempPathFactory, in_process: None
+) -> Path:
+    """The same of a model whose name is known to processes that did not import ours."""
+    folder = tmp_path_factory.mktemp("ablations") / "finished"
+    assert main(arguments(folder, labelled, model=ATTO)) == DONE
     return folder
 
 
@@ -240,6 +259,7 @@ def test_counted_work_of_the_encoder_falls_with_the_visible_share(finished: Path
     from dataclasses import replace
 
     config = load_run_config(finished / "cells" / NAMES[0])  # 3 of 4 patches visible
+    config = replace(config, model=replace(config.model, name=ATTO))
     few = replace(config, mask=replace(config.mask, ratio=0.75))  # 1 of 4
     dense = replace(config, model=replace(config.model, backend="masked_dense"))
     low, high, all_of_it = map(flops_per_image, (few, config, dense))
@@ -266,30 +286,30 @@ def run_console(*words: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 def test_two_jobs_in_processes_give_the_same_weights_and_scores(
-    finished: Path, labelled: Path, tmp_path: Path
+    finished_atto: Path, labelled: Path, tmp_path: Path
 ) -> None:
-    process = run_console(*arguments(tmp_path / "a", labelled, "--jobs", "2"))
+    process = run_console(*arguments(tmp_path / "a", labelled, "--jobs", "2", model=ATTO))
     output, _ = process.communicate()
     assert process.returncode == DONE, output.decode()
     for name in NAMES:
-        mine, theirs = weights(finished, name), weights(tmp_path / "a", name)
+        mine, theirs = weights(finished_atto, name), weights(tmp_path / "a", name)
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
-        assert result(finished, name)["scores"] == result(tmp_path / "a", name)["scores"]
+        assert result(finished_atto, name)["scores"] == result(tmp_path / "a", name)["scores"]
 
 
 @pytest.mark.slow
 def test_cells_as_jobs_of_a_cluster_give_the_same_weights(
-    finished: Path, labelled: Path, tmp_path: Path
+    finished_atto: Path, labelled: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("submitit")
     grid = "{mask.ratio: [0.25], train.seed: [0]}"
     extra = ["--run.cluster", "true", "--slurm.executor", "local", "--slurm.gpus", "0"]
     extra += ["--evaluate.scratch", "false"]
-    process = run_console(*arguments(tmp_path / "a", labelled, *extra, grid=grid))
+    process = run_console(*arguments(tmp_path / "a", labelled, *extra, grid=grid, model=ATTO))
     output, _ = process.communicate()
     assert process.returncode == DONE, output.decode()
     assert "mask.ratio 0.25, train.seed 0: queued." in output.decode()
-    mine, theirs = weights(finished, NAMES[0]), weights(tmp_path / "a", NAMES[0])
+    mine, theirs = weights(finished_atto, NAMES[0]), weights(tmp_path / "a", NAMES[0])
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
@@ -300,7 +320,7 @@ def test_a_killed_ablation_goes_on_to_the_same_weights(
 ) -> None:
     grid, steps, folder = "{mask.ratio: [0.5], train.seed: [0]}", 40, tmp_path / "killed"
     extra = ["--evaluate.scratch", "false"]
-    words = arguments(folder, labelled, *extra, grid=grid, steps=steps)
+    words = arguments(folder, labelled, *extra, grid=grid, steps=steps, model=ATTO)
     process = run_console(*words)
     metrics = folder / "cells" / "mask-ratio-0.5_train-seed-0" / "metrics.jsonl"
     while not any(line["step"] >= 9 for line in read_metrics(metrics)):
@@ -319,7 +339,7 @@ def test_a_killed_ablation_goes_on_to_the_same_weights(
     output, _ = again.communicate()
     assert again.returncode == DONE, output.decode()
     straight = tmp_path / "straight"
-    other = run_console(*arguments(straight, labelled, *extra, grid=grid, steps=steps))
+    other = run_console(*arguments(straight, labelled, *extra, grid=grid, steps=steps, model=ATTO))
     output, _ = other.communicate()
     assert other.returncode == DONE, output.decode()
     name = metrics.parent.name

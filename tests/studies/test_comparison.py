@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from pictures_on_disk import write_pictures
+from speck import SPECK
 from tiny_run import make_run
 
 from fcmae.__main__ import main
@@ -146,7 +147,7 @@ def test_the_shipped_recipe_of_three_starts_is_read() -> None:
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
-    make_run(folder / "run")
+    make_run(folder / "run", name=SPECK)
     for name, seed in (("left", 1), ("right", 2)):
         write_pictures(folder / "pictures" / name, 10, seed=seed)
     return folder
@@ -155,7 +156,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(material: Path, run: Path, *extra: str) -> list[str]:
     return [
         *("compare", "--run.dir", str(run), "--data.path", str(material / "pictures")),
-        *("--model.name", "convnextv2_atto", "--model.weights", str(material / "run")),
+        *("--model.name", SPECK, "--model.weights", str(material / "run")),
         *("--data.image_size", "[64, 96]", "--data.in_chans", "1", "--data.workers", "0"),
         *("--train.steps", "2", "--train.batch_size", "4", "--log.tensorboard", "false"),
         *("--augment.rand_augment", "null", "--optim.layer_decay", "0.5", *extra),
@@ -258,7 +259,7 @@ def test_named_starts_are_compared_by_fine_tuning_and_by_probes_in_one_report(
 ) -> None:
     folder = tmp_path / "arms"
     starts = {"scratch": None, "own": str(material / "run"), "own again": str(tmp_path / "other")}
-    make_run(tmp_path / "other")
+    make_run(tmp_path / "other", name=SPECK)
     words = arguments(material, folder, "--shares", "[50]", "--starts", json.dumps(starts))
     del words[words.index("--model.weights") : words.index("--model.weights") + 2]
     assert main(words) == DONE

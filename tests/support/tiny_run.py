@@ -33,12 +33,16 @@ def make_config(folder: Path, **model: object) -> PretrainConfig:
     return settings
 
 
-def make_run(folder: Path) -> tuple[PretrainConfig, FCMAE]:
+def make_run(folder: Path, **settings: object) -> tuple[PretrainConfig, FCMAE]:
     """Write a run folder with one checkpoint and return its settings and its model.
 
     The weights are moved off their start, so that they differ from an untrained model's.
+
+    Args:
+        folder: is made.
+        settings: of the section `model`; the encoder is an atto unless `name` says otherwise.
     """
-    config = make_config(folder)
+    config = make_config(folder, **settings)
     model = create_model(config)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -124,14 +124,16 @@ def put_a_file_where_the_results_go(run_dir: Path) -> None:
     Pretraining.begin = begin  # type: ignore[method-assign]
 
 
-def undisturbed(data: Path, folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
     arguments = pretrain_arguments(data, folder / "undisturbed", STEPS)
     assert run(arguments, folder / "log", before=without_pictures) == DONE
     return folder / "undisturbed"
 
 
 def test_a_disk_that_fills_up_and_is_emptied_again_costs_nothing(
-    data: Path, tmp_path: Path, small_disk: Path
+    data: Path, undisturbed: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     log, filler = tmp_path / "log", small_disk / "filler"
     arguments = pretrain_arguments(data, small_disk / "run", STEPS)
@@ -139,11 +141,11 @@ def test_a_disk_that_fills_up_and_is_emptied_again_costs_nothing(
     assert run(arguments, log, before=full) == DONE, log.read_text()
     told = log.read_text()
     assert told.count(f"checkpoints: cannot be written ({NO_SPACE}); training goes on.") == 2
-    assert_same_run(small_disk / "run", undisturbed(data, tmp_path))
+    assert_same_run(small_disk / "run", undisturbed)
 
 
 def test_a_disk_that_stays_full_stops_the_run_and_leaves_the_last_good_checkpoint(
-    data: Path, tmp_path: Path, small_disk: Path
+    data: Path, undisturbed: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     log = tmp_path / "log"
     arguments = pretrain_arguments(data, small_disk / "run", STEPS, checkpoint__max_failures=2)
@@ -155,24 +157,22 @@ def test_a_disk_that_stays_full_stops_the_run_and_leaves_the_last_good_checkpoin
     assert final_state(small_disk / "run")["progress"]["step"] == 3
     (small_disk / "filler").unlink()
     assert run(arguments, log, before=without_pictures) == DONE
-    assert lines_without_clock(small_disk / "run") == lines_without_clock(
-        undisturbed(data, tmp_path)
-    )
+    assert lines_without_clock(small_disk / "run") == lines_without_clock(undisturbed)
 
 
-def test_injected_failures_cost_nothing(data: Path, tmp_path: Path) -> None:
+def test_injected_failures_cost_nothing(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     arguments = pretrain_arguments(data, tmp_path / "run", STEPS)
     assert run(arguments, log, before=partial(inject, range(2, 4))) == DONE, log.read_text()
     told = log.read_text()
     assert told.count(f"checkpoints: cannot be written ({NO_SPACE}); training goes on.") == 2
     assert f"metrics.jsonl: cannot be written ({NO_SPACE}); training goes on and the" in told
-    assert_same_run(tmp_path / "run", undisturbed(data, tmp_path))
+    assert_same_run(tmp_path / "run", undisturbed)
 
 
 @pytest.mark.parametrize(("failures", "step"), [(1, 3), (3, 9), (9, STEPS)])
 def test_injected_failures_stop_the_run_after_so_many_and_at_its_end(
-    failures: int, step: int, data: Path, tmp_path: Path
+    failures: int, step: int, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     arguments = pretrain_arguments(data, tmp_path / "run", STEPS, checkpoint__max_failures=failures)
@@ -180,7 +180,7 @@ def test_injected_failures_stop_the_run_after_so_many_and_at_its_end(
     assert f"could not be written; stopped at step {step}. Make room" in log.read_text()
     assert not (tmp_path / "run" / "finished.txt").exists()
     assert run(arguments, log, before=without_pictures) == DONE
-    assert_same_run(tmp_path / "run", undisturbed(data, tmp_path))
+    assert_same_run(tmp_path / "run", undisturbed)
 
 
 def test_results_that_cannot_be_written_are_no_success_and_made_later(

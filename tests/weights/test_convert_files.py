@@ -17,6 +17,7 @@ from authors_weights import (
     sparse_fcmae,
 )
 from safetensors.torch import load_file, save_file
+from speck import SPECK
 from tiny_run import make_run
 
 from fcmae.__main__ import main
@@ -124,7 +125,7 @@ def test_both_commands_write_every_format_of_a_run_and_of_a_file(
     pytest.importorskip("onnx")
     pytest.importorskip("transformers")
     run = tmp_path / "run"
-    _, model = make_run(run)
+    _, model = make_run(run, name=SPECK)
     assert main(["export", str(run)]) == 0
     file = run / "export" / "encoder.safetensors"
     for source in (run, file):
@@ -147,7 +148,7 @@ def test_both_commands_write_every_format_of_a_run_and_of_a_file(
             again = convert_state_dict(found.state, to="authors-dense")
             assert_same_state(again, convert_state_dict(model.state_dict(), to="authors-dense"))
             if path.suffix != ".pth":
-                assert found.metadata["model_name"] == "convnextv2_atto"
+                assert found.metadata["model_name"] == SPECK
     assert "in ONNX Runtime with 1 x 64 x 96, 3 x 32 x 64" in capsys.readouterr().out
     assert "no segmenter; smp.Unet" in complaint(capsys, file, tmp_path / "x", "--to", "smp")
     assert "no decoder" in complaint(capsys, file, tmp_path / "x.pth", "--to", "authors-fcmae")
@@ -170,7 +171,7 @@ def test_a_classifier_of_others_becomes_onnx(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:
-    _, model = make_run(tmp_path / "run")
+    _, model = make_run(tmp_path / "run", name=SPECK)
     convert_file(tmp_path / "run", tmp_path / "whole.pth", to="authors-fcmae")
     found = convert_state_dict(load_state_dict_file(tmp_path / "whole.pth"), to="fcmae")
     assert_same_state(found, dict(model.state_dict()))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from authors_weights import narrow, randomized
+from speck import SPECK
 from tiny_run import make_run
 
 from fcmae.__main__ import main
@@ -59,7 +60,7 @@ SIZES = [(1, 64, 64), (5, 75, 130), (2, 160, 32)]
 def test_a_runs_encoder_has_feature_map_and_features_at_any_size_and_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, model = make_run(tmp_path / "run")
+    _, model = make_run(tmp_path / "run", name=SPECK)
     assert main(["export", str(tmp_path / "run"), "--to", "onnx"]) == 0
     path = tmp_path / "run" / "export" / "encoder.onnx"
     out = capsys.readouterr().out
@@ -72,15 +73,13 @@ def test_a_runs_encoder_has_feature_map_and_features_at_any_size_and_number(
         assert_close(found["feature_map"], encoder.forward_features(images))
         assert_close(found["features"], encoder(images))
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    assert properties["model_name"] == "convnextv2_atto"
+    assert properties["model_name"] == SPECK
     assert json.loads(properties["image_size"]) == [64, 96]
     assert [item.name for item in path.parent.iterdir()] == ["encoder.onnx"]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "name", ["convnextv2_atto", pytest.param("convnextv2_tiny", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", [SPECK, pytest.param("convnextv2_tiny", marks=pytest.mark.slow)])
 def test_one_classifier_has_the_same_logits_in_timm_transformers_and_onnx_runtime(
     tmp_path: Path, name: str
 ) -> None:

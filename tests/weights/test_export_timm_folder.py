@@ -10,6 +10,7 @@ import torch
 from authors_weights import narrow
 from pictures_on_disk import write_pictures
 from safetensors.torch import load_file
+from speck import SPECK
 from tiny_run import STEP, make_run
 
 from fcmae.__main__ import main
@@ -36,7 +37,7 @@ INFO = EncoderInfo(
 def test_a_runs_folder_loads_by_name_with_its_size_and_channels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, model = make_run(tmp_path / "run")
+    _, model = make_run(tmp_path / "run", name=SPECK)
     assert main(["export", str(tmp_path / "run"), "--to", "timm-folder"]) == 0
     folder = tmp_path / "run" / "export" / "encoder-timm"
     out = capsys.readouterr().out
@@ -134,7 +135,7 @@ def small_run(folder: Path, *arguments: object) -> None:
             *("--data.path", str(folder / "pictures")),
             *("--data.image_size", "64", "--data.in_chans", "1", "--data.workers", "0"),
             *("--train.steps", "3", "--train.batch_size", "4", "--train.device", "cpu"),
-            *("--model.name", "convnextv2_atto", "--log.every_steps", "1"),
+            *("--model.name", SPECK, "--log.every_steps", "1"),
             *("--model.decoder_dim", "8", *map(str, arguments)),
         ]
     ) == 0  # fmt: skip
@@ -144,7 +145,7 @@ def test_pretraining_leaves_the_folder_with_a_card_that_says_what_it_did(tmp_pat
     start = tmp_path / "start.safetensors"
     info = dataclasses.replace(INFO, in_chans=1, mean=(0.5,), std=(0.2,), classes=None)
     told = "weights of others, licence CC-BY-NC 4.0: no commercial use"
-    info = dataclasses.replace(info, origin=told)
+    info = dataclasses.replace(info, origin=told, model_name=SPECK)
     export(info.create_model(), "timm", start, info)
     small_run(tmp_path, "--model.init_from", start)
     folder = tmp_path / "run" / "export" / "encoder-timm"
