@@ -76,8 +76,10 @@ def run(arguments: list[str]) -> int:
 
 
 def _compare_masks(config: SegmentationConfig, shares: list[float]) -> int:
-    """Train masks from both starts on every share and seed; print the scores and the sentence."""
+    """Train masks from both starts on every share and seed; print the scores, write the report."""
     from fcmae.errors import DONE, INTERRUPTED
+    from fcmae.reports.mask_comparison import write_mask_comparison
+    from fcmae.runs.terminal import tell
     from fcmae.studies.comparison.running import check_shares
     from fcmae.studies.mask_comparison import compare_masks
     from fcmae.training.processes import start_processes
@@ -86,9 +88,14 @@ def _compare_masks(config: SegmentationConfig, shares: list[float]) -> int:
     processes = start_processes(config.train.device)
     try:
         found = compare_masks(config, processes, shares)
+        if isinstance(found, str):
+            return INTERRUPTED
+        if processes.is_main:
+            for path in write_mask_comparison(found, found.config or config):
+                tell(str(path))
     finally:
         processes.close()
-    return INTERRUPTED if isinstance(found, str) else DONE
+    return DONE
 
 
 def _settled(found: Comparison, config: FinetuneConfig) -> FinetuneConfig:

@@ -15,9 +15,18 @@ from fcmae.reports import figures
 from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
 from fcmae.reports.health import LOSS, curve, health_blocks
 from fcmae.reports.records import LABEL_FREE, AblationRecord, Key, Record, common_settings
-from fcmae.reports.verdicts import decimals_of, failures, mean_of, name_of, sentences
+from fcmae.reports.verdicts import (
+    decimals_of,
+    failures,
+    is_tuned,
+    mean_of,
+    name_of,
+    sentences,
+    unit_of,
+)
 from fcmae.studies.ablation.evaluation import PICTURES_FILE
 from fcmae.studies.ablation.grid import RATIO
+from fcmae.studies.ablation.masks import SEGMENTED
 from fcmae.studies.ablation.split import count_trained_on
 
 AXIS_RATIO = "effective mask ratio (share of patches hidden in fact)"
@@ -126,8 +135,14 @@ def _against_setting(found: AblationRecord, measures: Sequence[str]) -> list[Blo
         baselines = means(found.baseline_table(measure))
         baseline = next(iter(baselines.values())).value if len(baselines) == 1 else None
         is_score = measure not in LABEL_FREE
-        y_name = f"{measure}, balanced accuracy in %" if is_score else _short(measure)
-        data = figures.draw_means(ordered, x_name=x_name, y_name=y_name, baseline=baseline)
+        y_name = f"{measure}, {unit_of(measure)}" if is_score else _short(measure)
+        data = figures.draw_means(
+            ordered,
+            x_name=x_name,
+            y_name=y_name,
+            baseline=baseline,
+            baseline_name="from scratch" if is_tuned(measure) else "untrained encoder",
+        )
         caption = (
             f"{name_of(measure)} against {x_name}: mean over {len(found.seeds)} seeds with its "
             "95 % confidence interval, and every seed as a dot."
@@ -216,7 +231,7 @@ def _cost(found: AblationRecord) -> list[Block]:
                     pair = (cost, record.measures[measure])
                     points.setdefault(found.title(record.key), []).append(pair)
             if points:
-                y_name = f"{measure}, balanced accuracy in %"
+                y_name = f"{measure}, {unit_of(measure)}"
                 data = figures.draw_cost(points, x_name=name, y_name=y_name)
                 caption = f"{measure} against {name}; a point is a seed."
                 blocks.append(Picture(f"{_file_name(measure)}-{kind}.svg", data, caption))
@@ -318,6 +333,7 @@ def _notes(found: AblationRecord) -> list[str]:
             f"labels of {seen}."
         )
         notes.append(_held_out_in_words(found))
+    notes += _about_masks(found)
     notes += [
         "Seeds are paired: a seed gives every setting the same initial weights (where the shapes "
         "are the same), order of images and crops; labels and held-out images are the same for "
@@ -332,6 +348,23 @@ def _notes(found: AblationRecord) -> list[str]:
         "and matrix products of forward and backward passes.",
     ]
     return notes
+
+
+def _about_masks(found: AblationRecord) -> list[str]:
+    """Say on what masks were learned and scored, where they were."""
+    told = [record.result["masks"] for record in found.records if record.result.get("masks")]
+    if not told:
+        return []
+    known = max(about["known"] for about in told)
+    seen = (
+        "none of which a cell was pretrained on"
+        if not known
+        else f"{known} of which cells were pretrained on, without masks"
+    )
+    return [
+        f"{SEGMENTED}: mean IoU of {told[0]['scored']} held-out pictures, {seen}, after the last "
+        f"step of a fine-tuning to the masks of {told[0]['train']}; nothing is chosen on them."
+    ]
 
 
 def _settings(found: AblationRecord, records: Sequence[Record]) -> list[Block]:

@@ -35,6 +35,7 @@ def draw_means(
     x_name: str,
     y_name: str,
     baseline: float | None = None,
+    baseline_name: str = "untrained encoder",
 ) -> bytes:
     """Return an SVG of means with intervals, and the single seeds as points.
 
@@ -42,6 +43,7 @@ def draw_means(
         tables: {series: {x: {seed: value}}}; texts as x are categories.
         x_name, y_name: titles of the axes.
         baseline: the height of a horizontal line, or None.
+        baseline_name: what it is.
     """
     figure, axes = _new()
     order = list(dict.fromkeys(x for table in tables.values() for x in table))
@@ -69,7 +71,7 @@ def draw_means(
                 alpha=0.45,
             )
     if baseline is not None:
-        axes.axhline(baseline, color=BASELINE, linestyle="--", label="untrained encoder")
+        axes.axhline(baseline, color=BASELINE, linestyle="--", label=baseline_name)
     if is_category:
         is_long = max(map(len, map(str, order))) * len(order) > 40
         axes.set_xticks(

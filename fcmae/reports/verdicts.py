@@ -7,6 +7,7 @@ from fcmae.evaluation import PairedDifference, differences, means
 from fcmae.reports.records import LABEL_FREE, AblationRecord, Key, Record
 from fcmae.studies.ablation.evaluation import FINETUNED
 from fcmae.studies.ablation.grid import RATIO
+from fcmae.studies.ablation.masks import SEGMENTED
 
 
 def sentences(found: AblationRecord) -> list[str]:
@@ -42,6 +43,16 @@ def decimals_of(measure: str) -> int:
 def name_of(measure: str) -> str:
     """Return a measure in words."""
     return LABEL_FREE.get(measure, measure)
+
+
+def is_tuned(measure: str) -> bool:
+    """Whether it scores a fine-tuning, whose baseline is trained from scratch."""
+    return measure in (FINETUNED, SEGMENTED)
+
+
+def unit_of(measure: str) -> str:
+    """Return what a score is, in per cent."""
+    return "mean IoU in %" if measure == SEGMENTED else "balanced accuracy in %"
 
 
 def _about_measure(found: AblationRecord, measure: str) -> list[str]:
@@ -89,7 +100,7 @@ def _beyond_noise(found: AblationRecord, gaps: dict[Key, PairedDifference], meas
 
 
 def _about_pretraining(gap: PairedDifference, measure: str, seeds: int) -> str:
-    against = "training from scratch" if measure == FINETUNED else "an untrained encoder"
+    against = "training from scratch" if is_tuned(measure) else "an untrained encoder"
     start = f"{measure}: compared with {against}, pretraining by the default"
     if gap.half_width is None:
         return f"{start} changes the score by {gap.value:+.1f} points, on one seed."

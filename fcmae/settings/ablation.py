@@ -27,13 +27,20 @@ from fcmae.settings.reading import (
     parse,
     recorded_settings,
     several_words,
+    spelt_out,
     unknown_setting,
 )
 from fcmae.settings.sections import EITHER_OR
+from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.settings.submit import SlurmConfig, SubmitConfig
+from fcmae.settings.tasks import kind_in, settings_of
 
 FREE = ("base", "finetune", "grid")  # sections that hold settings of runs
 OWN = ("run", "evaluate", "slurm")
+FILES = ("base.config", "finetune.config")
+ALIASES = {"jobs": "run.jobs", "finetune.task": "finetune.task.kind"}
+# Of a file of a fine-tuning: what every cell has of its own.
+OF_A_CELL = ("run", "model.name", "model.weights", "model.stem_stride", "train.seed")
 EXAMPLE = "--grid '{mask.ratio: [0.4, 0.6], train.seed: [0, 1]}'"
 
 
@@ -84,7 +91,8 @@ class AblationConfig:
 
     Further sections: --base.SECTION.NAME VALUE for settings of every pretraining run (--base.config
     FILE for a file of them), --grid '{SECTION.NAME: [VALUES], train.seed: [SEEDS]}' for what
-    varies, --finetune.SECTION.NAME VALUE to fine-tune every encoder, too.
+    varies, --finetune.SECTION.NAME VALUE to fine-tune every encoder, too (--finetune.config FILE
+    for a file of a fine-tuning; --finetune.task segmentation for masks).
     """
 
     run: AblationRunConfig
@@ -120,6 +128,15 @@ class Ablation:
     grid: dict[str, list[Any]]
     finetune: Plain
 
+    @property
+    def finetune_class(self) -> type[FinetuneConfig] | type[SegmentationConfig]:
+        """Class of the settings of the fine-tuning: those of the task that it names.
+
+        Raises:
+            ConfigError: an unknown task.
+        """
+        return settings_of(kind_in(self.finetune) or "classification")
+
 
 def parse_ablation(arguments: list[str]) -> Ablation:
     """Return the ablation that a command line spells; later arguments win over earlier ones.
@@ -133,9 +150,10 @@ def parse_ablation(arguments: list[str]) -> Ablation:
     layers = Layers(depth=2)
     lists = list_settings(AblationConfig)
     lists |= {f"base.{name}" for name in list_settings(PretrainConfig)}
-    lists |= {f"finetune.{name}" for name in list_settings(FinetuneConfig)}
+    for kind in (FinetuneConfig, SegmentationConfig):
+        lists |= {f"finetune.{name}" for name in list_settings(kind)}
     words = several_words(arguments, lists)
-    layers.add_arguments(words, _check_name, _check_sections, read_value, {"jobs": "run.jobs"})
+    layers.add_arguments(words, _check_name, _check_sections, read_value, ALIASES)
     for section in ("base", "finetune"):
         layers.follow_length(functools.partial(_recorded, layers, section), f"{section}.")
     return read_ablation(layers.plain, COMMAND_LINE)
@@ -151,14 +169,7 @@ def read_ablation(plain: Plain, where: str) -> Ablation:
     _check_sections(plain, where)
     own = {section: plain[section] for section in OWN if section in plain}
     config = from_plain(AblationConfig, own, where=where)
-    layers = Layers(depth=1)
-    base = dict(plain.get("base", {}))
-    if "config" in base:
-        path = str(base.pop("config"))
-        layers.add(read_yaml(path, "base.config") | {"run": {}}, f"file {path}")
-        del layers.plain["run"]
-    layers.add(base, "base run")
-    layers.follow_length(lambda: (recorded_settings(config.run.dir) or {}).get("base"))
+    layers = _with_its_file(plain, "base", config.run.dir, ("run",))
     if "run" in layers.plain:
         raise ConfigError(f"{where}: base.run: each cell has a folder of its own; use --run.dir.")
     grid = _check_grid(plain.get("grid"))
@@ -166,8 +177,33 @@ def read_ablation(plain: Plain, where: str) -> Ablation:
         section, _, leaf = name.partition(".")
         if any(name in pair for pair in EITHER_OR) and layers.get(name) is None:
             layers.add({section: {leaf: values[0]}}, "grid")
-    finetune = plain.get("finetune", {})
+    finetune = _with_its_file(plain, "finetune", config.run.dir, OF_A_CELL).plain
     return Ablation(config.run, config.evaluate, config.slurm, layers.plain, grid, finetune)
+
+
+def _with_its_file(plain: Plain, section: str, folder: str, without: tuple[str, ...]) -> Layers:
+    """Return a section's settings over those of the file that its `config` names, if any.
+
+    Args:
+        plain: nested settings.
+        section: of them: base or finetune.
+        folder: of the ablation.
+        without: sections and settings of the file that do not count.
+    """
+    layers = Layers(depth=1)
+    own = spelt_out(dict(plain.get(section, {})))
+    if "config" in own:
+        path = str(own.pop("config"))
+        content = spelt_out(read_yaml(path, f"{section}.config"))
+        for name in without:
+            first, _, leaf = name.partition(".")
+            inner = content.get(first) if leaf else content
+            if isinstance(inner, dict):
+                inner.pop(leaf or first, None)
+        layers.add(content, f"file {path}")
+    layers.add(own, f"{section} run" if section == "base" else section)
+    layers.follow_length(lambda: (recorded_settings(folder) or {}).get(section))
+    return layers
 
 
 def _check_sections(plain: Plain, where: str) -> None:
@@ -204,12 +240,12 @@ def _check_name(option: str) -> None:
     """Raise ConfigError unless the command line may say `option`."""
     section, *names = option.split(".")
     expected = {"base": 2, "finetune": 2, "grid": 0}.get(section, 1)
-    if section not in (*OWN, *FREE) or (len(names) != expected and option != "base.config"):
+    if section not in (*OWN, *FREE) or (len(names) != expected and option not in FILES):
         raise _unknown(COMMAND_LINE, option)
 
 
 def _unknown(where: str, name: str) -> ConfigError:
-    known = [*FREE, *OWN, "base.config", "config", "jobs"]
+    known = [*FREE, *OWN, *FILES, "config", "jobs"]
     for section, kind in hints_of(AblationConfig).items():
         known += [f"{section}.{key}" for key in hints_of(kind)]
     section, dot, rest = name.partition(".")

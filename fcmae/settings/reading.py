@@ -354,7 +354,13 @@ class Layers:
 
 
 def spelt_out(content: Plain) -> Plain:
-    """Return settings in which `task: NAME` is the section that it is short for."""
+    """Return settings in which `task: NAME` is the section that it is short for.
+
+    So it is in those of an ablation's fine-tuning.
+    """
+    inner = content.get("finetune")
+    if isinstance(inner, dict):
+        content = {**content, "finetune": spelt_out(inner)}
     short = content.get("task")
     return {**content, "task": {"kind": short}} if isinstance(short, str) else content
 

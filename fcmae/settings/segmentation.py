@@ -31,6 +31,11 @@ from fcmae.settings.sections import (
 )
 
 SIDE_PX = 32  # crops and tiles are multiples of it, as the encoder's strides are
+STEM_STRIDE = 4
+STEM_ADVICE = (
+    f"{STEM_STRIDE}, since decoders begin at a quarter of the picture: pretrain with "
+    f"model.stem_stride {STEM_STRIDE}, and enlarge small pictures and their masks instead"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +91,8 @@ class SegmentationModelConfig:
     """A run, a weights file, or timm/NAME, hf-hub:OWNER/NAME; null starts from scratch."""
     inflate: Inflate | None = field(default=None, metadata=MAY_CHANGE)
     """Stem for other channels: none draws it, mean or tile make it of theirs; null refuses."""
-    stem_stride: Literal[4] = 4
-    """Pixels per cell of the stem: decoders begin at a quarter of the picture."""
+    stem_stride: int = STEM_STRIDE
+    """Pixels per cell of the stem: 4, since decoders begin at a quarter of the picture."""
     drop_path: OrAuto[ShareBelowOne] = AUTO
     """Stochastic depth rate of the last block, rising linearly from 0."""
 
@@ -175,6 +180,12 @@ class SegmentationConfig(TaskConfig):
                 " x ".join(map(str, dict.fromkeys(sides))),
                 f"multiples of {SIDE_PX} px, as the encoder's strides are",
             )
+        require(
+            self.model.stem_stride == STEM_STRIDE,
+            "model.stem_stride",
+            self.model.stem_stride,
+            STEM_ADVICE,
+        )
         low, high = augment.scale
         require(0 < low <= high, "augment.scale", list(augment.scale), "0 < low <= high")
         height, width = image_height_width(data.image_size)

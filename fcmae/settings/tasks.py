@@ -36,7 +36,7 @@ def task_settings(
             kind = kind_in(read_yaml(text, "--config")) or kind
         elif name == "task.kind":
             kind = text
-    return _class_of(kind), words
+    return settings_of(kind), words
 
 
 def kind_in(content: Plain) -> str | None:
@@ -53,10 +53,11 @@ def load_finetuning_settings(path: Path | str) -> Any:
         ConfigError: as `load`; an unknown task.
     """
     kind = kind_in(read_yaml(str(path), "--config")) or "classification"
-    return load(_class_of(kind), path)
+    return load(settings_of(kind), path)
 
 
-def _class_of(kind: str) -> type[FinetuneConfig] | type[SegmentationConfig]:
+def settings_of(kind: str) -> type[FinetuneConfig] | type[SegmentationConfig]:
+    """Return the class of a task's settings; raises ConfigError for an unknown task."""
     if kind not in TASKS:
         raise ConfigError(f"task: got {kind!r}, expected {' or '.join(TASKS)}.")
     return TASKS[kind]

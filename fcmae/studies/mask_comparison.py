@@ -43,12 +43,14 @@ class MaskComparison:
         num_labels: {share: labelled training images}.
         classes: to tell apart.
         steps: of every run.
+        config: the settings with nothing left to a rule; None of scores without runs.
     """
 
     results: dict[float, dict[str, dict[int, SegmentationScores]]] = field(default_factory=dict)
     num_labels: dict[float, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     steps: int = 0
+    config: SegmentationConfig | None = None
 
     def ious(self, share: float, number: int | None = None) -> dict[str, dict[int, float]]:
         """Return mean IoU in per cent, or that of one class, {start: {seed: IoU}}."""
@@ -75,6 +77,16 @@ class MaskComparison:
             f"{'; '.join(parts)}."
         )
 
+    def notes(self) -> str:
+        """Say how to read the scores."""
+        first = next(iter(self.results.values()))[PRETRAINED]
+        scored = next(iter(first.values())).num_images
+        return (
+            f"Scored on {scored} held-out images after {self.steps} steps, {len(first)} seeds. "
+            f"{RULE} The pairs are seeds; the images that score them are the same in all. The "
+            "pretraining itself is one run: another one may differ."
+        )
+
     def text(self) -> str:
         """Return scores, verdict and how to read them as lines of text."""
         width = max(len(name) for name in (*self.classes, PRETRAINED, SCRATCH))
@@ -87,14 +99,7 @@ class MaskComparison:
                 found = means(self.ious(share, number))
                 cells = (found[start].text() for start in (PRETRAINED, SCRATCH))
                 lines.append(f"{name:<{width}}  " + "  ".join(f"{cell:>15}" for cell in cells))
-        first = next(iter(self.results.values()))[PRETRAINED]
-        scored = next(iter(first.values())).num_images
-        notes = (
-            f"Scored on {scored} held-out images after {self.steps} steps, {len(first)} seeds. "
-            f"{RULE} The pairs are seeds; the images that score them are the same in all. The "
-            "pretraining itself is one run: another one may differ."
-        )
-        return "\n".join([*lines, self.sentence(), notes])
+        return "\n".join([*lines, self.sentence(), self.notes()])
 
 
 def compare_masks(
@@ -117,10 +122,10 @@ def compare_masks(
         As `segment`.
     """
     whole = open_fixed(config, processes)
-    resolved, rules = resolve(config, whole, processes, _folder(config, shares[0], PRETRAINED, 0))
+    resolved, rules = resolve(config, whole, processes, folder_of(config, shares[0], PRETRAINED, 0))
     for sentence in rules if processes.is_main else ():
         terminal.say(sentence)
-    found = MaskComparison(classes=whole.survey.classes.names)
+    found = MaskComparison(classes=whole.survey.classes.names, config=resolved)
     at_least = resolved.train.batch_size * resolved.train.accumulate * processes.world_size
     for share in shares:
         results: dict[str, dict[int, SegmentationScores]] = {PRETRAINED: {}, SCRATCH: {}}
@@ -191,7 +196,8 @@ def draw_images(images: ImageList, share: float, seed: int, at_least: int) -> Im
     return dataclasses.replace(drawn, accounting=None)  # whose counts repeated ones would break
 
 
-def _folder(config: SegmentationConfig, share: float, start: str, place: int) -> str:
+def folder_of(config: SegmentationConfig, share: float, start: str, place: int) -> str:
+    """Return the run folder of a share and a start with the seed at a place, from 0."""
     folder = Path(config.run.dir)
     folder = folder if share == ALL else folder / f"labels-{share:g}"
     return str(folder / f"{start.replace(' ', '-')}-{config.train.seed + place}")
@@ -208,7 +214,7 @@ def _arm(config: SegmentationConfig, share: float, start: str, place: int) -> Se
         model = dataclasses.replace(model, weights=None)
     return dataclasses.replace(
         config,
-        run=dataclasses.replace(config.run, dir=_folder(config, share, start, place)),
+        run=dataclasses.replace(config.run, dir=folder_of(config, share, start, place)),
         data=dataclasses.replace(config.data, mean=list(mean), std=list(std)),
         train=dataclasses.replace(config.train, seed=config.train.seed + place),
         compare=dataclasses.replace(compare, scratch=False),

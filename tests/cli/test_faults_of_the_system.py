@@ -21,6 +21,7 @@ import pytest
 import torch
 import yaml
 from fork_server import SERVER, ForkServer
+from masked_pictures import write_bright_masks
 from pictures_on_disk import write_pictures
 from PIL import Image
 from real_runs import options, pretrain_arguments, signal_in, start, wait
@@ -93,16 +94,6 @@ def finetune(command: str, place: Place, name: str, *extra: str) -> list[str]:
 def segment(place: Place) -> list[str]:
     words = ("--task=segmentation", f"--data.masks={place.masks}", "--data.classes=[dark, bright]")
     return finetune("finetune", place, "masked", *words, "--task.decoder_channels=16")
-
-
-def write_masks(place: Place) -> None:
-    """Write a mask for each picture: which of its pixels are bright."""
-    for path in place.pictures.rglob("*.png"):
-        mask = place.masks / path.relative_to(place.pictures)
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(path) as picture:
-            grey = np.asarray(picture.convert("L"))
-        Image.fromarray((grey > 127).astype(np.uint8)).save(mask)
 
 
 def ablate(place: Place) -> list[str]:
@@ -267,7 +258,7 @@ def before() -> Iterator[Path]:
     for seed, name in enumerate(("hell-\u00e4", "dunkel-\u00f6")):
         write_pictures(place.pictures / name, 8, seed=seed)
     faults.write_programs(place.root / faults.PROGRAMS)
-    write_masks(place)
+    write_bright_masks(place.pictures, place.masks)
     log = root / "log"
     assert wait(start(pretrain(place, place.run), log)) == DONE, log.read_text()
     write_classifier(place.classifier)

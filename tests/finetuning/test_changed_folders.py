@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from masked_pictures import write_bright_masks
 from pictures_on_disk import write_pictures
 from real_runs import assert_same_run, options, run, signal_in
 
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
-from fcmae.finetuning.scoring import evaluate_only
+from fcmae.finetuning import scoring as of_classes
+from fcmae.finetuning.segmentation import scoring as of_masks
 from fcmae.runs.metrics import read_metrics
-from fcmae.settings.finetune import FinetuneConfig
-from fcmae.settings.reading import load
+from fcmae.settings.tasks import load_finetuning_settings
 from fcmae.training.processes import start_processes
 
 SETTINGS = {
@@ -45,20 +46,42 @@ def make_pictures(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=["classes", "masks"])
+def labels(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, object]:
+    """Settings of what is learned: the folders of the pictures, or masks, which lie apart."""
+    if request.param == "classes":
+        return {}
+    data = make_pictures(tmp_path_factory.mktemp("pictures"))
+    masks = tmp_path_factory.mktemp("masks")
+    for add in (add_pictures, add_a_class, remove_the_classes_of_validation):  # masks of all
+        add(data)
+    write_bright_masks(data, masks)
+    return {
+        "task": "segmentation",
+        "task.decoder_channels": 16,
+        "data.masks": masks,
+        "data.classes": "[dark, bright]",
+        "evaluate.num_pictures": 0,
+    }
+
+
 def arguments(run_dir: Path, data: Path | str, **changes: object) -> list[str]:
     where = {"run.dir": run_dir, "data.path": data, **SETTINGS}
     return ["finetune", *options(where, changes)]
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(labels: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pictures, the undisturbed run, and one that was stopped after step 4."""
     folder = tmp_path_factory.mktemp("stopped")
     make_pictures(folder / "data")
     log = folder / "log"
-    assert run(arguments(folder / "undisturbed", folder / "data"), log) == DONE, log.read_text()
+    undisturbed = arguments(folder / "undisturbed", folder / "data", **labels)
+    assert run(undisturbed, log) == DONE, log.read_text()
     stopping = signal_in("step", 4, signal.SIGTERM)
-    status = run(arguments(folder / "run", folder / "data"), log, before=stopping)
+    status = run(arguments(folder / "run", folder / "data", **labels), log, before=stopping)
     assert status == INTERRUPTED, log.read_text()
     return folder
 
@@ -99,14 +122,18 @@ def move_and_change(data: Path) -> Path:
     ids=["pictures added", "class added", "no split possible", "moved", "moved and changed"],
 )
 def test_a_changed_folder_changes_no_bit(
-    change: Callable[[Path], Path], told: str, stopped: Path, tmp_path: Path
+    change: Callable[[Path], Path],
+    told: str,
+    stopped: Path,
+    labels: dict[str, object],
+    tmp_path: Path,
 ) -> None:
     shutil.copytree(stopped / "run", tmp_path / "run")
     shutil.copytree(stopped / "data", tmp_path / "data")
     (tmp_path / "elsewhere").mkdir()
     log = tmp_path / "log"
     data = change(tmp_path / "data")
-    assert run(arguments(tmp_path / "run", data), log) == DONE, log.read_text()
+    assert run(arguments(tmp_path / "run", data, **labels), log) == DONE, log.read_text()
     said = " ".join(log.read_text().split())
     assert told in said
     for what in ("images", "validation images"):
@@ -115,18 +142,20 @@ def test_a_changed_folder_changes_no_bit(
 
 
 def test_a_relative_path_from_another_working_directory_goes_on(
-    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped: Path, labels: dict[str, object], tmp_path: Path
 ) -> None:
     (tmp_path / "first").mkdir()
     make_pictures(tmp_path / "first" / "data")
     log = tmp_path / "log"
     stopping = [signal_in("step", 4, signal.SIGTERM), go_to(tmp_path / "first")]
-    assert run(arguments(tmp_path / "run", "data"), log, before=stopping) == INTERRUPTED
+    begun = arguments(tmp_path / "run", "data", **labels)
+    assert run(begun, log, before=stopping) == INTERRUPTED
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     write_pictures(tmp_path / "second" / "data" / "left", 12, seed=0)
     shutil.rmtree(tmp_path / "first")
     going = [go_to(tmp_path / "second")]
-    assert run(arguments(tmp_path / "run", "./data"), log, before=going) == DONE, log.read_text()
+    words = arguments(tmp_path / "run", "./data", **labels)
+    assert run(words, log, before=going) == DONE, log.read_text()
     assert_same_run(tmp_path / "run", stopped / "undisturbed")
 
 
@@ -143,12 +172,15 @@ def copy_as_if_begun_there(stopped: Path, folder: Path) -> None:
         file.write_text(file.read_text().replace(str(stopped), str(folder)))
 
 
-def test_pictures_that_are_gone_are_told_and_the_run_ends(stopped: Path, tmp_path: Path) -> None:
+def test_pictures_that_are_gone_are_told_and_the_run_ends(
+    stopped: Path, labels: dict[str, object], tmp_path: Path
+) -> None:
     copy_as_if_begun_there(stopped, tmp_path)
     for name in CLASSES:
         (tmp_path / "data" / name / "picture-003.png").unlink()
     log = tmp_path / "log"
-    assert run(arguments(tmp_path / "run", tmp_path / "data"), log) == DONE, log.read_text()
+    words = arguments(tmp_path / "run", tmp_path / "data", **labels)
+    assert run(words, log) == DONE, log.read_text()
     said = " ".join(log.read_text().split())
     assert " are gone (the first is '" in said
     assert "more than data.max_skipped_share 20.0% stop it." in said
@@ -157,27 +189,33 @@ def test_pictures_that_are_gone_are_told_and_the_run_ends(stopped: Path, tmp_pat
 
 
 def test_too_many_that_are_gone_stop_the_run_before_it_starts(
-    stopped: Path, tmp_path: Path
+    stopped: Path, labels: dict[str, object], tmp_path: Path
 ) -> None:
     copy_as_if_begun_there(stopped, tmp_path)
     shutil.rmtree(tmp_path / "data" / "left")
     log = tmp_path / "log"
     before = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert run(arguments(tmp_path / "run", tmp_path / "data"), log) == MISTAKE
+    assert run(arguments(tmp_path / "run", tmp_path / "data", **labels), log) == MISTAKE
     said = log.read_text()
     assert "which is more than data.max_skipped_share 20.0%; put them back, name the folder" in said
     assert "Traceback" not in said
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == before
 
 
-def test_a_validation_folder_of_its_own_may_change_too(tmp_path: Path) -> None:
+def test_a_validation_folder_of_its_own_may_change_too(
+    labels: dict[str, object], tmp_path: Path
+) -> None:
     make_pictures(tmp_path / "data")
     for seed, name in enumerate(CLASSES):
         write_pictures(tmp_path / "val" / name, 3, seed=20 + seed)
-    log = tmp_path / "log"
+    log, masks = tmp_path / "log", {}
+    if labels:
+        write_bright_masks(tmp_path / "val", tmp_path / "val_masks")
+        masks = {"data__val_masks": tmp_path / "val_masks"}
 
     def command(run_dir: str, val: Path) -> list[str]:
-        return arguments(tmp_path / run_dir, tmp_path / "data", data__val_path=val)
+        changes = {**labels, **masks, "data__val_path": val}
+        return arguments(tmp_path / run_dir, tmp_path / "data", **changes)
 
     assert run(command("undisturbed", tmp_path / "val"), log) == DONE, log.read_text()
     stopping = signal_in("step", 4, signal.SIGTERM)
@@ -189,15 +227,16 @@ def test_a_validation_folder_of_its_own_may_change_too(tmp_path: Path) -> None:
 
 
 def test_evaluation_alone_knows_what_was_held_back_after_a_move(
-    stopped: Path, tmp_path: Path
+    stopped: Path, labels: dict[str, object], tmp_path: Path
 ) -> None:
     shutil.copytree(stopped / "undisturbed", tmp_path / "run")
     shutil.copytree(stopped / "data", tmp_path / "moved")
     add_pictures(tmp_path / "moved")
-    config = load(FinetuneConfig, tmp_path / "run" / "config.yaml")
+    config = load_finetuning_settings(tmp_path / "run" / "config.yaml")
     config = replace(
         config,
         data=replace(config.data, path=str(tmp_path / "moved")),
         run=replace(config.run, dir=str(tmp_path / "run")),
     )
-    assert evaluate_only(config, start_processes("cpu")).num_images == 9
+    evaluate = of_masks.evaluate_only if labels else of_classes.evaluate_only
+    assert evaluate(config, start_processes("cpu")).num_images == 9

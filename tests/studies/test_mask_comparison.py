@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,9 @@ def test_compare_takes_shares_of_the_pictures(
     data = write_pairs(tmp_path / "data", 10)
     assert main(segment_arguments(data, tmp_path / "first", train__steps=1)) == DONE
     words = segment_arguments(
-        data, tmp_path / "run", model__weights=tmp_path / "first", train__steps=1
-    )
+        data, tmp_path / "run", model__weights=tmp_path / "first", train__steps=1,
+        evaluate__num_pictures=2,
+    )  # fmt: skip
     command = ["compare", *words[1:]]
     capsys.readouterr()
     assert main([*command, "--shares", "[25, 100]"]) == DONE
@@ -90,6 +92,15 @@ def test_compare_takes_shares_of_the_pictures(
     assert "7 labelled images, IoU in %" in said
     assert "After 1 steps, compared with training from scratch, pretraining" in said
     assert (tmp_path / "run" / "labels-25" / "pretrained-1" / "config.yaml").is_file()
+    with (tmp_path / "run" / "report.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (3 + 1) * 2 * 3  # shares, classes and their mean, starts, seeds
+    assert {row["class"] for row in rows} == {"ground", "square", "dot", "mean"}
+    page = (tmp_path / "run" / "report.md").read_text()
+    assert next(line for line in said.splitlines() if line.startswith("After 1 steps")) in page
+    assert "7 (100 %)" in page
+    assert "from-scratch.png" in page
+    assert "data:image/png" in (tmp_path / "run" / "report.html").read_text()
     assert main([*command, "--shares", "[0]"]) == 2
     assert "--shares: got [0]" in capsys.readouterr().err
     assert main([*command, "--against", "other"]) == 2

@@ -44,6 +44,16 @@ def save_palette(path: Path, numbers: np.ndarray) -> None:
     mask.save(path)
 
 
+def write_bright_masks(pictures: Path, masks: Path) -> None:
+    """Write a mask of the same name for each picture: which of its pixels are bright."""
+    for path in pictures.rglob("*.png"):
+        mask = masks / path.relative_to(pictures)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as picture:
+            grey = np.asarray(picture.convert("L"))
+        Image.fromarray((grey > 127).astype(np.uint8)).save(mask)
+
+
 SETTINGS = {
     "task": "segmentation",
     "data.classes": CLASSES,

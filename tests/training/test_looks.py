@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from masked_pictures import segment_arguments, write_pairs
 from pictures_on_disk import write_pictures
 from PIL import Image
 from real_runs import assert_same_state, final_state, options, pretrain_arguments, run
@@ -40,6 +42,7 @@ FINETUNE = {
     "evaluate.every_steps": 2,
     "checkpoint.every_steps": 3,
 }
+MASKS = "fcmae.finetuning.segmentation.task"
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device", "somewhere.png")
 
 
@@ -51,20 +54,37 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def labelled(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {"finetune": data, "segment": write_pairs(tmp_path_factory.mktemp("pairs"), 10)}
+
+
 def pretraining(data: Path, folder: Path, **changes: object) -> list[str]:
     return pretrain_arguments(data, folder, STEPS, **{**SCORES, **changes})
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def undisturbed(
+    data: Path, labelled: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("undisturbed")
     assert main(pretraining(data, folder / "pretrain")) == DONE
-    assert main(finetuning(data, folder / "finetune")) == DONE
-    return {job: folder / job for job in ("pretrain", "finetune")}
+    for job, command in TUNING.items():
+        assert main(command(labelled[job], folder / job)) == DONE
+    return {job: folder / job for job in ("pretrain", *TUNING)}
 
 
 def finetuning(data: Path, folder: Path) -> list[str]:
     return ["finetune", *options({"run.dir": folder, "data.path": data, **FINETUNE}, {})]
+
+
+def segmenting(data: Path, folder: Path) -> list[str]:
+    changes = {"train.steps": STEPS, "evaluate.every_steps": 2, "evaluate.num_pictures": 1}
+    return segment_arguments(data, folder, **changes)
+
+
+# What learns from labels, of pictures and of their pixels.
+TUNING = {"finetune": finetuning, "segment": segmenting}
 
 
 def weights(run_dir: Path) -> dict[str, Any]:
@@ -127,60 +147,75 @@ def test_a_look_that_fails_is_a_sentence_and_changes_no_weight(
 
 
 @pytest.mark.parametrize(
-    ("place", "error"),
+    ("job", "place", "error"),
     [
-        ("fcmae.finetuning.task.evaluate_classifier", RuntimeError("out of memory")),
-        ("fcmae.finetuning.task.draw_confusion_matrix", ValueError("no figure")),
-        ("fcmae.training.first_look.draw_sheet", ValueError("no picture")),
-        ("fcmae.finetuning.task.write_files", ValueError("no account")),
+        ("finetune", "fcmae.finetuning.task.evaluate_classifier", RuntimeError("out of memory")),
+        ("finetune", "fcmae.finetuning.task.draw_confusion_matrix", ValueError("no figure")),
+        ("finetune", "fcmae.training.first_look.draw_sheet", ValueError("no picture")),
+        ("finetune", "fcmae.finetuning.task.write_files", ValueError("no account")),
+        ("segment", f"{MASKS}.evaluate_segmenter", RuntimeError("out of memory")),
+        ("segment", f"{MASKS}.draw_segmentations", ValueError("no figure")),
+        ("segment", f"{MASKS}.draw_pixel_confusion", ValueError("no figure")),
+        ("segment", "fcmae.training.first_look.draw_sheet", ValueError("no picture")),
+        ("segment", f"{MASKS}.write_files", ValueError("no account")),
     ],
 )
 def test_a_look_at_a_fine_tuning_that_fails_is_a_sentence_and_changes_no_weight(
+    job: str,
     place: str,
     error: Exception,
-    data: Path,
+    labelled: dict[str, Path],
     undisturbed: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(place, raising(error))
-    status = main(finetuning(data, tmp_path / "run"))
+    status = main(TUNING[job](labelled[job], tmp_path / "run"))
     said = " ".join(capfd.readouterr().err.split())
     assert status == DONE, said
     assert f"failed ({type(error).__name__}: {error}); training goes on." in said
-    assert_same_state(weights(tmp_path / "run"), weights(undisturbed["finetune"]))
+    assert_same_state(weights(tmp_path / "run"), weights(undisturbed[job]))
     assert (tmp_path / "run" / "finished.txt").is_file()
-    assert (tmp_path / "run" / "export" / "classifier.safetensors").is_file()
+    name = {"finetune": "classifier", "segment": "segmenter"}[job]
+    assert (tmp_path / "run" / "export" / f"{name}.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    ("job", "place"),
+    [
+        ("finetune", "fcmae.finetuning.task.evaluate_classifier"),
+        ("segment", f"{MASKS}.evaluate_segmenter"),
+    ],
+)
 def test_scores_that_failed_once_cost_that_score_alone(
-    data: Path,
+    job: str,
+    place: str,
+    labelled: dict[str, Path],
     undisturbed: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    from fcmae.finetuning import task
-
-    original, calls = task.evaluate_classifier, 0
+    room, _, function = place.rpartition(".")
+    original, calls = getattr(importlib.import_module(room), function), 0
 
     def evaluate(*args: Any) -> Any:
         nonlocal calls
         calls += 1
         return raising(DataError("a reader died."))() if calls in (1, 3) else original(*args)
 
-    monkeypatch.setattr(task, "evaluate_classifier", evaluate)
-    assert main(finetuning(data, tmp_path / "run")) == DONE
+    monkeypatch.setattr(place, evaluate)
+    assert main(TUNING[job](labelled[job], tmp_path / "run")) == DONE
     said = " ".join(capfd.readouterr().err.split())
     assert "the evaluation of step 2 failed (a reader died); training goes on." in said
     assert "the evaluation of step 6 failed (a reader died); training goes on." in said
     scores = [
         [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "val_loss" in line]
-        for folder in (tmp_path / "run", undisturbed["finetune"])
+        for folder in (tmp_path / "run", undisturbed[job])
     ]
     assert scores == [[4, 6], [2, 4, 6]]
-    assert_same_state(weights(tmp_path / "run"), weights(undisturbed["finetune"]))
+    assert_same_state(weights(tmp_path / "run"), weights(undisturbed[job]))
 
 
 def close_stderr() -> None:

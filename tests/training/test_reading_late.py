@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from masked_pictures import write_bright_masks
 from pictures_on_disk import write_pictures
 from real_runs import (
     assert_same_run,
@@ -86,9 +87,15 @@ def test_a_run_that_is_read_late_is_that_which_is_read_at_once(
 
 def lose_labels(*at_calls: int) -> None:
     """Make the loss of a fine-tuning NaN when it is asked for at these times."""
+    from fcmae.finetuning.segmentation.task import Segmentation
     from fcmae.finetuning.task import Finetuning
 
-    original, calls = Finetuning.compute_loss, 0
+    for kind in (Finetuning, Segmentation):
+        _lose(kind, at_calls)
+
+
+def _lose(kind: Any, at_calls: tuple[int, ...]) -> None:
+    original, calls = kind.compute_loss, 0
 
     def compute_loss(self: Any, *args: Any) -> Tensor:
         nonlocal calls
@@ -96,12 +103,14 @@ def lose_labels(*at_calls: int) -> None:
         loss: Tensor = original(self, *args)
         return loss * math.nan if calls in at_calls else loss
 
-    Finetuning.compute_loss = compute_loss  # type: ignore[method-assign]
+    kind.compute_loss = compute_loss
 
 
-@pytest.mark.parametrize("warmup", [True, False])
+@pytest.mark.parametrize(
+    ("warmup", "of_masks"), [(True, False), (False, False), (False, True)], ids=str
+)
 def test_an_average_of_weights_that_is_read_late_is_that_which_is_read_at_once(
-    warmup: bool, data: Path, tmp_path: Path
+    warmup: bool, of_masks: bool, data: Path, tmp_path: Path
 ) -> None:
     """The device decides whether the average follows: two steps have no finite loss."""
     labelled, log = tmp_path / "labelled", tmp_path / "log"
@@ -124,6 +133,14 @@ def test_an_average_of_weights_that_is_read_late_is_that_which_is_read_at_once(
         "log.tensorboard": "false",
         "checkpoint.every_steps": 100,
     }
+    if of_masks:
+        write_bright_masks(labelled, tmp_path / "masks")
+        settings |= {
+            "task": "segmentation",
+            "task.decoder_channels": 16,
+            "data.masks": tmp_path / "masks",
+            "data.classes": "[dark, bright]",
+        }
     for name, how in (("late", late), ("at-once", without_pictures)):
         words = ["finetune", *options(settings, {"run__dir": tmp_path / name})]
         status = run(words, log, before=[partial(lose_labels, 2, 5), how, tell_late_results])

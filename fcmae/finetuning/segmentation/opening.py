@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ def open_masked(config: SegmentationConfig, *, is_begun: bool | None = None) -> 
     """
     folder = RunFolder(config.run.dir)
     recorded = has_begun(folder) if is_begun is None else is_begun
-    return _recall(config, folder) if recorded else _open(config)
+    return _recall(config, folder) if recorded else _open(config, *find_masked(config))
 
 
 def place_of(config: SegmentationConfig, *, validation: bool = False) -> MaskPlace:
@@ -105,9 +106,46 @@ def find_masked(
     return images, apart, masks, missing
 
 
-def _open(config: SegmentationConfig) -> MaskedImages:
+def open_masked_among(
+    config: SegmentationConfig, train: ImageList, validation: ImageList
+) -> MaskedImages:
+    """Return which images of two lists have masks where config.data says; every mask is read.
+
+    Args:
+        config: of the run.
+        train, validation: images of data.path, by absolute paths.
+
+    Raises:
+        ConfigError, DataError: as `open_masked`.
+    """
+    _, masks, _ = _find(config, config.data.path, "data.path", place_of(config))
+    by_path = {os.path.abspath(image): mask for image, mask in masks.items()}
+    place = place_of(config)
+    missing = [
+        path
+        for path in (*train.paths, *validation.paths)
+        if path not in by_path and not place.is_named_as_mask(path)
+    ]
+    kept = [
+        dataclasses.replace(
+            images.select([n for n, path in enumerate(images.paths) if path in by_path]),
+            labels=None,
+            classes=None,
+        )
+        for images in (train, validation)
+    ]
+    wanted = {path: by_path[path] for images in kept for path in images.paths}
+    return _open(config, kept[0], kept[1], wanted, missing)
+
+
+def _open(
+    config: SegmentationConfig,
+    train: ImageList,
+    validation: ImageList,
+    masks: dict[str, str],
+    missing: Sequence[str],
+) -> MaskedImages:
     data = config.data
-    train, validation, masks, missing = find_masked(config)
     told = []
     if missing:
         share = len(missing) / (len(missing) + len(masks))
@@ -158,7 +196,12 @@ def _recall(config: SegmentationConfig, folder: RunFolder) -> MaskedImages:
             f"{folder.validation}: is missing, and without it the run does not know its validation "
             "images; restore the file, or start again in another run.dir."
         )
-    train = recall_training(folder, bare[0], None, data.max_skipped_share)
+    has_mask = set(pair(bare[0], place_of(config))[0].paths)
+    known = [path for path in found.paths if path not in has_mask]  # no new ones to learn from
+    apart = ImageList((*validation.images.paths, *known))
+    train = recall_training(
+        folder, bare[0], validation._replace(images=apart), data.max_skipped_share
+    )
     masks = pair(train.images, place_of(config))[1]
     masks |= pair(validation.images, place_of(config, validation=True))[1]
     lists = (train.images, validation.images)

@@ -16,11 +16,21 @@ from fcmae.finetuning.setup import description, weights_metadata
 from fcmae.model.backbones import create_backbone
 from fcmae.model.segmenter import build_segmenter, encoder_state, import_smp, timm_name
 from fcmae.settings.sections import image_height_width
-from fcmae.settings.segmentation import SegmentationConfig
+from fcmae.settings.segmentation import STEM_ADVICE, STEM_STRIDE, SegmentationConfig
 from fcmae.training.optimization import lr_scale, parameter_groups
 from fcmae.weights.loading import load_encoder
 from fcmae.weights.public import find_public, is_public
 from fcmae.weights.segmenter import SegmenterInfo, load_segmenter, segmenter_file
+
+
+def check_stem(config: SegmentationConfig) -> None:
+    """Raise ConfigError when the weights are of an encoder whose maps no decoder takes."""
+    stride = weights_metadata(config).get("stem_stride", STEM_STRIDE)
+    if stride != STEM_STRIDE:
+        raise ConfigError(
+            f"model.weights: {config.model.weights} has a stem of stride {stride}, expected "
+            f"{STEM_ADVICE}."
+        )
 
 
 def create_segmenter(
@@ -32,9 +42,10 @@ def create_segmenter(
     taken, too, when it is the same for the same classes.
 
     Raises:
-        ConfigError: an unknown model; smp is missing.
+        ConfigError: an unknown model; smp is missing; weights of another stem.
         CheckpointError: weights that cannot be read or do not fit.
     """
+    check_stem(config)
     with seeded(sample_seed(config.train.seed, "weights")):
         network = build_segmenter(
             config.task.architecture,

@@ -24,6 +24,7 @@ from fcmae.finetuning.segmentation.recipe import choose_before_length, steps_for
 from fcmae.finetuning.segmentation.scoring import evaluate_segmenter
 from fcmae.finetuning.segmentation.setup import (
     SegmentationLoss,
+    check_stem,
     create_normalisation,
     create_segmenter,
     layer_groups,
@@ -91,6 +92,7 @@ def check(config: SegmentationConfig) -> None:
 
     Masks are read, the model is built without memory, and weights are asked what they are.
     """
+    check_stem(config)
     images = open_masked(config)
     with torch.device("meta"):
         build_segmenter(

@@ -35,9 +35,12 @@ from fcmae.runs.folder import RunFolder
 from fcmae.runs.loading import load_run
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.ablation import Ablation, AblationEvaluateConfig
+from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import to_plain
+from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.studies.ablation.grid import Cell
+from fcmae.studies.ablation.masks import SEGMENTED, segment_cell
 from fcmae.studies.ablation.split import Split
 from fcmae.training.processes import Processes, choose_device
 from fcmae.weights.encoder_info import EncoderInfo
@@ -90,11 +93,17 @@ def evaluate_cell(cell: Cell, ablation: Ablation, split: Split) -> str | None:
             for name, images in (("train", split.train), ("test", split.test))
         }
         scores = score(described["train"], described["test"], evaluate)
-    if cell.finetune is not None:
-        signal, accuracy = _finetune(cell, split, device)
-        if signal is not None:
-            return signal
+    masks: dict[str, Any] = {}
+    if isinstance(cell.finetune, SegmentationConfig):
+        signal, iou, masks = segment_cell(cell, ablation, split, Processes(0, 1, device))
+        scores[SEGMENTED] = [iou]
+    elif cell.finetune is not None:
+        signal, accuracy = _finetune(cell.finetune, cell.seed, split, device)
         scores[FINETUNED] = [accuracy]
+    else:
+        signal = None
+    if signal is not None:
+        return signal
     if not cell.is_scratch:
         _draw_pictures(cell, encoder, split, device, evaluate)
     config = encoder.config
@@ -111,6 +120,7 @@ def evaluate_cell(cell: Cell, ablation: Ablation, split: Split) -> str | None:
         "classes": split.test.classes,
         "train_images": len(split.train),
         "test_images": len(split.test),
+        "masks": masks,
         "threads": torch.get_num_threads(),
         "hardware": hardware(),
         "versions": versions(),
@@ -183,20 +193,21 @@ def _load_encoder(cell: Cell, device: torch.device, split: Split) -> Encoder:
     return Encoder(config, model.to(device), EncoderInfo.of_run(config, model, step))
 
 
-def _finetune(cell: Cell, split: Split, device: torch.device) -> tuple[str | None, float]:
+def _finetune(
+    config: FinetuneConfig, seed: int, split: Split, device: torch.device
+) -> tuple[str | None, float]:
     """Fine-tune on the split's own lists of images; return the signal and the accuracy."""
     from fcmae.data.splits import draw_per_class
 
-    assert cell.finetune is not None
-    per_class, train = cell.finetune.data.train_per_class, split.train
+    per_class, train = config.data.train_per_class, split.train
     if per_class is not None:
-        train = draw_per_class(train, per_class, cell.seed)
+        train = draw_per_class(train, per_class, seed)
     alone = Processes(0, 1, device)
-    done = finetune(cell.finetune, alone, (train, split.test), scores_frozen=False)
+    done = finetune(config, alone, (train, split.test), scores_frozen=False)
     if done.signal is not None:
         return done.signal, float("nan")
     if done.last is None:
-        raise not_scored(cell.finetune.run.dir)
+        raise not_scored(config.run.dir)
     return None, 100 * done.last.balanced_accuracy
 
 

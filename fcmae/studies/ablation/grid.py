@@ -22,6 +22,7 @@ from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import from_plain, to_plain
 from fcmae.settings.sections import image_height_width
+from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.studies.ablation.split import IMAGES_FILE, Split
 from fcmae.training.schedule import Schedule
 
@@ -50,7 +51,7 @@ class Cell:
     settings: dict[str, Any]
     seed: int
     config: PretrainConfig
-    finetune: FinetuneConfig | None
+    finetune: FinetuneConfig | SegmentationConfig | None
     is_scratch: bool = False
 
     @property
@@ -175,20 +176,27 @@ def _check_model(config: PretrainConfig, split: Split) -> None:
 
 def _finetune(
     ablation: Ablation, config: PretrainConfig, split: Split, *, is_scratch: bool
-) -> FinetuneConfig | None:
+) -> FinetuneConfig | SegmentationConfig | None:
     """Return the fine-tuning of a cell's encoder: the same for all of them but for the weights."""
     if not ablation.finetune:
         return None
     plain = copy.deepcopy(ablation.finetune)
     data, model = config.data, with_structure(config, len(split.train)).model
     mean, std = mean_and_std(config.data)
+    kind = ablation.finetune_class
+    images = {"path": split.source}
+    images |= {name: split.made_by[name] for name in ("label", "val_share", "split_seed")}
+    if kind is SegmentationConfig:
+        del images["label"]
+        if has_own_masks(ablation):
+            images = {}
+            plain["data"] = {"path": split.source, **plain["data"]}
     fixed: Plain = {
         "run": {"dir": str(Path(config.run.dir) / "finetune")},
         "data": {
-            "path": split.source,
             "in_chans": data.in_chans,
             **{name: getattr(data, name) for name in READING},
-            **{name: split.made_by[name] for name in ("label", "val_share", "split_seed")},
+            **images,
         },
         "model": {"name": model.name, "stem_stride": model.stem_stride},
         "train": {"seed": config.train.seed},
@@ -208,14 +216,21 @@ def _finetune(
         "std": list(std),
     }
     plain["data"] = {**defaults, **plain["data"]}
-    complete = from_plain(FinetuneConfig, plain, where="finetune")
+    complete = from_plain(kind, plain, where="finetune")
     if not is_scratch:
         return complete
     compare, optim = complete.compare, to_plain(complete)["optim"]
     optim["layer_decay"] = compare.scratch_layer_decay
     if compare.scratch_base_lr is not None:
         optim["base_lr"] = compare.scratch_base_lr
-    return from_plain(FinetuneConfig, {**to_plain(complete), "optim": optim}, where="finetune")
+    return from_plain(kind, {**to_plain(complete), "optim": optim}, where="finetune")
+
+
+def has_own_masks(ablation: Ablation) -> bool:
+    """Whether the fine-tuning names images with masks of its own, which the split is not about."""
+    data = ablation.finetune.get("data")
+    is_about_masks = ablation.finetune_class is SegmentationConfig
+    return is_about_masks and isinstance(data, dict) and bool({"path", "val_path"} & set(data))
 
 
 def _slug(settings: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from fcmae.settings.reading import forbidden_changes, load, to_plain
 from fcmae.studies.ablation.cluster import CellJob, check_slurm
 from fcmae.studies.ablation.evaluation import check_labels, read_result
 from fcmae.studies.ablation.grid import Cell, build_cells, trained
+from fcmae.studies.ablation.masks import check_masks
 from fcmae.studies.ablation.split import open_split, write_split
 from fcmae.studies.ablation.worker import failure_file, note_failure
 from fcmae.training.auto import as_recorded
@@ -70,6 +71,7 @@ class Runner:
         self.cells = build_cells(ablation, self._split)
         for cell in trained(self.cells):
             _check_folder(cell)
+        check_masks(self.cells, ablation, self._split, say)
 
     def run(self) -> int:
         """Run what is left; return DONE, FAILED when a cell failed, or INTERRUPTED."""

@@ -16,6 +16,7 @@ from fcmae.errors import ConfigError
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.ablation import Ablation
+from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import DataConfig, PretrainConfig
 from fcmae.settings.reading import from_plain
 
@@ -91,12 +92,13 @@ def open_split(ablation: Ablation) -> Split:
             )
         train, test = (_with_absolute_paths(without_masks(images, reading)) for images in cut)
         split = Split(train, test, source, is_cut, made_by)
-    needs = [*evaluate.methods, *(["fine-tuning"] if ablation.finetune else [])]
+    learns_labels = bool(ablation.finetune) and ablation.finetune_class is FinetuneConfig
+    needs = [*evaluate.methods, *(["fine-tuning"] if learns_labels else [])]
     if needs and split.test.labels is None:
         raise ConfigError(
             f"evaluate.methods: {' and '.join(needs)} need labels, and {source!r} has none; name "
             "a folder with one folder per class as --evaluate.path, or score without labels: "
-            "--evaluate.methods [] and no finetune settings."
+            f"--evaluate.methods []{' and no finetune settings' if learns_labels else ''}."
         )
     return split
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from example_scripts import INFO
 from masked_pictures import segment_arguments, write_pairs
 from PIL import Image
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, MISTAKE
+from fcmae.weights.export import export
 
 MASK = "masks/03.png"
 
@@ -122,6 +125,11 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, object], str]] = {
     ),
     "two masks of one image": (twice, {}, r"has 2 masks, '.*03.npy' and '.*03.png'"),
     "crops that no encoder divides": (nothing, {"data__image_size": 40}, r"multiples of 32 px"),
+    "a stem that decoders do not fit": (
+        nothing,
+        {"model__stem_stride": 2},
+        r"model.stem_stride: got 2, expected 4, since decoders .*: pretrain",
+    ),
     "an unknown task": (nothing, {"task": "detection"}, r"expected classification or segmentation"),
     "an encoder of the first version that is none": (
         nothing,
@@ -167,6 +175,20 @@ def test_weights_of_other_classes_are_told(
     capsys.readouterr()
     assert main(words) == MISTAKE
     assert "is for the classes ground, square, dot, and data.classes" in capsys.readouterr().err
+
+
+def test_weights_with_another_stem_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_pairs(tmp_path / "data", 8)
+    info = dataclasses.replace(INFO, model_name="convnextv2_speck", stem_stride=2)
+    weights = tmp_path / "encoder.safetensors"
+    export(info.create_model(), "timm", weights, info)
+    words = segment_arguments(data, tmp_path / "run", model__weights=weights)
+    assert main(words) == MISTAKE
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "has a stem of stride 2, expected 4, since decoders begin at a quarter" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_few_images_without_masks_are_left_out_and_said(
