@@ -142,7 +142,8 @@ class TrainedSegmenter:
             listed, info = with_masks(listed, self.info)
             shown = tuple(listed.paths) if names is None else names
             places = output_names(shown)
-            tiling = Tiling(self.info.image_size, batch_size=batch_size)
+            size = self.info.tile_size or self.info.image_size
+            tiling = Tiling(size, self.info.tile_overlap, batch_size)
             normalise = Normalisation(self.info.mean, self.info.std)
             masks: list[np.ndarray | None] = []
             written: list[tuple[str, str] | None] = []

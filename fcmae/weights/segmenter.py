@@ -33,6 +33,9 @@ class SegmenterInfo(EncoderInfo):
         norm: its normalisation.
         mask_values: what stands for each class in the masks of the training: a number, or a
             colour of three; in the order of `classes`.
+        tile_size: (height, width) of the tiles in which the run scored whole pictures, px; None:
+            image_size.
+        tile_overlap: share of a tile that overlaps the next one.
     """
 
     task: str = TASK
@@ -40,6 +43,8 @@ class SegmenterInfo(EncoderInfo):
     decoder_channels: int = 256
     norm: Norm = "group"
     mask_values: tuple[Any, ...] = ()
+    tile_size: tuple[int, int] | None = None
+    tile_overlap: float = 0.25
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> SegmenterInfo | None:

@@ -154,6 +154,7 @@ def create_normalisation(config: SegmentationConfig) -> Normalisation:
 
 def segmenter_info(config: SegmentationConfig, classes: MaskClasses, step: int) -> SegmenterInfo:
     """Return what one must know to use a run's segmenter after `step` steps."""
+    tiling = create_tiling(config)
     return SegmenterInfo(
         **description(config, step),
         crop_pct=1.0,
@@ -162,4 +163,6 @@ def segmenter_info(config: SegmentationConfig, classes: MaskClasses, step: int) 
         decoder_channels=config.task.decoder_channels,
         norm=config.task.norm,
         mask_values=classes.values,
+        tile_size=tiling.size,
+        tile_overlap=tiling.overlap,
     )

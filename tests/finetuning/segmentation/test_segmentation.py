@@ -6,9 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from masked_pictures import NAMES, segment_arguments, write_pairs
+from PIL import Image
 from real_runs import (
     assert_same_run,
     assert_same_state,
@@ -18,7 +20,9 @@ from real_runs import (
     run_together,
 )
 
+import fcmae
 from fcmae.__main__ import main
+from fcmae.data.recorded import read_paths
 from fcmae.errors import DONE
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.tasks import load_finetuning_settings
@@ -172,3 +176,24 @@ def test_a_recipe_may_say_its_task_in_one_word(data: Path, tmp_path: Path) -> No
     words = segment_arguments(data, tmp_path / "run", train__steps=1)
     words = [word for word in words if not word.startswith("--task=")]
     assert main([words[0], "--config", str(recipe), *words[1:]]) == DONE
+
+
+def test_predictions_are_those_that_the_run_scored(data: Path, tmp_path: Path) -> None:
+    """In tiles of the run's own evaluation, which need not be as large as its crops."""
+    words = segment_arguments(
+        data, tmp_path / "run", train__steps=1, evaluate__tile_size="[64, 32]",
+        evaluate__tile_overlap=0.5, augment__class_balanced=0,
+    )  # fmt: skip
+    assert main(words) == DONE
+    scored = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    pictures = read_paths(tmp_path / "run" / "validation.jsonl")
+    found = fcmae.load(tmp_path / "run", "cpu").predict(pictures)
+    counts = np.zeros((3, 3), np.int64)
+    for picture, mask in zip(pictures, found.masks, strict=True):
+        with Image.open(data / "masks" / Path(picture).name) as opened:
+            truth = np.asarray(opened)
+        assert mask is not None
+        np.add.at(counts, (truth, mask), 1)
+    right = counts.diagonal()
+    ious = right / (counts.sum(axis=0) + counts.sum(axis=1) - right)
+    assert [scored[f"val_iou/{name}"] for name in NAMES] == pytest.approx(ious.tolist(), abs=1e-6)
