@@ -23,6 +23,7 @@ from fcmae.evaluation.segmentation import SegmentationScores
 from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked
 from fcmae.finetuning.segmentation.task import resolve, segment
 from fcmae.finetuning.setup import weights_metadata
+from fcmae.model.segmenter import import_smp
 from fcmae.runs import terminal
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
@@ -121,6 +122,7 @@ def compare_masks(
     Raises:
         As `segment`.
     """
+    import_smp()
     whole = open_fixed(config, processes)
     resolved, rules = resolve(config, whole, processes, folder_of(config, shares[0], PRETRAINED, 0))
     for sentence in rules if processes.is_main else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,6 +189,25 @@ def test_weights_with_another_stem_are_told(
     assert main(words) == MISTAKE
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "has a stem of stride 2, expected 4, since decoders begin at a quarter" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["finetune", "compare"])
+def test_a_missing_smp_is_told_before_anything_is_written(
+    command: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = write_pairs(tmp_path / "data", 8)
+    weights = tmp_path / "encoder.safetensors"
+    info = dataclasses.replace(INFO, model_name="convnextv2_speck")
+    export(info.create_model(), "timm", weights, info)
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    words = segment_arguments(data, tmp_path / "run", model__weights=weights)
+    assert main([command, *words[1:]]) == MISTAKE
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "install the extra: pip install 'fcmae[segmentation]'" in said
     assert not (tmp_path / "run").exists()
 
 
