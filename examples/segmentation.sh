@@ -16,7 +16,7 @@ masks=(
     --data.val_path "$pictures/val/images" --data.val_masks "$pictures/val/masks"
     --data.classes "[background, animal, plant, thing]" --data.image_size 128
     --task.architecture fpn --task.decoder_channels 64
-    --train.batch_size 8 --train.steps 40
+    --train.batch_size 8 --train.steps 90
 )
 fcmae finetune --task segmentation --run.dir "$runs/masks" --model.weights "$runs/pretraining" \
     "${masks[@]}" --compare.scratch true --compare.seeds 3

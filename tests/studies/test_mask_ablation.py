@@ -51,7 +51,7 @@ def arguments(folder: Path, data: Path, *extra: str) -> list[str]:
         *("--base.model.name", "convnextv2_speck", "--base.model.decoder_dim", "8"),
         *("--base.data.image_size", "64", "--base.data.workers", "0"),
         *("--base.train.batch_size", "4", "--base.train.steps", "1"),
-        *("--base.log.tensorboard", "false", "--base.log.num_pictures", "0"),
+        *("--base.log.tensorboard", "false", "--base.log.num_pictures", "1"),
         *("--base.health.checks", "0", "--evaluate.pictures", "1", "--evaluate.methods", "[]"),
         *extra,
     ]
