@@ -13,7 +13,7 @@ from fcmae.data.recorded import Recalled
 from fcmae.data.reopening import has_begun, recall_apart, recall_training
 from fcmae.data.splits import open_labelled, open_validation, with_labels
 from fcmae.errors import CheckpointError, ConfigError, DataError
-from fcmae.finetuning.setup import create_reading
+from fcmae.finetuning.setup import AnyFinetuning, create_reading
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.finetune import FinetuneConfig
 
@@ -120,7 +120,7 @@ def images_to_evaluate(config: FinetuneConfig, classes: Sequence[str] | None) ->
     images = open_images(data.path, data.label, exclude=data.exclude, wanted=wanted)
     if "validation" in images.parts and "train" in images.parts:
         return open_labelled(data, config.train.seed)[1]
-    folder = _folder_of_weights(config)
+    folder = folder_of_weights(config)
     if folder is not None:
         trained = recall_training(folder, images, None, 1.0).images
         known = set(map(os.path.abspath, trained.paths))
@@ -132,7 +132,7 @@ def images_to_evaluate(config: FinetuneConfig, classes: Sequence[str] | None) ->
     return with_labels(images, "data.path", data.path)
 
 
-def _folder_of_weights(config: FinetuneConfig) -> RunFolder | None:
+def folder_of_weights(config: AnyFinetuning) -> RunFolder | None:
     """Return the folder of the fine-tuning that the weights come from, if it is known."""
     source = Path(config.model.weights or config.run.dir)
     for path in (source, source.parent, source.parent.parent, Path(config.run.dir)):

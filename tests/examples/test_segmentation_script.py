@@ -22,7 +22,7 @@ SMALL = ["--data.image_size=64", "--train.batch_size=2", "--train.steps=1", "--d
 SMALL += ["--train.device=cpu", "--log.tensorboard=false"]
 CHANGES = {
     "pretrain": [*SMALL, "--model.name=convnextv2_speck", "--model.decoder_dim=8"],
-    "finetune": [*SMALL, "--task.decoder_channels=32", "--compare.seeds=2"],
+    "finetune": [*SMALL, "--task.decoder_channels=32"],
     "predict": ["--workers=0"],
     "export": [],
 }

@@ -29,7 +29,7 @@ from fcmae.evaluation.segmentation_pictures import (
 from fcmae.evaluation.tiles import predict_bands
 from fcmae.finetuning.scored import Problem
 from fcmae.finetuning.segmentation.data import Pairs, WholePictures
-from fcmae.finetuning.segmentation.opening import find_masked
+from fcmae.finetuning.segmentation.opening import masked_to_evaluate
 from fcmae.finetuning.segmentation.setup import create_normalisation, create_tiling
 from fcmae.finetuning.setup import create_reading, variant_of
 from fcmae.runs.durable import write_text
@@ -163,7 +163,7 @@ def evaluate_only(config: SegmentationConfig, processes: Processes) -> Segmentat
             f"names {', '.join(given.names)}; evaluate on masks of the same classes."
         )
     classes = given or MaskClasses(names, info.mask_values, _ignored(config))
-    _, validation, masks, _ = find_masked(config)
+    validation, masks = masked_to_evaluate(config)
     counts = torch.zeros(len(validation), len(classes)).numpy()
     precision, device = config.train.precision, processes.device
     check_precision(precision, device)
