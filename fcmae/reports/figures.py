@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fcmae.evaluation import PairedDifference, means
+from fcmae.evaluation import Mean, PairedDifference, means
 from fcmae.evaluation.pictures import smooth
 
 SIZE = (4.8, 3.3)  # inches; read at the width of a phone, too
@@ -36,6 +36,7 @@ def draw_means(
     y_name: str,
     baseline: float | None = None,
     baseline_name: str = "untrained encoder",
+    intervals: Mapping[str, Mapping[float | str, Mean]] | None = None,
 ) -> bytes:
     """Return an SVG of means with intervals, and the single seeds as points.
 
@@ -44,6 +45,8 @@ def draw_means(
         x_name, y_name: titles of the axes.
         baseline: the height of a horizontal line, or None.
         baseline_name: what it is.
+        intervals: {series: {x: mean}} where a table beside the figure has them; None takes the
+            spread of each series from its own seeds.
     """
     figure, axes = _new()
     order = list(dict.fromkeys(x for table in tables.values() for x in table))
@@ -54,7 +57,7 @@ def draw_means(
         zip(colours(len(tables)), tables.items(), strict=True)
     ):
         shift = spread * (number - (len(tables) - 1) / 2)
-        found = means(table)
+        found = means(table) if intervals is None else intervals[name]
         xs = [places[x] + shift for x in found]
         ys = [mean.value for mean in found.values()]
         errors = [mean.half_width or 0.0 for mean in found.values()]

@@ -65,7 +65,16 @@ def _plot(found: MaskComparison, config: SegmentationConfig) -> Picture:
         start: {names[share]: found.ious(share)[start] for share in found.results}
         for start in (PRETRAINED, SCRATCH)
     }
-    plot = figures.draw_means(tables, x_name="labelled pictures", y_name="mean IoU in %")
+    by_share = {names[share]: means(found.ious(share)) for share in found.results}
+    plot = figures.draw_means(
+        tables,
+        x_name="labelled pictures",
+        y_name="mean IoU in %",
+        intervals={
+            start: {name: of_starts[start] for name, of_starts in by_share.items()}
+            for start in tables
+        },
+    )
     caption = (
         f"Mean over {config.compare.seeds} seeds with its 95 % confidence interval, and every "
         "seed as a dot."
