@@ -22,7 +22,7 @@ SMALL = ["--data.image_size=64", "--train.batch_size=2", "--train.steps=1", "--d
 SMALL += ["--train.device=cpu", "--log.tensorboard=false"]
 CHANGES = {
     "pretrain": [*SMALL, "--model.name=convnextv2_speck", "--model.decoder_dim=8"],
-    "finetune": [*SMALL, "--task.decoder_channels=32"],
+    "finetune": [*SMALL, "--task.decoder_channels=32", "--evaluate.num_pictures=0"],
     "predict": ["--workers=0"],
     "export": [],
 }
@@ -44,6 +44,7 @@ def commands_of_the_script(folder: Path, pictures: Path, runs: Path) -> list[lis
     return [call.splitlines() for call in calls if call]
 
 
+@pytest.mark.slow
 def test_its_commands_pretrain_compare_predict_and_export(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
