@@ -1,9 +1,8 @@
 """Linear layers on rows of channels, by the matrix product that is fastest on this machine.
 
-On AVX-512 machines torch multiplies float32 with MKL, which stays at AVX2 where the processor is
-not Intel's; oneDNN, which torch carries too, uses the whole width there, at twice the rate. On
-Intel's MKL is as fast, and reads transposed operands of weight gradients where they lie: whole
-steps take 7 % less by it.
+On AVX-512 machines torch multiplies float32 with MKL, which stays at AVX2 on processors that are
+not Intel's: there oneDNN, which torch carries too, has twice the rate. On Intel's MKL reads transposed
+operands of weight gradients where they lie, which saves 7 % of whole steps.
 """
 
 import functools
