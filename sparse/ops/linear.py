@@ -1,8 +1,8 @@
 """Linear layers on rows of channels, by the matrix product that is fastest on this machine.
 
 On AVX-512 machines torch multiplies float32 with MKL, which stays at AVX2 on processors that are
-not Intel's: there oneDNN, which torch carries too, has twice the rate. On Intel's MKL reads transposed
-operands of weight gradients where they lie, which saves 7 % of whole steps.
+not Intel's: there oneDNN, which torch carries too, has twice the rate. On Intel's MKL reads
+transposed operands of weight gradients where they lie, which saves 7 % of whole steps.
 """
 
 import functools
