@@ -32,6 +32,9 @@ EXTRAS = {
     # fcmae curate of more than 50,000 pictures, which it clusters instead of comparing all pairs
     "curate": ["faiss-cpu>=1.9"],
     "slurm": ["submitit>=1.5.4"],
+    # log.to: services that get the numbers of a run
+    "wandb": ["wandb>=0.21"],
+    "mlflow": ["mlflow-skinny>=3.1"],
 }
 EXTRAS["docs"] = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4"]
 EXTRAS["test"] = [
@@ -48,6 +51,12 @@ EXTRAS["test"] = [
     *EXTRAS["onnx"],
     *EXTRAS["slurm"],
     *EXTRAS["curate"],
+    *EXTRAS["wandb"],
+    *EXTRAS["mlflow"],
+    # examples/first_run.ipynb is run by a kernel
+    "ipykernel>=6.29",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
 ]
 EXTRAS["dev"] = [
     *EXTRAS["test"],

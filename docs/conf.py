@@ -31,6 +31,12 @@ nitpick_ignore_regex = [
     ("py:.*", r"fcmae\.settings\..*Config|fcmae\.weights\.encoder_info\.EncoderInfo"),
     ("py:.*", r"Backend|GrnScope|UndecodableImageError|ConvNeXt|EncoderInfo|SegmenterInfo"),
     ("py:.*", r"fcmae\.data\.image_list\.ImageList|fcmae\.evaluation\.features\.Features"),
+    ("py:.*", r"fcmae\.(data|evaluation|reports|verification)\.\w+\.[A-Z]\w+"),
+    # Of functions whose results are imported when they are called.
+    (
+        "py:.*",
+        r"Any|Mapping|Sequence|Paths?|Report|Inspection|Curation|Certificate|Scores|Line|PretrainConfig|UnsupportedModelError",
+    ),
 ]
 
 html_theme = "furo"

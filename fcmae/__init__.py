@@ -16,7 +16,12 @@ from fcmae.errors import (
 )
 
 if TYPE_CHECKING:
+    from fcmae.cli.ablate import ablate
+    from fcmae.cli.compare import compare
+    from fcmae.cli.curate import curate
     from fcmae.cli.functions import Run, finetune, load, pretrain
+    from fcmae.cli.inspect import inspect
+    from fcmae.cli.verify import verify
     from fcmae.convert import convert_state_dict
     from fcmae.data.decoding import read_image
     from fcmae.model.autoencoder import FCMAE, FCMAEOutput
@@ -34,22 +39,32 @@ __all__ = [
     "NonFiniteLossError",
     "Run",
     "UnsupportedModelError",
+    "ablate",
+    "compare",
     "convert_state_dict",
+    "curate",
     "finetune",
+    "inspect",
     "load",
     "pretrain",
     "read_image",
+    "verify",
 ]
 
 _LAZY = {
     "FCMAE": "fcmae.model.autoencoder",
     "FCMAEOutput": "fcmae.model.autoencoder",
     "Run": "fcmae.cli.functions",
+    "ablate": "fcmae.cli.ablate",
+    "compare": "fcmae.cli.compare",
     "convert_state_dict": "fcmae.convert",
+    "curate": "fcmae.cli.curate",
     "finetune": "fcmae.cli.functions",
+    "inspect": "fcmae.cli.inspect",
     "load": "fcmae.cli.functions",
     "pretrain": "fcmae.cli.functions",
     "read_image": "fcmae.data.decoding",
+    "verify": "fcmae.cli.verify",
 }
 
 

@@ -266,6 +266,7 @@ OWN_WRITERS = {
 }
 WRITERS = {"write_text", "write_bytes", "save_file", "savefig", "save", "savez", "savez_compressed"}
 GIVEN = {"partial", "stream", "file"}  # by durable, in memory, or an open `partial`
+RESULTS = {"found", "report"}  # of commands, whose `save` goes through durable
 
 
 def opens_for_writing(source: str) -> list[int]:
@@ -283,6 +284,8 @@ def opens_for_writing(source: str) -> list[int]:
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else root(node.func)
+        if name == "save" and isinstance(node.func, ast.Attribute) and root(node.func) in RESULTS:
+            continue
         if name in WRITERS and root(node.func) != "self":  # checkpoints and logs, by their owners
             names = {root(argument) for argument in node.args}
             if isinstance(node.func, ast.Attribute):
@@ -309,4 +312,6 @@ def test_files_leave_a_run_through_durable() -> None:
     assert found == {}
     assert opens_for_writing("with path.open('wb') as f: torch.save(state, path)") == [1, 1]
     assert opens_for_writing("path.write_text('a'); save_file(a, b)") == [1, 1]
+    assert opens_for_writing("found.save(a); report.save(b)") == []
+    assert opens_for_writing("found.savez(a); torch.save(found, path)") == [1, 1]
     assert opens_for_writing("with partial.open('wb') as file: np.savez(file)") == []

@@ -1,5 +1,16 @@
 """`fcmae ablate`: a grid of runs, each evaluated in the same way; `fcmae report`: pages of runs."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from fcmae.reports.writing import Report
+    from fcmae.settings.ablation import Ablation
+
+Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SUMMARY = "pretrain over a grid of settings and seeds, evaluate, and write a report"
 REPORT_SUMMARY = "write report.html, .md and .csv of a run or an ablation"
 
@@ -14,7 +25,7 @@ def run(arguments: list[str]) -> int:
 
         return run_cell(*arguments[1:])
 
-    from fcmae.errors import DONE
+    from fcmae.errors import DONE, FAILED, INTERRUPTED
     from fcmae.settings.ablation import parse_ablation
     from fcmae.settings.reading import to_yaml
 
@@ -24,14 +35,75 @@ def run(arguments: list[str]) -> int:
         print(to_yaml(ablation), end="")
         return DONE
 
-    from fcmae.reports.writing import write_ablation_report
+    found = carry_out(ablation)
+    if found.stopped_by is not None:
+        return INTERRUPTED
+    return FAILED if found.failures else DONE
+
+
+def ablate(
+    data: Paths | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    model: str | None = None,
+    *,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> Report:
+    """Pretrain over a grid of settings and seeds and evaluate all alike, as `fcmae ablate` does.
+
+    Each cell trains in a process of its own below `run_dir`; one that was stopped goes on.
+
+    Args:
+        data: `base.data.path`.
+        run_dir: `run.dir`, the folder of all cells and of the report.
+        model: `base.model.name`.
+        grid: {"mask.ratio": [0.4, 0.6], "train.seed": [0, 1]}: what varies, seeds among it.
+        config: a YAML file, the name of a recipe, or nested settings with base, grid and so on.
+        settings: any other by its name, `**{"base.train.steps": 500, "evaluate.draws": 3}`; these
+            win over `config`.
+
+    Returns:
+        One row per cell as `columns`, what differs as `sentences`, cells that failed with their
+        reasons as `failures`, `save()`, and a page.
+
+    Raises:
+        ConfigError: a setting that is unknown, missing or cannot work, before anything starts.
+        DataError: no images, or none with labels where scores need them.
+    """
+    from fcmae.settings.ablation import parse_ablation
+    from fcmae.settings.words import command_line, text_of, words_of
+
+    words: list[str] = []
+    if isinstance(config, Mapping):  # whose base and finetune hold sections, and whose grid is one
+        plain = {**config, "grid": text_of(config["grid"])} if "grid" in config else config
+        for section, values in plain.items():
+            depth = 2 if section in ("base", "finetune") else 1
+            words += words_of({section: values}, depth=depth)
+    elif config is not None:
+        words = ["--config", os.fspath(config)]
+    given = {
+        "base.data.path": data,
+        "run.dir": run_dir,
+        "base.model.name": model,
+        "grid": None if grid is None else text_of(grid),
+    }
+    words += command_line(None, given, settings, "fcmae.ablate")
+    return carry_out(parse_ablation(words))
+
+
+def carry_out(ablation: Ablation) -> Report:
+    """Run what is left of an ablation, and write its report beside it."""
+    from fcmae.reports.writing import ablation_report
     from fcmae.runs.terminal import tell
     from fcmae.studies.ablation.runner import Runner
 
-    status = Runner(ablation, say=lambda sentence: tell(f"fcmae: {sentence}")).run()
-    for path in write_ablation_report(ablation.run.dir):
+    runner = Runner(ablation, say=lambda sentence: tell(f"fcmae: {sentence}"))
+    runner.run()
+    found = ablation_report(ablation.run.dir, runner.stopped_by)
+    for path in found.save(found.path):
         tell(str(path))
-    return status
+    return found
 
 
 def report(arguments: list[str]) -> None:

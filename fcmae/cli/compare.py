@@ -3,20 +3,78 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from fcmae.reports.writing import Report
     from fcmae.settings.finetune import FinetuneConfig
     from fcmae.settings.segmentation import SegmentationConfig
     from fcmae.studies.comparison.scores import Comparison
 
 SUMMARY = "fine-tune and probe from several starts on shares of the labels"
 DEFAULT_SHARES = "[1, 5, 10, 100]"
+Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def run(arguments: list[str]) -> int:
     """Fine-tune all starts on every share and seed, write the report, print what differs."""
-    from fcmae.errors import DONE, INTERRUPTED, ConfigError
+    from fcmae.errors import DONE, INTERRUPTED
+
+    return DONE if carry_out(arguments).stopped_by is None else INTERRUPTED
+
+
+def compare(
+    data: Paths | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    starts: Mapping[str, str | os.PathLike[str] | None] | None = None,
+    against: str | os.PathLike[str] | None = None,
+    shares: Sequence[float] | None = None,
+    config: Any = None,
+    **settings: Any,
+) -> Report:
+    """Fine-tune and probe from several starts on shares of the labels, as `fcmae compare` does.
+
+    Every fine-tuning has a folder below `run_dir`, and so has the report; a comparison that was
+    stopped goes on where it was.
+
+    Args:
+        data: `data.path`, labelled.
+        run_dir: `run.dir`.
+        weights: `model.weights`, compared with `against` or with training from scratch.
+        starts: any number of starts by name instead, None for one from scratch.
+        against: weights of the second start.
+        shares: per cents of the labels; 1, 5, 10 and 100 where none are given.
+        config: a YAML file, the name of a recipe, nested settings, or those of a run.
+        settings: any other of `fcmae finetune` by its name; these win over `config`. With
+            task="segmentation" masks are compared, scored by IoU.
+
+    Returns:
+        The scores as `columns`, what differs as `sentences`, `save()`, and a page.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, NonFiniteLossError, DiskError: as `finetune`.
+    """
+    from fcmae.settings.words import command_line, text_of
+
+    given = {
+        "data.path": data,
+        "run.dir": run_dir,
+        "model.weights": weights,
+        "starts": None if starts is None else text_of(starts),
+        "against": against,
+        "shares": None if shares is None else list(shares),
+    }
+    return carry_out(command_line(config, given, settings, "fcmae.compare"))
+
+
+def carry_out(arguments: list[str]) -> Report:
+    """Do what a command line says, and write the report into run.dir."""
+    from fcmae.errors import ConfigError
     from fcmae.settings.files import read_value
     from fcmae.settings.finetune import FinetuneConfig
     from fcmae.settings.help import asks_for_help
@@ -54,9 +112,8 @@ def run(arguments: list[str]) -> int:
         return _compare_masks(config, shares)
     assert isinstance(config, FinetuneConfig)
 
-    from fcmae.reports.comparison import write_comparison
+    from fcmae.reports.comparison import comparison_report
     from fcmae.runs.terminal import tell
-    from fcmae.studies.comparison.pairs import sentences
     from fcmae.studies.comparison.running import compare_over_labels
     from fcmae.training.processes import start_processes
 
@@ -65,20 +122,20 @@ def run(arguments: list[str]) -> int:
     try:
         found = compare_over_labels(config, shares, against, processes)
         if isinstance(found, str):
-            return INTERRUPTED
+            return _stopped(config, found)
+        report = comparison_report(found, _settled(found, config), against)
         if processes.is_main:
-            for path in write_comparison(found, _settled(found, config), against):
+            for path in report.save(report.path):
                 tell(str(path))
-            tell("\n".join(sentences(found)) if found.are_named else found.sentence())
+            tell("\n".join(report.sentences))
+        return report
     finally:
         processes.close()
-    return DONE
 
 
-def _compare_masks(config: SegmentationConfig, shares: list[float]) -> int:
+def _compare_masks(config: SegmentationConfig, shares: list[float]) -> Report:
     """Train masks from both starts on every share and seed; print the scores, write the report."""
-    from fcmae.errors import DONE, INTERRUPTED
-    from fcmae.reports.mask_comparison import write_mask_comparison
+    from fcmae.reports.mask_comparison import mask_comparison_report
     from fcmae.runs.terminal import tell
     from fcmae.studies.comparison.running import check_shares
     from fcmae.studies.mask_comparison import compare_masks
@@ -89,13 +146,20 @@ def _compare_masks(config: SegmentationConfig, shares: list[float]) -> int:
     try:
         found = compare_masks(config, processes, shares)
         if isinstance(found, str):
-            return INTERRUPTED
+            return _stopped(config, found)
+        report = mask_comparison_report(found, found.config or config)
         if processes.is_main:
-            for path in write_mask_comparison(found, found.config or config):
+            for path in report.save(report.path):
                 tell(str(path))
+        return report
     finally:
         processes.close()
-    return DONE
+
+
+def _stopped(config: FinetuneConfig | SegmentationConfig, signal: str) -> Report:
+    from fcmae.reports.writing import Report
+
+    return Report(Path(config.run.dir), "Not finished", stopped_by=signal)
 
 
 def _settled(found: Comparison, config: FinetuneConfig) -> FinetuneConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from fcmae.reports.curation import Curation
     from fcmae.weights.encoder_info import EncoderInfo
 
 SUMMARY = "find near duplicates and odd pictures of a folder, and which of them to label first"
@@ -34,40 +37,90 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--model.name", type=str, help="timm name, for weights that do not say it.")
     add_reading_options(parser)
     parsed = parse_arguments(parser, arguments)
+    _check(parsed.threshold, parsed.label_first)
 
-    from fcmae.errors import ConfigError, DataError
+    from fcmae.errors import ConfigError
 
-    if not 0 < parsed.threshold <= 1:
-        raise ConfigError(f"--threshold: got {parsed.threshold:g}, expected more than 0 up to 1.")
-    if parsed.label_first < 0:
-        raise ConfigError(f"--label_first: got {parsed.label_first}, expected 0 or more.")
+    try:
+        Path(parsed.output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output: {parsed.output!r} cannot be made ({error.strerror}); name another folder."
+        ) from error
+    found = curate(
+        parsed.source,
+        parsed.images,
+        threshold=parsed.threshold,
+        label_first=parsed.label_first,
+        exclude=parsed.exclude,
+        model=parsed.model.name,
+        batch_size=parsed.batch_size,
+        workers=parsed.workers,
+        device=parsed.device,
+    )
+    *lists, table, page = found.save(parsed.output)
+    print("\n".join(found.sentences))
+    for file, reason in found.skipped[:5]:
+        print(f"skipped {file!r}: {reason}")
+    print(f"{page} written, and beside it {', '.join(file.name for file in lists)}, {table.name}.")
+
+
+def curate(
+    source: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    threshold: float = 0.95,
+    label_first: int = 100,
+    exclude: str | None = None,
+    model: str | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
+    device: str = "auto",
+) -> Curation:
+    """Find near duplicates, odd pictures and what to label first, as `fcmae curate` does.
+
+    Args:
+        source: a run, a file of weights, timm/NAME or hf-hub:OWNER/NAME.
+        images: a folder, shards, a list of paths, elpv, or several of these.
+        threshold: cosine, above 0 up to 1, from which two pictures are near duplicates.
+        label_first: how many pictures to label first.
+        exclude: pattern of paths, or a .txt of them, to leave out.
+        model: timm's name, for weights that do not say it.
+        batch_size: images at a time; changes no number.
+        workers: reading processes.
+        device: auto, cpu, cuda or cuda:N.
+
+    Returns:
+        What was found, with `near_duplicates`, `odd_pictures` and `label_first` as paths, `scores`
+        of oddness [N] of `paths`, and `save()`, which writes the page, a table and lists.
+
+    Raises:
+        ConfigError: numbers that cannot be, a source that is none, or no images.
+        CheckpointError: weights that cannot be read.
+        DataError: fewer than 3 pictures that can be decoded.
+    """
+    _check(threshold, label_first)
 
     import torch.nn.functional as F
 
     from fcmae.data import open_images
     from fcmae.data.survey import equal_files
+    from fcmae.errors import DataError
     from fcmae.evaluation import curation as curated
     from fcmae.evaluation import evaluation_loader, extract_features, with_masks
     from fcmae.evaluation.neighbours import nearest_neighbours, whitened
-    from fcmae.reports.curation import Curation, curation_csv, curation_document, summary
-    from fcmae.reports.html import to_html
-    from fcmae.runs.durable import write_text
+    from fcmae.reports.curation import Curation
     from fcmae.training.processes import choose_device
     from fcmae.weights.sources import load_described_encoder
 
-    folder = Path(parsed.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--output: {parsed.output!r} cannot be made ({error.strerror}); name another folder."
-        ) from error
-    images = open_images(parsed.images, where="IMAGES", exclude=parsed.exclude)
-    device = choose_device(parsed.device)
-    encoder, info = load_described_encoder(parsed.source, model_name=parsed.model.name)
-    images, info = with_masks(images, info)
-    loader = evaluation_loader(images, info, batch_size=parsed.batch_size, workers=parsed.workers)
-    features = extract_features(encoder.to(device), loader, device)
+    several = [images] if isinstance(images, (str, os.PathLike)) else images
+    names = [os.fspath(path) for path in several]
+    listed = open_images(names, where="IMAGES", exclude=exclude)
+    on = choose_device(device)
+    encoder, info = load_described_encoder(os.fspath(source), model_name=model)
+    listed, info = with_masks(listed, info)
+    loader = evaluation_loader(listed, info, batch_size=batch_size, workers=workers)
+    features = extract_features(encoder.to(on), loader, on)
     if len(features.paths) < 3:
         raise DataError(
             f"IMAGES: {len(features.paths)} pictures can be decoded; expected 3 or more."
@@ -77,48 +130,35 @@ def run(arguments: list[str]) -> None:
     neighbours = nearest_neighbours(vectors, NEIGHBOURS)
     place = {path: index for index, path in enumerate(features.paths)}
     equal = [[place[path] for path in group] for group in equal_files(features.paths)]
-    groups = curated.near_duplicate_groups(neighbours, parsed.threshold, equal)
+    groups = curated.near_duplicate_groups(neighbours, threshold, equal)
     scores = curated.oddness(white)
     odd = curated.odd_pictures(scores)
     copies = [index for group in groups for index in group[1:]]
-    found = Curation(
-        title=", ".join(parsed.images),
-        source=parsed.source,
+    return Curation(
+        title=", ".join(names),
+        source=os.fspath(source),
         paths=features.paths,
-        threshold=parsed.threshold,
+        threshold=threshold,
         groups=groups,
         num_exact=sum(len(group) - 1 for group in equal),
         scores=scores,
         odd=odd,
-        order=curated.labelling_order(vectors, parsed.label_first, [*copies, *odd.tolist()]),
-        near_threshold=curated.pairs_at(neighbours, parsed.threshold, PAIRS),
+        order=curated.labelling_order(vectors, label_first, [*copies, *odd.tolist()]),
+        near_threshold=curated.pairs_at(neighbours, threshold, PAIRS),
         positions=curated.map_positions(features.vectors),
         is_exact=neighbours.is_exact,
         skipped=features.skipped,
+        thumbnail=_thumbnails(info),
     )
-    lists = {
-        "near_duplicates.txt": (found.copies, "all of a group but one; data.exclude takes it"),
-        "odd.txt": (odd.tolist(), "the oddest first; look before data.exclude takes it"),
-        "label_first.txt": (found.order, "in the order of labelling; data.path takes it"),
-    }
-    told = [f"{name}: {len(which):,} files, {what}." for name, (which, what) in lists.items()]
-    page = curation_document(found, _thumbnails(info), [*told, "curation.csv: every picture."])
-    texts = {
-        name: "".join(f"{Path(found.paths[index]).absolute()}\n" for index in which)
-        for name, (which, _) in lists.items()
-    }
-    texts |= {"curation.csv": curation_csv(found), "curation.html": to_html(page)}
-    try:
-        for name, text in texts.items():
-            write_text(folder / name, text)
-    except OSError as error:
-        raise ConfigError(
-            f"--output: {parsed.output!r} cannot be written ({error.strerror}); name another one."
-        ) from error
-    print("\n".join(summary(found)))
-    for file, reason in features.skipped[:5]:
-        print(f"skipped {file!r}: {reason}")
-    print(f"{folder / 'curation.html'} written, and beside it {', '.join(lists)}, curation.csv.")
+
+
+def _check(threshold: float, label_first: int) -> None:
+    from fcmae.errors import ConfigError
+
+    if not 0 < threshold <= 1:
+        raise ConfigError(f"--threshold: got {threshold:g}, expected more than 0 up to 1.")
+    if label_first < 0:
+        raise ConfigError(f"--label_first: got {label_first}, expected 0 or more.")
 
 
 def _thumbnails(info: EncoderInfo) -> Callable[[str], np.ndarray | None]:

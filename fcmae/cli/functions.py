@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,20 +16,21 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from fcmae.errors import ConfigError
 from fcmae.evaluation.features import Features
 from fcmae.evaluation.given_images import Images
 from fcmae.evaluation.mask_prediction import MaskPredictions, TrainedSegmenter
 from fcmae.evaluation.prediction import Predictions, TrainedModel
 from fcmae.evaluation.prediction import load as load_model
+from fcmae.evaluation.protocol import Scores
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.loading import is_finetuning_run, is_pretraining_run, load_run_config
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
-from fcmae.settings.reading import parse, to_plain
+from fcmae.settings.reading import parse
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.settings.tasks import load_finetuning_settings, task_settings
+from fcmae.settings.words import command_line, words_of
 from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export import convert_file
 
@@ -57,6 +57,10 @@ class Run:
         self.stopped_by = stopped_by
         self._device = device
         self._folder = RunFolder(self.path)
+
+    def __fspath__(self) -> str:
+        """Return the folder, so that a run stands wherever one is named."""
+        return str(self.path)
 
     def __repr__(self) -> str:
         state = "finished" if self.is_finished else "not finished"
@@ -143,8 +147,31 @@ class Run:
         """
         from fcmae.cli.reconstruct import run
 
-        run([str(self.path), _text(images), *words_of({"output": output, **options})])
+        several = [images] if isinstance(images, (str, os.PathLike)) else images
+        options = {"output": output, **options}
+        paths = [os.fspath(path) for path in several]
+        run([str(self.path), *paths, *words_of(options)])
         return Path(output)
+
+    def probe(self, data: str | os.PathLike[str], **options: Any) -> Scores:
+        """Print and return what classifiers of the frozen features are worth on labels.
+
+        Beside them stand those of an untrained encoder and of raw pixels.
+
+        Args:
+            data: a folder of class folders, or elpv.
+            options: those of `fcmae probe`, such as labels=200, draws=5, or a file to save to.
+
+        Returns:
+            Balanced accuracies in per cent, one per draw, by method and set of features.
+
+        Raises:
+            ConfigError: an unknown option, or numbers that cannot be.
+            DataError: no labels, or too few.
+        """
+        from fcmae.cli.probe import carry_out
+
+        return carry_out([str(self.path), os.fspath(data), *words_of(options)])
 
     def export(self, output: str | os.PathLike[str], to: str = "timm") -> Path:
         """Write the encoder or classifier for another library, and return the file or folder.
@@ -198,7 +225,7 @@ def pretrain(
 def finetune(
     data: Paths | None = None,
     run_dir: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | Run | None = None,
+    weights: str | os.PathLike[str] | None = None,
     config: Finetuning | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> Run:
@@ -221,8 +248,7 @@ def finetune(
     """
     from fcmae.cli.finetune import carry_out
 
-    start = weights.path if isinstance(weights, Run) else weights
-    given = {"data.path": data, "run.dir": run_dir, "model.weights": start}
+    given = {"data.path": data, "run.dir": run_dir, "model.weights": weights}
     parsed = _parse(None, config, given, settings, "fcmae.finetune")
     return Run(parsed.run.dir, carry_out(parsed))
 
@@ -249,17 +275,6 @@ def load(
     return load_model(path, device)
 
 
-def words_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the words of a command line for settings, nested or by dotted names."""
-    words = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and "." not in name and not prefix:
-            words += words_of(value, f"{name}.")
-        else:
-            words.append(f"--{prefix}{name}={_text(value)}")
-    return words
-
-
 def _parse(
     config_class: type[Any] | None,
     config: Any,
@@ -267,30 +282,12 @@ def _parse(
     settings: Mapping[str, Any],
     prog: str,
 ) -> Any:
-    named = {name: value for name, value in given.items() if value is not None}
-    twice = sorted(named.keys() & settings.keys())
-    if twice:
-        raise ConfigError(f"{prog}: {twice[0]} is given twice; name it once.")
-    words = words_of({**named, **settings})
-    if dataclasses.is_dataclass(config):
-        words = [*words_of(to_plain(config)), *words] if words else []
-        if not words:
-            return config
-    elif isinstance(config, Mapping):
-        words = [*words_of(config), *words]
-    elif config is not None:
-        words = ["--config", os.fspath(config), *words]
+    if dataclasses.is_dataclass(config) and not settings and not any(given.values()):
+        return config
+    words = command_line(config, given, settings, prog)
     if config_class is None:
         config_class, words = task_settings(words)
     return parse(config_class, words, prog=prog)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value)
-    if isinstance(value, Mapping):
-        return json.dumps({str(name): item for name, item in value.items()}, default=os.fspath)
-    return json.dumps(value, default=os.fspath)
 
 
 def _columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

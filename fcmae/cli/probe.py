@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from timm.models.convnext import ConvNeXt
 
     from fcmae.data import ImageList
+    from fcmae.evaluation.protocol import Scores
     from fcmae.weights.encoder_info import EncoderInfo
 
 NORMED = "pretrained, normed"
@@ -20,6 +21,11 @@ SUMMARY = "kNN and linear probe: pretrained, untrained and raw pixels side by si
 
 def run(arguments: list[str]) -> None:
     """Print balanced accuracies over several label draws and what they allow to say."""
+    carry_out(arguments)
+
+
+def carry_out(arguments: list[str]) -> Scores:
+    """Do what a command line says, print the table, and return the scores."""
     parser = new_parser("probe", SUMMARY)
     parser.add_argument("run", help="Folder of a run.")
     parser.add_argument("data", help="Folder of class folders, or elpv.")
@@ -106,6 +112,7 @@ def run(arguments: list[str]) -> None:
                 crop_pct=transform.crop_pct,
             )
         )
+    return scores
 
 
 class _Known(NamedTuple):

@@ -162,10 +162,9 @@ def equal_files(paths: Sequence[str]) -> list[list[str]]:
             with contextlib.suppress(OSError):
                 by_size[os.stat(path).st_size].append(path)
     by_content: defaultdict[bytes, list[str]] = defaultdict(list)
-    for size, alike in by_size.items():
-        if len(alike) > 1 and size:
-            for path in alike:
-                by_content[_digest(path)].append(path)
+    candidates = [p for size, alike in by_size.items() if len(alike) > 1 and size for p in alike]
+    for path in progress_bar(candidates, unit="file", title="comparing files", is_brief=True):
+        by_content[_digest(path)].append(path)
     return [alike for alike in by_content.values() if len(alike) > 1]
 
 

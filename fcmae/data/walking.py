@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,7 @@ from fcmae.data.kinds import (
     kind_of,
 )
 from fcmae.data.readers import is_store
+from fcmae.runs.terminal import progress_bar
 
 Visited = set[tuple[int, int]]
 
@@ -49,6 +50,13 @@ def walk(folder: str, visited: Visited, accounting: Accounting) -> Iterator[byte
 
 def _scan(folder: str, visited: Visited, accounting: Accounting) -> _Folder:
     """Return the folder with all below it; folders are entered in the order of their names."""
+    with progress_bar((), unit="file", total=0, title="looking for images", is_brief=True) as bar:
+        return _scan_all(folder, visited, accounting, bar.update)
+
+
+def _scan_all(
+    folder: str, visited: Visited, accounting: Accounting, count: Callable[[int], object]
+) -> _Folder:
     root = _Folder(os.fsencode(folder))
     waiting = [root]
     while waiting:
@@ -64,6 +72,7 @@ def _scan(folder: str, visited: Visited, accounting: Accounting) -> _Folder:
         except OSError as error:
             accounting.folders.append((path, f"the folder cannot be read ({error.strerror})"))
             continue
+        count(len(entries))
         names: list[bytes] = []
         below: list[bytes] = []
         if is_store(path, [entry.name for entry in entries]):

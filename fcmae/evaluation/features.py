@@ -20,6 +20,7 @@ from fcmae.data import (
 )
 from fcmae.data.holes import has_masks, without_masks
 from fcmae.errors import DataError
+from fcmae.runs.terminal import progress_bar
 from fcmae.weights.encoder_info import EncoderInfo
 
 THUMBNAIL_SIDE_PX = 32
@@ -128,7 +129,7 @@ def extract_together(
     num_with_holes = 0
     encoders = [item for item in describers.values() if isinstance(item, nn.Module)]
     with evaluating(*encoders), torch.no_grad():
-        for batch in loader:
+        for batch in progress_bar(loader, unit="batch", title="features", is_brief=True):
             skipped += batch["skipped"]
             if not batch["path"]:  # nothing in it could be decoded
                 continue

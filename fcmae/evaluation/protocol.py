@@ -3,6 +3,7 @@
 Repeats over several draws of the labels, and claims no more than fcmae.evaluation.statistics does.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from fcmae.evaluation.label_draws import Sides, draw_labels
 from fcmae.evaluation.linear_probe import balanced_accuracy, linear_probe_predict
 from fcmae.evaluation.statistics import RULE, PairedDifference, differences
 from fcmae.randomness import sample_seed
+from fcmae.runs.terminal import progress_bar
 
 METHODS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "kNN": knn_predict,
@@ -101,19 +103,17 @@ def score_features(
     results: dict[str, dict[str, list[float]]] = {
         method: {name: [] for name in features} for method in methods
     }
-    for draw in range(draws):
+    for draw in progress_bar(range(draws), unit="draw", title="probing", is_brief=True):
         rng = torch.Generator().manual_seed(sample_seed(seed, "labels", draw))
         if cut is None:
             train, test = draw_labels(known, num_labels, rng)
         else:
             train, test = cut.draw(known, num_labels, rng, (seed, draw))
         num_test = len(test)
-        for name, item in features.items():
-            vectors = item.vectors[kept]
-            for method in methods:
-                predicted = METHODS[method](vectors[train], known[train], vectors[test])
-                score = 100 * balanced_accuracy(predicted, known[test])
-                results[method][name].append(score)
+        for name, method in itertools.product(features, methods):
+            vectors = features[name].vectors[kept]
+            predicted = METHODS[method](vectors[train], known[train], vectors[test])
+            results[method][name].append(100 * balanced_accuracy(predicted, known[test]))
     accuracies = {
         method: {name: tuple(values) for name, values in sets.items()}
         for method, sets in results.items()

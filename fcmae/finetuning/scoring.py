@@ -35,6 +35,7 @@ from fcmae.finetuning.setup import (
 from fcmae.model.backbones import create_backbone
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
+from fcmae.runs.terminal import progress_bar
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.optimization import autocast, check_precision, set_tf32
 from fcmae.training.processes import Processes
@@ -105,7 +106,9 @@ def _count(
     loss_sum = torch.zeros((), dtype=torch.float64)
     skipped: list[Any] = []
     with evaluating(model), torch.no_grad():
-        for batch in loader:
+        for batch in progress_bar(
+            loader, unit="batch", title="evaluating", is_shown=processes.is_main, is_brief=True
+        ):
             skipped += batch["skipped"]
             if not batch["path"]:  # nothing in it could be decoded
                 continue

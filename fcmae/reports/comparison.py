@@ -8,16 +8,23 @@ from fcmae.evaluation import means
 from fcmae.machine.hardware import hardware, versions
 from fcmae.reports import figures
 from fcmae.reports.document import Bullets, Document, Picture, Section, Table
-from fcmae.reports.writing import write_document
+from fcmae.reports.writing import Report
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.studies.comparison import pairs
 from fcmae.studies.comparison.scores import Comparison
 
 
-def write_comparison(found: Comparison, config: FinetuneConfig, against: str | None) -> list[Path]:
-    """Write report.html, report.md and report.csv into run.dir; return them."""
+def comparison_report(found: Comparison, config: FinetuneConfig, against: str | None) -> Report:
+    """Return what was found, as it is saved and shown.
+
+    Args:
+        found: scores of all starts.
+        config: its settings, with nothing left to a rule.
+        against: weights of the second of two starts; None: from scratch.
+    """
     document = _of_named(found, config) if found.are_named else _of_two(found, config, against)
-    return write_document(document, _csv(found), Path(config.run.dir))
+    said = pairs.sentences(found) if found.are_named else [found.sentence()]
+    return Report(Path(config.run.dir), document.title, tuple(said), _csv(found), page=document)
 
 
 def _labels_plot(found: Comparison, config: FinetuneConfig) -> Picture:

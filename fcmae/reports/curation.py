@@ -2,22 +2,35 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from fcmae.errors import ConfigError
 from fcmae.reports import figures
 from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
+from fcmae.reports.html import to_html
+from fcmae.reports.page import Page
+from fcmae.runs.durable import write_text
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 6
 MOST_ROWS = 200  # of a table; the sentence above it has the count
 GROUPS_SHOWN, PAIRS_SHOWN = 12, 12
 
 
+LISTS = {
+    "near_duplicates.txt": "all of a group but one; data.exclude takes it",
+    "odd.txt": "the oddest first; look before data.exclude takes it",
+    "label_first.txt": "in the order of labelling; data.path takes it",
+}
+
+
 @dataclass(frozen=True)
-class Curation:
-    """What was found in a folder.
+class Curation(Page):
+    """What was found in a folder; a notebook shows its page.
 
     Attributes:
         title: the paths.
@@ -33,6 +46,7 @@ class Curation:
         positions: of the map, [N, 2].
         is_exact: whether every pair was compared.
         skipped: (path, reason) of files that could not be decoded.
+        thumbnail: gives a picture as uint8 [H, W, 3], all of one size; None where it cannot.
     """
 
     title: str
@@ -48,6 +62,71 @@ class Curation:
     positions: np.ndarray
     is_exact: bool
     skipped: Sequence[tuple[str, str]]
+    thumbnail: Callable[[str], np.ndarray | None] = field(repr=False)
+
+    @property
+    def near_duplicates(self) -> list[str]:
+        """Paths of the near duplicates that can go, all of a group but the first."""
+        return [self.paths[index] for index in self.copies]
+
+    @property
+    def odd_pictures(self) -> list[str]:
+        """Paths of the odd pictures, the oddest first."""
+        return [self.paths[index] for index in self.odd]
+
+    @property
+    def label_first(self) -> list[str]:
+        """Paths of the pictures to label, the first first."""
+        return [self.paths[index] for index in self.order]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What was found, in a few sentences."""
+        return summary(self)
+
+    def document(self) -> Document:
+        """Return the page before it is written."""
+        told = [
+            f"{name}: {len(self._listed(name)):,} files, {what}." for name, what in LISTS.items()
+        ]
+        return curation_document(self, self.thumbnail, [*told, "curation.csv: every picture."])
+
+    def save(self, output: str | os.PathLike[str] = "curation") -> list[Path]:
+        """Write near_duplicates.txt, odd.txt, label_first.txt, curation.csv and curation.html.
+
+        Args:
+            output: folder, made where it is missing.
+
+        Returns:
+            The files.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        folder = Path(output)
+        texts = {
+            name: "".join(f"{Path(path).absolute()}\n" for path in self._listed(name))
+            for name in LISTS
+        }
+        texts |= {"curation.csv": curation_csv(self), "curation.html": to_html(self.document())}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in texts.items():
+                write_text(folder / name, text)
+        except OSError as error:
+            raise ConfigError(
+                f"--output: {os.fspath(output)!r} cannot be written ({error.strerror}); name "
+                "another one."
+            ) from error
+        return [folder / name for name in texts]
+
+    def _listed(self, name: str) -> list[str]:
+        lists = {
+            "near_duplicates.txt": self.near_duplicates,
+            "odd.txt": self.odd_pictures,
+            "label_first.txt": self.label_first,
+        }
+        return lists[name]
 
     @property
     def copies(self) -> list[int]:

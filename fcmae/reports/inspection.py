@@ -1,9 +1,12 @@
 """The page about a set of files: what is in it, what is wrong with it, and how to read it."""
 
 import math
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -18,8 +21,14 @@ from fcmae.data.perceptual_hash import MOST_BITS, MOST_LONG_BITS, near_duplicate
 from fcmae.data.readers import UnreadableError
 from fcmae.data.reading import Reading
 from fcmae.data.survey import Look, exact_duplicates
+from fcmae.errors import ConfigError
 from fcmae.reports import figures
 from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
+from fcmae.reports.html import to_html
+from fcmae.reports.page import Page
+from fcmae.runs.durable import write_text
+from fcmae.settings.pretrain import PretrainConfig
+from fcmae.settings.reading import load
 
 SHEET_COLUMNS, SHEET_ROWS, SHEET_PX = 8, 4, 96
 MOST_ROWS = 200  # of a table; the sentence above it has the count
@@ -27,8 +36,8 @@ PERCENTILES = (0, 1, 50, 99, 100)
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """What was found in a set.
+class Inspection(Page):
+    """What was found in a set of files; a notebook shows its page.
 
     Attributes:
         title: the paths.
@@ -36,6 +45,7 @@ class Inspection:
         looks: at each of them.
         advice: settings for it; None when nothing can be read.
         near, exact: groups of duplicates, as indices of `looks` and as paths.
+        paths: what was asked about, as given.
     """
 
     title: str
@@ -44,14 +54,77 @@ class Inspection:
     advice: Advice | None
     near: list[list[int]]
     exact: list[list[str]]
+    paths: tuple[str, ...] = ()
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the page says, in a few sentences."""
+        return summary(self)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of a pretraining of this set, nested, without run.dir; {} if none can be."""
+        if self.advice is None:
+            return {}
+        where = [path if path == "elpv" else os.path.abspath(path) for path in self.paths]
+        path = where[0] if len(where) == 1 else where
+        return {**self.advice.settings, "data": {"path": path, **self.advice.settings["data"]}}
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Files that a run cannot use, with the reason of each."""
+        return {look.path: look.reason for look in self.looks if look.reason}
+
+    def document(self) -> Document:
+        """Return the page before it is written."""
+        return inspection_document(self)
+
+    def save(
+        self,
+        output: str | os.PathLike[str] = "inspection.html",
+        write: str | os.PathLike[str] | None = None,
+    ) -> list[Path]:
+        """Write the page, and settings that fit the set where there are any.
+
+        Args:
+            output: the page, one file.
+            write: the settings, a YAML for `fcmae pretrain --config`; its run.dir is
+                runs/NAME_OF_THE_FILE. None writes none.
+
+        Returns:
+            The files that were written.
+
+        Raises:
+            ConfigError: a file that cannot be written.
+        """
+        written = [_write(output, to_html(self.document()), "--output")]
+        if write is not None and self.settings:
+            target = Path(write)
+            written.append(_write(target, to_config(self, f"runs/{target.stem}"), "--write"))
+            load(PretrainConfig, target)
+        return written
+
+
+def _write(path: str | os.PathLike[str], text: str, option: str) -> Path:
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, text)
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: {os.fspath(path)!r} cannot be written ({error.strerror}); name another "
+            "file."
+        ) from error
+    return target
 
 
 def inspection_of(
-    title: str, images: ImageList, looks: Sequence[Look], advice: Advice | None
+    paths: Sequence[str], images: ImageList, looks: Sequence[Look], advice: Advice | None
 ) -> Inspection:
     """Return the inspection of a set, with its duplicates."""
     near = near_duplicates([look.fingerprint for look in looks])
-    return Inspection(title, images, looks, advice, near, exact_duplicates(looks))
+    exact = exact_duplicates(looks)
+    return Inspection(", ".join(paths), images, looks, advice, near, exact, tuple(paths))
 
 
 def inspection_document(found: Inspection) -> Document:
@@ -315,18 +388,15 @@ def _configuration(found: Inspection) -> list[Block]:
     ]
 
 
-def to_config(
-    advice: Advice, paths: Sequence[str], run_dir: str, absolute: Callable[[str], str]
-) -> str:
+def to_config(found: Inspection, run_dir: str) -> str:
     """Return a YAML file for `fcmae pretrain --config`, each value with its rule."""
-    settings = {"run": {"dir": run_dir}, **advice.settings}
-    where = [absolute(path) for path in paths]
-    settings["data"] = {"path": where[0] if len(where) == 1 else where, **advice.settings["data"]}
+    assert found.advice is not None
+    settings = {"run": {"dir": run_dir}, **found.settings}
     lines = ["# Written by fcmae inspect from what the files hold; change what you know better."]
     for section, values in settings.items():
         lines.append(f"\n{section}:")
         for name, value in values.items():
-            if why := advice.rules.get(f"{section}.{name}"):
+            if why := found.advice.rules.get(f"{section}.{name}"):
                 lines.append(f"  # {why}")
             listed = yaml.safe_dump([value], default_flow_style=True, width=math.inf)
             lines.append(f"  {name}: {listed.strip()[1:-1]}")

@@ -8,7 +8,7 @@ from fcmae.evaluation import means
 from fcmae.machine.hardware import hardware, versions
 from fcmae.reports import figures
 from fcmae.reports.document import Block, Bullets, Document, Picture, Section, Table, Text
-from fcmae.reports.writing import write_document
+from fcmae.reports.writing import Report
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.studies.mask_comparison import PRETRAINED, SCRATCH, MaskComparison, folder_of
@@ -16,17 +16,15 @@ from fcmae.studies.mask_comparison import PRETRAINED, SCRATCH, MaskComparison, f
 MEAN = "mean"
 
 
-def write_mask_comparison(found: MaskComparison, config: SegmentationConfig) -> list[Path]:
-    """Write report.html, report.md and report.csv into run.dir; return them.
+def mask_comparison_report(found: MaskComparison, config: SegmentationConfig) -> Report:
+    """Return what was found, as it is saved and shown.
 
     Args:
         found: the scores.
         config: of the comparison, with nothing left to a rule.
-
-    Raises:
-        ConfigError: the folder cannot be written.
     """
-    return write_document(_document(found, config), _csv(found), Path(config.run.dir))
+    page = _document(found, config)
+    return Report(Path(config.run.dir), page.title, (found.sentence(),), _csv(found), page=page)
 
 
 def _document(found: MaskComparison, config: SegmentationConfig) -> Document:

@@ -1,15 +1,17 @@
-"""What a run writes while it trains: metrics.jsonl, one line per event, and TensorBoard."""
+"""What a run writes while it trains: metrics.jsonl, one line per event, and trackers."""
 
+import functools
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fcmae.runs.durable import sync
 from fcmae.runs.events import ScalarEvents
 from fcmae.runs.looking import Looks
+from fcmae.runs.trackers import Tracker
 
 # The only values that a rerun, on another machine or with other processes, changes.
 WALL_CLOCK = frozenset({"seconds", "images_per_second", "effective_batch", "processes"})
@@ -24,13 +26,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends lines to metrics.jsonl and scalars to TensorBoard.
+    """Appends lines to metrics.jsonl, and tells TensorBoard and other trackers their scalars.
 
     Args:
         folder: the run folder.
         resumed_step: lines of later steps are dropped: they will be written again.
         unwritten: what `force` returned when that step's checkpoint was made.
         tensorboard: write events beside the lines.
+        trackers: what opens each of the others, by its title; see fcmae.runs.trackers.
         report: called with one sentence when something cannot be written; training goes on, and
             lines wait in memory until the disk takes them.
     """
@@ -42,6 +45,7 @@ class MetricsLog:
         resumed_step: int = -1,
         unwritten: Sequence[str] = (),
         tensorboard: bool = True,
+        trackers: Mapping[str, Callable[[], Tracker]] | None = None,
         report: Callable[[str], None] = print,
     ) -> None:
         self._path = folder / "metrics.jsonl"
@@ -52,16 +56,18 @@ class MetricsLog:
         self._waiting = _not_at_the_end_of(kept, unwritten)
         self._flush()
         self._looks = Looks(report)
-        self._events: ScalarEvents | None = None
+        where = folder / "tensorboard"
+        wanted: dict[str, Callable[[], Tracker]] = dict(trackers or {})
         if tensorboard:
-            where = folder / "tensorboard"
-            self._events = self._looks.look(
-                f"there are no TensorBoard events: opening {where}",
-                lambda: ScalarEvents(where, resumed_step + 1),
-            )
+            wanted["TensorBoard events"] = lambda: ScalarEvents(where, resumed_step + 1)
+        self._trackers: dict[str, Tracker] = {}
+        for title, opener in wanted.items():
+            opened = self._looks.look(f"there are no {title}: opening them", opener)
+            if opened is not None:
+                self._trackers[title] = opened
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Write one line {"step": step, **values}; numbers go to TensorBoard, too.
+        """Write one line {"step": step, **values}; numbers go to TensorBoard and the like, too.
 
         NaN and infinity, which JSON does not know, become null.
         """
@@ -71,16 +77,11 @@ class MetricsLog:
         }
         self._waiting.append(json.dumps({"step": step, **finite}) + "\n")
         self._flush()
-        events = self._events
-        if events is not None:
-            numbers = {n: float(v) for n, v in finite.items() if isinstance(v, (int, float))}
-
-            def added() -> ScalarEvents:
-                events.add(step, numbers)
-                return events
-
-            what = f"TensorBoard events stop here: writing those of step {step}"
-            self._events = self._looks.look(what, added)
+        numbers = {n: float(v) for n, v in finite.items() if isinstance(v, (int, float))}
+        for title, tracker in list(self._trackers.items()):
+            what = f"{title} stop here: writing those of step {step}"
+            if not self._looks.look(what, functools.partial(_added, tracker, step, numbers)):
+                del self._trackers[title]
 
     def force(self) -> list[str]:
         """Force the lines to disk; return those that the disk does not take, for the checkpoint.
@@ -97,9 +98,9 @@ class MetricsLog:
     def close(self) -> None:
         """Write what waits and close the files."""
         self._flush()
-        if self._events is not None:
-            self._looks.look("closing the TensorBoard events", self._events.close)
-            self._events = None
+        while self._trackers:
+            title, tracker = self._trackers.popitem()
+            self._looks.look(f"closing the {title}", tracker.close)
 
     def _flush(self) -> None:
         text = "".join(self._waiting).encode()
@@ -123,6 +124,11 @@ class MetricsLog:
                 "the lines wait in memory."
             )
         self._is_failing = True
+
+
+def _added(tracker: Tracker, step: int, numbers: dict[str, float]) -> bool:
+    tracker.add(step, numbers)
+    return True
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -36,6 +36,8 @@ EITHER_OR = (
 PixelsPerSide = Annotated[int, between(1, 16384, " px per side")]
 ImageSize = PixelsPerSide | tuple[PixelsPerSide, PixelsPerSide]
 Channels = Annotated[int, between(1, 4096)]
+# Where numbers go beside metrics.jsonl; see fcmae.runs.trackers.
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 # What becomes of a stem for another number of channels; see fcmae.weights.loading.load_encoder.
 Inflate = Literal["none", "mean", "tile"]
 
@@ -163,8 +165,18 @@ class LogConfig:
 
     every_steps: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
+    to: Tracker | list[Tracker] = field(default="tensorboard", metadata=MAY_CHANGE)
+    """Where numbers go beside metrics.jsonl: tensorboard, wandb, mlflow, or several."""
+    project: str = field(default="fcmae", metadata=MAY_CHANGE)
+    """Project of Weights & Biases, experiment of MLflow."""
     tensorboard: bool = field(default=True, metadata=MAY_CHANGE)
-    """Write TensorBoard events beside metrics.jsonl."""
+    """false leaves TensorBoard out, whatever log.to says."""
+
+    @property
+    def trackers(self) -> list[str]:
+        """Where the numbers go, each once."""
+        named = [self.to] if isinstance(self.to, str) else self.to
+        return [name for name in dict.fromkeys(named) if name != "tensorboard" or self.tensorboard]
 
 
 @dataclass(frozen=True, kw_only=True)

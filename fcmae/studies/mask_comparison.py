@@ -129,6 +129,7 @@ def compare_masks(
         terminal.say(sentence)
     found = MaskComparison(classes=whole.survey.classes.names, config=resolved)
     at_least = resolved.train.batch_size * resolved.train.accumulate * processes.world_size
+    number, total = 0, 2 * config.compare.seeds * len(shares)
     for share in shares:
         results: dict[str, dict[int, SegmentationScores]] = {PRETRAINED: {}, SCRATCH: {}}
         for place in range(config.compare.seeds):
@@ -137,7 +138,10 @@ def compare_masks(
             found.num_labels[share] = len(set(train.paths))
             for start, scores in results.items():
                 arm = _arm(resolved, share, start, place)
-                run = segment(arm, processes, whole._replace(train=train, told=[]))
+                number += 1
+                title = f"{start}, {share:g} % of the images, seed {seed}"
+                with terminal.numbered(number, total, title):
+                    run = segment(arm, processes, whole._replace(train=train, told=[]))
                 if run.signal is not None:
                     return run.signal
                 if run.last is None:
@@ -151,7 +155,7 @@ def compare_masks(
         found.results[share] = results
     if processes.is_main:
         text = found.text()
-        print(text)
+        terminal.tell(text)
         write_text(Path(config.run.dir) / "comparison.txt", text + "\n")
     return found
 

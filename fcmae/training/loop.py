@@ -23,6 +23,8 @@ from fcmae.runs import terminal
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import MetricsLog
 from fcmae.runs.skipped_files import SkippedFiles
+from fcmae.runs.trackers import TENSORBOARD, Subject, check_trackers, openers
+from fcmae.settings.reading import to_plain
 from fcmae.training.auto import check_resolved
 from fcmae.training.optimization import (
     LateResult,
@@ -93,6 +95,7 @@ class TrainingLoop:
         self.around = around
         self.config = config = task.config
         check_resolved(config)
+        check_trackers(config.log.trackers)
         check_precision(config.train.precision, processes.device)
         num_images = len(task.images)
         self.effective_batch = effective_batch_of(config.train, processes.world_size, num_images)
@@ -247,7 +250,8 @@ class TrainingLoop:
                     self.folder.path,
                     resumed_step=self.progress.step if self.is_continued else -1,
                     unwritten=self._unwritten,
-                    tensorboard=self.config.log.tensorboard,
+                    tensorboard=TENSORBOARD in self.config.log.trackers,
+                    trackers=openers(self.config.log.trackers, self._subject()),
                     report=self.say,
                 )
                 self.attempt(self.skipped.write, self.folder.skipped_files)
@@ -257,6 +261,14 @@ class TrainingLoop:
             self.task.begin(self)
         except OSError as error:
             raise disk_error(error) from error
+
+    def _subject(self) -> Subject:
+        """Return what services that track runs are told of this one."""
+        plain = to_plain(self.config)
+        settings = {
+            f"{s}.{name}": value for s, part in plain.items() for name, value in part.items()
+        }
+        return Subject(self.folder.path, self.config.log.project, settings)
 
     def _train(self, stop: StopRequest) -> str | None:
         config, progress = self.config, self.progress
@@ -368,6 +380,7 @@ class TrainingLoop:
             unit="step",
             total=self.total_steps,
             done=self.progress.step,
+            title="training",
             is_shown=self.processes.is_main,
         ) as self._progress_bar:
             yield from self._progress_bar

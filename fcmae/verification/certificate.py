@@ -1,7 +1,14 @@
 """The certificate: claims, what was measured of each, and the table that is printed."""
 
+import html
+import json
+import os
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from fcmae.errors import ConfigError
+from fcmae.runs.durable import write_text
 
 Status = Literal["holds", "FAILS", "not run", "shown"]
 
@@ -85,6 +92,28 @@ class Certificate:
             verdict,
         ]
         return "\n".join(parts)
+
+    def save(self, output: str | os.PathLike[str]) -> Path:
+        """Write the table, or with the suffix .json its figures; return the file.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        target = Path(output)
+        is_json = target.suffix == ".json"
+        text = json.dumps(self.to_plain(), indent=2) if is_json else self.to_text()
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_text(target, text + "\n")
+        except OSError as error:
+            raise ConfigError(
+                f"output: {os.fspath(output)!r} cannot be written ({error.strerror}); name another "
+                "file."
+            ) from error
+        return target
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.to_text())}</pre>"
 
 
 def _figure(line: Line) -> str:

@@ -12,6 +12,7 @@ from fcmae.model.masking import draw_visible
 from fcmae.model.precision import multiplying
 from fcmae.model.structure import with_structure
 from fcmae.runs.loading import load_run
+from fcmae.runs.terminal import progress_bar
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.verification.certificate import Certificate
 from fcmae.verification.claims import Case, measure
@@ -92,7 +93,9 @@ def verify_model(
         path = "Triton kernels" if depthwise_triton.is_available(images) else "canvas"
         subject["device"] = f"{torch.cuda.get_device_name(device)}, depthwise layers by {path}"
     with multiplying("fp32"):
-        lines = list(measure(Case(model, info, grn_scope, images, visible, device)))
+        case = Case(model, info, grn_scope, images, visible, device)
+        bar = progress_bar(measure(case), unit="claim", title="verifying", is_brief=True)
+        lines = list(bar)
     return Certificate(subject, lines)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import inspect
+import io
+import json
 import os
 import random
 import signal
@@ -12,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ablation_in_process
 import numpy as np
 import pytest
 import real_runs
@@ -23,25 +28,51 @@ from pictures_on_disk import write_pictures
 
 import fcmae
 from fcmae import ConfigError, Run
+from fcmae.__main__ import main
 from fcmae.errors import DONE
 
+# {name: parameters of a function; None of a class}
 SURFACE = {
     "FCMAE": None,
     "FCMAEOutput": None,
     "Run": ["path", "stopped_by", "device"],
+    "ablate": ["data", "run_dir", "model", "grid", "config", "settings"],
+    "compare": [
+        "data", "run_dir", "weights", "starts", "against", "shares", "config", "settings"
+    ],
     "convert_state_dict": ["state", "to", "source"],
+    "curate": [
+        "source", "images", "threshold", "label_first", "exclude", "model", "batch_size", "workers",
+        "device"
+    ],
     "finetune": ["data", "run_dir", "weights", "config", "settings"],
+    "inspect": ["paths", "pixels", "workers", "exclude"],
     "load": ["source", "device"],
     "pretrain": ["data", "run_dir", "model", "config", "settings"],
     "read_image": ["path", "bands", "reader"],
-}
+    "verify": ["run", "config", "grn_scope", "device", "settings"],
+}  # fmt: skip
 ERRORS = {
     "BackendUnavailableError", "CheckpointError", "ConfigError", "DataError", "DiskError",
     "NonFiniteLossError", "UnsupportedModelError",
 }  # fmt: skip
 OF_A_RUN = {
     "classes", "config", "embed", "encoder", "export", "health", "info", "is_finished", "metrics",
-    "model", "network", "predict", "reconstruct", "scores",
+    "model", "network", "predict", "probe", "reconstruct", "scores",
+}  # fmt: skip
+# What the commands return, with what a script may rely on.
+RESULTS = {
+    "fcmae.reports.curation.Curation": {
+        "near_duplicates", "odd_pictures", "label_first", "scores", "sentences", "save",
+        "_repr_html_",
+    },
+    "fcmae.reports.inspection.Inspection": {
+        "problems", "exact", "near", "settings", "sentences", "save", "_repr_html_",
+    },
+    "fcmae.reports.writing.Report": {
+        "columns", "sentences", "failures", "stopped_by", "save", "_repr_html_",
+    },
+    "fcmae.verification.certificate.Certificate": {"holds", "lines", "save", "_repr_html_"},
 }  # fmt: skip
 STEPS = 4
 SETTINGS: dict[str, Any] = {
@@ -80,14 +111,51 @@ def test_the_public_surface_is_this_and_every_name_is_documented() -> None:
     for name, parameters in SURFACE.items():
         found = getattr(fcmae, name)
         assert inspect.getdoc(found), name
-        if parameters is not None:
-            assert list(inspect.signature(found).parameters) == parameters, name
+        if parameters is None:
+            continue
+        signature = inspect.signature(found)
+        assert list(signature.parameters) == parameters, name
         if inspect.isfunction(found):
             assert "Raises:" in found.__doc__, name
+            assert signature.return_annotation is not signature.empty, name
+            for parameter in signature.parameters.values():
+                assert parameter.annotation is not parameter.empty, f"{name}: {parameter}"
+                assert f"{parameter.name}" in found.__doc__.partition("Args:")[2], parameter
+    for name in ERRORS:
+        assert issubclass(getattr(fcmae, name), Exception)
+        assert inspect.getdoc(getattr(fcmae, name)), name
     members = {name for name in vars(Run) if not name.startswith("_")}
     assert members == OF_A_RUN
     for name in OF_A_RUN:
         assert inspect.getdoc(inspect.getattr_static(Run, name)), name
+
+
+def test_every_command_that_finds_something_returns_it_with_save_and_what_a_notebook_shows() -> (
+    None
+):
+    for place, names in RESULTS.items():
+        module, _, name = place.rpartition(".")
+        found = getattr(importlib.import_module(module), name)
+        described = inspect.getdoc(found) or ""
+        for member in names:
+            value = inspect.getattr_static(found, member, None)
+            is_attribute = member in described and member in found.__annotations__
+            assert is_attribute or value is not None, f"{place}.{member}"
+            if not member.startswith("_"):
+                assert is_attribute or inspect.getdoc(value), f"{place}.{member}"
+
+
+def test_the_parameters_of_functions_are_the_words_of_the_console() -> None:
+    help_of = {}
+    for command in ("inspect", "curate", "verify", "compare"):
+        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+            main([command, "--help"])
+        help_of[command] = shown.getvalue().replace("-", "_")
+    own = {"paths", "source", "images", "config", "settings", "run", "data", "run_dir", "weights"}
+    for command, said in help_of.items():
+        for parameter in set(SURFACE[command] or []) - own:
+            name = {"model": "model.name"}.get(parameter, parameter)
+            assert f"__{name}" in said, f"{command}: {parameter}"
 
 
 def test_a_run_from_python_is_that_of_the_console_bit_for_bit(
@@ -128,6 +196,8 @@ def test_a_run_gives_its_encoder_features_pictures_and_exports(
     with torch.no_grad():
         expected = loaded.encoder.forward_features(image)
         torch.testing.assert_close(model.forward_features(image), expected)
+    scores = loaded.probe(pictures, labels=8, draws=3, workers=0)
+    assert len(scores.accuracies["linear"]["pretrained"]) == 3
     with pytest.raises(ConfigError, match="encoder's"):
         loaded.predict(pictures)
 
@@ -219,6 +289,100 @@ def test_a_run_in_a_thread_is_the_same(run: Run, pictures: Path, tmp_path: Path)
     thread.join()
     assert found[0].is_finished
     real_runs.assert_same_run(tmp_path / "run", run.path)
+
+
+def test_a_set_is_inspected_and_its_settings_train(pictures: Path, tmp_path: Path) -> None:
+    found = fcmae.inspect(pictures, workers=0)
+    assert found.settings["data"]["path"] == str(pictures)
+    assert found.problems == {}
+    assert "80 files" in found.sentences[0]
+    assert "<iframe" in found._repr_html_()
+    page, settings = found.save(tmp_path / "page.html", write=tmp_path / "my.yaml")
+    assert "Contact sheet" in page.read_text()
+    short = {**SETTINGS, "train.steps": 1}
+    made = pretrain(config=found.settings, run_dir=tmp_path / "run", **short)
+    assert made.is_finished
+    assert yaml.safe_load(settings.read_text())["data"] == found.settings["data"]
+    with pytest.raises(ConfigError, match=r"--pixels: got 0, expected 1 or more"):
+        fcmae.inspect(pictures, pixels=0)
+    with pytest.raises(ConfigError, match=r"'/proc/page\.html' cannot be written"):
+        found.save("/proc/page.html")
+
+
+def test_a_folder_is_curated_by_a_run(run: Run, pictures: Path, tmp_path: Path) -> None:
+    found = fcmae.curate(run, [pictures / "dark", pictures / "bright"], label_first=3)
+    assert len(found.paths) == len(found.scores) == 80
+    assert len(found.label_first) == 3
+    assert set(found.near_duplicates) < set(found.paths)
+    assert f"Features of {run.path}" in found._repr_html_()
+    written = found.save(tmp_path / "curation")
+    assert written[2].read_text().splitlines() == found.label_first
+    with pytest.raises(ConfigError, match="IMAGES: no images in"):
+        fcmae.curate(run, tmp_path)
+    with pytest.raises(ConfigError, match="--threshold: got 2, expected more than 0 up to 1"):
+        fcmae.curate(run, pictures, threshold=2)
+
+
+def test_a_run_is_certified_and_so_are_settings(run: Run, tmp_path: Path) -> None:
+    found = fcmae.verify(run)
+    assert found.holds
+    assert "claims hold" in found._repr_html_()
+    assert json.loads(found.save(tmp_path / "certificate.json").read_text())["holds"] is True
+    assert found.save(tmp_path / "certificate.txt").read_text() == found.to_text() + "\n"
+    with pytest.raises(ConfigError, match="says itself what its model is"):
+        fcmae.verify(run, **{"mask.ratio": 0.5})
+    with pytest.raises(ConfigError, match="image or batch"):
+        fcmae.verify(run, grn_scope="all")
+
+
+def test_starts_are_compared(run: Run, pictures: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "starts": {"own": run, "scratch": None},
+        "shares": [100],
+        "data.image_size": 64,
+        "data.workers": 0,
+        "data.val_share": 0.5,
+        "model.name": "convnextv2_speck",
+        "train.steps": 2,
+        "train.batch_size": 4,
+        "train.device": "cpu",
+        "compare.seeds": 3,
+        "log.tensorboard": False,
+    }
+    found = fcmae.compare(pictures, tmp_path / "compared", **given)
+    assert found.stopped_by is None
+    assert set(found.columns["start"]) >= {"own", "scratch"}
+    assert all(0 <= value <= 100 for value in found.columns["balanced_accuracy_percent"])
+    assert (tmp_path / "compared" / "report.html").is_file()
+    page, text, table = found.save(tmp_path / "elsewhere")
+    assert "Which start is the better one?" in page.read_text()
+    assert found.sentences[0] in text.read_text()
+    assert table.read_text() == found.table
+    with pytest.raises(ConfigError, match=r"--shares: got \[0\]"):
+        fcmae.compare(pictures, tmp_path / "none", **{**given, "shares": [0]})
+
+
+def test_a_grid_is_run_and_continued(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablation_in_process.use(monkeypatch)
+    given: dict[str, Any] = {f"base.{name}": value for name, value in SETTINGS.items()}
+    del given["base.mask.ratio"]
+    given |= {"base.train.steps": 1, "evaluate.methods": [], "evaluate.pictures": 0}
+    given |= {"evaluate.scratch": False}
+    grid = {"mask.ratio": [0.25, 0.5], "train.seed": [0]}
+    name = "convnextv2_speck"
+    where = tmp_path / "grid"
+    found = fcmae.ablate(pictures, where, name, grid=grid, **given)
+    assert found.failures == ()
+    assert found.columns["mask.ratio"][:2] == [0.25, 0.5]
+    assert set(found.columns["state"]) == {"done"}
+    assert "Ablation: mask.ratio" in found._repr_html_()
+    nested = yaml.safe_load((where / "config.yaml").read_text())
+    again = fcmae.ablate(config=nested)
+    assert again.columns == found.columns
+    with pytest.raises(ConfigError, match=r"no train\.seed"):
+        fcmae.ablate(pictures, where, name, grid={"mask.ratio": [0.5]}, **given)
 
 
 def global_state() -> list[Any]:

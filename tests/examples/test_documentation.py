@@ -17,26 +17,101 @@ from fcmae.cli import COMMANDS
 from fcmae.settings.files import find_config
 
 ROOT = EXAMPLES.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+FENCED = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```", re.S | re.M)
+EXAMPLE_NAMES = sorted(path.name for path in EXAMPLES.glob("*.*"))
+NO_SNIPPETS = ("text", "{toctree}", "{eval-rst}")  # what a command printed, and the site's own
+RUN_BY_CI = (
+    "pip install",
+    "python -m pytest",
+)  # it installs, and runs README's second
+
+
+def commands_in(text: str) -> list[str]:
+    """Return the lines of a script or block, joined where they go on, without installing."""
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    parts = [" ".join(part.split()) for line in lines for part in line.split("&&")]
+    return [part for part in parts if part and not part.startswith(("#", *RUN_BY_CI))]
+
+
+def untested(text: str, scripts: list[str], tests: str, *, is_site: bool) -> list[str]:
+    """Return the snippets of a page that no test runs and that do not say so.
+
+    Args:
+        text: the page.
+        scripts: what the files of examples/ hold.
+        tests: what the tests of examples/ hold: a file that they name is run.
+        is_site: the page can include files; else its snippets are parts of them.
+    """
+    not_run = {name for name in EXAMPLE_NAMES if "not run" in (EXAMPLES / name).read_text("utf-8")}
+    known = {command for script in scripts for command in commands_in(script)}
+    found = []
+    for _, kind, block in FENCED.findall(text):
+        if kind.startswith(NO_SNIPPETS) or "not run" in block.partition("\n")[0]:
+            continue
+        if kind.startswith("{literalinclude}"):
+            name = Path(kind.partition("} ")[2]).name
+            is_run = name in tests or name in not_run
+        elif kind == "python":
+            is_run = not is_site and any(block in script for script in scripts)
+        else:
+            commands = commands_in(block)
+            is_run = all(command in known for command in commands) and not (is_site and commands)
+        if not is_run:
+            found.append(f"{kind}: {block.partition(chr(10))[0]}")
+    return found
+
+
+def test_every_snippet_is_of_a_file_that_is_run_or_says_that_it_is_not() -> None:
+    scripts = [file.read_text(encoding="utf-8") for file in EXAMPLES.glob("*.*")]
+    tests = "".join(
+        file.read_text(encoding="utf-8")
+        for file in Path(__file__).parent.glob("test_*.py")
+        if file != Path(__file__)
+    )
+    pages = [page for page in PAGES if "generated" not in page.parts]
+    found = {
+        str(page.relative_to(ROOT)): untested(
+            page.read_text(encoding="utf-8"), scripts, tests, is_site="docs" in page.parts
+        )
+        for page in pages
+    }
+    assert {page: snippets for page, snippets in found.items() if snippets} == {}
+    assert len(pages) > 20
+
+
+def test_the_search_for_untested_snippets_finds_them() -> None:
+    scripts = ["# [a]\nfcmae inspect x \\\n    --write y\n", "import fcmae\nfcmae.load(1)\n"]
+    page = (
+        "```bash\npip install fcmae && fcmae inspect x --write y\n```\n"
+        "```python\nfcmae.load(1)\n```\n```text\nsaid\n```\n"
+    )
+    assert untested(page, scripts, "", is_site=False) == []
+    assert len(untested(page, scripts, "", is_site=True)) == 2
+    assert untested("```bash\nfcmae inspect z\n```\n", scripts, "", is_site=False)
+    assert untested("```python\nfcmae.load(2)\n```\n", scripts, "", is_site=False)
+    assert untested("```\nfcmae inspect z\n```\n", scripts, "", is_site=True)
+    assert (
+        untested("```bash\n# not run: long\nfcmae inspect z\n```\n", scripts, "", is_site=True)
+        == []
+    )
+    included = "```{literalinclude} ../examples/a.sh\n:language: bash\n```\n"
+    assert untested(included, scripts, "run(a.sh)", is_site=True) == []
+    assert untested(included, scripts, "", is_site=True)
 
 
 def test_pages_show_scripts_from_their_files() -> None:
     named = set()
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").glob("**/*.md"):
         for target in re.findall(r"literalinclude\} (\S+)", page.read_text(encoding="utf-8")):
             file = (page.parent / target).resolve()
             assert file.is_file(), f"{page.name}: {target}"
             named.add(file)
-    scripts = set(EXAMPLES.glob("*.py")) - {EXAMPLES / "own_reader.py"}
+    # README, which cannot include files, shows lines of model.py; own_reader.py has a link.
+    scripts = set(EXAMPLES.glob("*.py")) - {EXAMPLES / "own_reader.py", EXAMPLES / "model.py"}
     assert scripts <= named
-
-
-def test_readme_shows_lines_of_a_script() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "timm" in block]
-    scripts = [path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")]
-    shown = [block for block in blocks if "fcmae" not in block]
-    assert shown
-    assert [block for block in shown if not any(block in script for script in scripts)] == []
 
 
 def test_names_of_examples_in_the_pages_exist() -> None:
@@ -45,15 +120,13 @@ def test_names_of_examples_in_the_pages_exist() -> None:
             assert (EXAMPLES / name).is_file(), f"{page}: {name}"
 
 
-BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.S | re.M)
 OF_SETTINGS = {"ablate", "bench", "compare", "finetune", "plan", "pretrain", "submit"}
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
 def commands_of(page: Path) -> list[list[str]]:
     """Return the words of every command of the project that a page shows."""
     found = []
-    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+    for _, _, block in FENCED.findall(page.read_text(encoding="utf-8")):
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
             for part in re.split(r"&&|\|\s", line):
                 words = re.sub(r"^\s*\$?\s*(?:[A-Z_]+=\S+\s+)*", "", part)
@@ -105,9 +178,10 @@ def test_every_command_that_a_page_shows_has_options_and_recipes_that_exist() ->
 
 def test_python_on_the_pages_is_python_and_its_names_of_the_package_exist() -> None:
     seen = 0
-    for page in PAGES:
+    for page in [*PAGES, *EXAMPLES.glob("*.py")]:
         text = page.read_text(encoding="utf-8")
-        for block in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M):
+        blocks = re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
+        for block in [text] if page.suffix == ".py" else blocks:
             for name in re.findall(r"\bfcmae\.([A-Za-z_]\w*)\(", block):
                 assert hasattr(fcmae, name), f"{page.name}: fcmae.{name}"
                 seen += 1

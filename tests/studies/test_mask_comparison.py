@@ -14,7 +14,7 @@ from fcmae.__main__ import main
 from fcmae.data import ImageList
 from fcmae.errors import DONE
 from fcmae.evaluation.segmentation import SegmentationScores
-from fcmae.reports.mask_comparison import write_mask_comparison
+from fcmae.reports.mask_comparison import mask_comparison_report
 from fcmae.settings.reading import parse
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.settings.tasks import load_finetuning_settings, task_settings
@@ -63,7 +63,7 @@ def test_the_page_has_every_score_and_the_same_pictures_from_both_starts(tmp_pat
         for step in (2, 7):
             Image.new("RGB", (8, 8), (step, 0, 0)).save(drawn / f"step-{step:06d}.png")
     found = compared([90, 92, 90], [60, 62, 58])
-    write_mask_comparison(found, config)
+    mask_comparison_report(found, config).save(config.run.dir)
     page = (tmp_path / "run" / "report.md").read_text()
     assert found.sentence() in page
     for name in ("pretrained", "from-scratch"):

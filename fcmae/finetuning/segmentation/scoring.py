@@ -34,6 +34,7 @@ from fcmae.finetuning.segmentation.setup import create_normalisation, create_til
 from fcmae.finetuning.setup import create_reading, variant_of
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
+from fcmae.runs.terminal import progress_bar
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.training.optimization import autocast, check_precision, set_tf32
 from fcmae.training.processes import Processes
@@ -105,7 +106,9 @@ def _score_some(
     num_classes = len(pairs.classes)
     found, skipped, pictures = [], [], []
     with evaluating(network):
-        for batch in loader:
+        for batch in progress_bar(
+            loader, unit="picture", title="evaluating", is_shown=processes.is_main, is_brief=True
+        ):
             skipped += batch["skipped"]
             if not batch["path"]:
                 continue

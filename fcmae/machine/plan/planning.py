@@ -197,7 +197,7 @@ def short_run(
         ),
         health=dataclasses.replace(config.health, checks=min(1, config.health.checks)),
         checkpoint=dataclasses.replace(config.checkpoint, every_steps=None, every_minutes=None),
-        log=dataclasses.replace(config.log, pictures_every_steps=None),
+        log=dataclasses.replace(config.log, pictures_every_steps=None, to="tensorboard"),
     ), min(warm, steps - 1)
 
 

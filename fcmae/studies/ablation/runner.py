@@ -14,11 +14,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fcmae.errors import DONE, FAILED, INTERRUPTED, ConfigError
 from fcmae.runs.folder import RunFolder
+from fcmae.runs.metrics import read_metrics
+from fcmae.runs.terminal import progress_bar
 from fcmae.settings.ablation import Ablation
 from fcmae.settings.auto import with_values
 from fcmae.settings.pretrain import PretrainConfig
@@ -33,6 +36,7 @@ from fcmae.training.auto import as_recorded
 from fcmae.training.signals import StopRequest
 
 POLL_SECONDS = 0.2
+POLLS_PER_LOOK = 10  # at the metrics of the cells that run
 GRACE_SECONDS = 120.0  # for the step and the checkpoint that a stopped cell still makes
 
 
@@ -52,6 +56,7 @@ class Runner:
     Attributes:
         ablation: what is asked for.
         cells: all of them, in the order in which they are run.
+        stopped_by: name of the signal that stopped `run`; None while nothing has.
 
     Raises:
         ConfigError: a cell that cannot work, no labels where they are needed, a folder that holds
@@ -61,6 +66,7 @@ class Runner:
     def __init__(self, ablation: Ablation, say: Callable[[str], None] = print) -> None:
         self.ablation = ablation
         self.folder = Path(ablation.run.dir)
+        self.stopped_by: str | None = None
         self._say = say
         self._split = open_split(ablation)
         for path, reason in self._split.train.problems:
@@ -92,33 +98,46 @@ class Runner:
             f"{min(self.ablation.run.jobs, max(len(waiting), 1))} at a time."
         )
         (self.folder / "logs").mkdir(exist_ok=True)
+        with progress_bar((), unit="run", total=len(self.cells), done=done, title="grid") as bar:
+            return self._run_all(stop, waiting, done, bar)
+
+    def _run_all(self, stop: StopRequest, waiting: list[Cell], done: int, bar: Any) -> int:
         running: list[_Running] = []
-        failures = 0
+        failures = looked = 0
         while running or (waiting and stop.name is None):
             free = set(range(self.ablation.run.jobs)) - {one.slot for one in running}
             while waiting and free and stop.name is None:
                 running.append(self._start(waiting.pop(0), free.pop()))
             time.sleep(POLL_SECONDS)
+            looked += 1
+            if looked % POLLS_PER_LOOK == 0:
+                bar.set_postfix_str("; ".join(_how_far(one.cell) for one in running))
+                bar.update(0)
             if stop.name is not None:
+                self.stopped_by = stop.name
                 self._stop(running)
                 return INTERRUPTED
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
+                _let_go(one.process)
                 status = one.process.returncode
                 assert status is not None  # it has ended
                 if status == INTERRUPTED:  # somebody stopped this one cell
+                    self.stopped_by = "a signal to a cell"
                     self._say(f"{one.cell.title}: stopped; start the same command again.")
                     self._stop(running)
                     return INTERRUPTED
                 failures += status != DONE
                 done += 1
+                bar.update()
                 self._tell(one, status, done)
         return FAILED if failures else DONE
 
     def _start(self, cell: Cell, slot: int) -> _Running:
         is_job = self.ablation.run.cluster
         process = self._submit(cell) if is_job else self.start_process(cell, slot)
-        self._say(f"{cell.title}: {'queued' if is_job else 'started'}.")
+        number = f"run {self.cells.index(cell) + 1} of {len(self.cells)}"
+        self._say(f"{number}: {cell.title}: {'queued' if is_job else 'started'}.")
         return _Running(cell, process, slot, time.monotonic())
 
     def _submit(self, cell: Cell) -> CellJob:
@@ -194,6 +213,20 @@ class Runner:
                 one.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 one.process.kill()
+            _let_go(one.process)
+
+
+def _let_go(process: subprocess.Popen[bytes] | CellJob) -> None:
+    """Close what told a cell's process that this one lives."""
+    if isinstance(process, subprocess.Popen) and process.stdin is not None:
+        process.stdin.close()
+
+
+def _how_far(cell: Cell) -> str:
+    """Say how far a running cell is."""
+    lines = read_metrics(RunFolder(cell.folder).metrics)
+    steps = f" of {cell.config.train.steps}" if cell.config.train.steps else ""
+    return f"{cell.title}: step {lines[-1]['step'] if lines else 0}{steps}"
 
 
 def _gpu_of(slot: int) -> dict[str, str]:

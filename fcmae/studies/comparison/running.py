@@ -4,6 +4,9 @@ All take the same labelled images, order, augmentation, steps and seeds, and are
 last step: nothing is chosen on the images that score them.
 """
 
+from __future__ import annotations
+
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -76,7 +79,8 @@ def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | 
     config = _resolve(config, arms, images(config.train.seed), processes, config)
     first = images(config.train.seed)[0]
     frozen = functools.cache(lambda: _frozen_features(config, arms, first, processes))
-    signal = _compare(found, ALL, config, arms, images, processes, frozen)
+    runs = _Count(config.compare.seeds * len(arms.all))
+    signal = _compare(found, ALL, config, arms, images, processes, frozen, runs)
     if signal is None and processes.is_main:
         text = text_of(found)
         terminal.tell(text)
@@ -117,13 +121,14 @@ def compare_over_labels(
     found.drawn |= {share for share in shares if share < ALL}
     at_least = config.train.batch_size * config.train.accumulate * processes.world_size
     frozen = functools.cache(lambda: _frozen_features(config, arms, train, processes))
+    runs = _Count(len(shares) * config.compare.seeds * len(arms.all))
     for share in shares:
         of_share = _share_of(config, share)
 
         def images(seed: int, share: float = share) -> tuple[ImageList, ImageList]:
             return repeated(draw_share(train, share, seed), at_least), test
 
-        signal = _compare(found, share, of_share, arms, images, processes, frozen)
+        signal = _compare(found, share, of_share, arms, images, processes, frozen, runs)
         if signal is not None:
             return signal
         if processes.is_main:
@@ -245,6 +250,7 @@ def _compare(
     images: Images,
     processes: Processes,
     frozen: Frozen,
+    runs: _Count,
 ) -> str | None:
     """Fine-tune from all starts with every seed; return the signal that stopped it.
 
@@ -256,7 +262,8 @@ def _compare(
         labelled, test = images(seed)
         for arm in arms.all:
             settings = settings_of(config, arms, arm, seed)
-            run = finetune(settings, processes, (labelled, test), scores_frozen=False)
+            with runs.next(f"{arm.name}, {share:g} % of the labels, seed {seed}"):
+                run = finetune(settings, processes, (labelled, test), scores_frozen=False)
             if run.signal is not None:
                 return run.signal
             if run.last is None:
@@ -274,6 +281,17 @@ def _compare(
     if processes.is_main:
         _score_frozen(found, share, config, arms, images, frozen())
     return None
+
+
+class _Count:
+    """Numbers the runs of a comparison, for who waits for it."""
+
+    def __init__(self, total: int) -> None:
+        self._numbers, self._total = iter(range(1, total + 1)), total
+
+    def next(self, title: str) -> contextlib.AbstractContextManager[None]:
+        """Say that the next run begins; entered around it."""
+        return terminal.numbered(next(self._numbers), self._total, title)
 
 
 def _seeds(config: FinetuneConfig) -> range:
