@@ -85,6 +85,9 @@ def test_the_notebook_runs_is_stopped_and_continued_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MPLBACKEND", raising=False)  # a kernel has one of its own
+    for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):  # nothing of it lands in a home
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
     for seed, name in enumerate(("bright", "dark")):
         write_pictures(tmp_path / "pictures" / name, 24, channels=1, seed=seed)
     reached, pressed = tmp_path / "reached", tmp_path / "pressed"

@@ -108,6 +108,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     log = folder / "log"
     offline = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "MLFLOW_TRACKING_URI": ""}
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # else a home has it
+        offline[name] = str(folder / name)
     work = partial(tracked_stopped_and_continued, words)
     assert SERVER.wait(SERVER.start(work, log, offline)) == 0, log.read_text()
     said = log.read_text()
