@@ -33,6 +33,9 @@ from fcmae.runs.locks import take_lock
 from fcmae.runs.terminal import progress_bar
 
 VERSION = 2  # of the files and of how images are reduced
+# Version 2 holds pictures with transparency that were laid over their ground in a wrong way where
+# values are compared, picked or given a range; other caches of it are as good as ever.
+VERSION_BY_VALUES = 3
 RECORD = np.dtype(
     [
         *(("path", "V16"), ("file_bytes", "<i8"), ("changed_ns", "<i8")),
@@ -69,7 +72,9 @@ class PixelCache:
         reading: Reading,
     ) -> None:
         self.paths, self.side, self.reading = paths, side, reading
-        rules = (VERSION, side, *dataclasses.astuple(reading))
+        is_by_values = reading.needs_exact_pixels or reading.value_range or reading.bands
+        is_usual = not is_by_values and reading.in_chans in (1, 3)
+        rules = (VERSION if is_usual else VERSION_BY_VALUES, side, *dataclasses.astuple(reading))
         kind = hashlib.blake2b(ascii(rules).encode(), digest_size=6).hexdigest()
         self.folder = Path(folder).expanduser()
         self._pixel_file = self.folder / f"pixels-{kind}.bin"
