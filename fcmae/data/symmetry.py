@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fcmae.data.decoding import UndecodableImageError, decode, to_float
+from fcmae.data.decoding import Decoded, UndecodableImageError, decode, to_float
 from fcmae.data.image_list import ImageList
 from fcmae.data.reading import Reading
 
@@ -29,6 +29,7 @@ RIDGE = 10.0  # per feature of unit variance: more features than pictures must n
 # Three of four: seven standard deviations of 192 coin tosses above chance. A mirror image that is
 # told apart in two of three pictures still shows a picture that could be.
 TOLD_APART = 0.75
+LEAST_KNOWN = 0.25  # of a picture, for it to be looked at
 CONFUSED = 0.25  # of what a discriminant recognises of the classes: half of them would be 0.5
 LEAST_RECOGNISED = 0.1  # above chance, for that to mean anything
 
@@ -72,7 +73,8 @@ class Symmetry:
 def look_for_symmetry(images: ImageList, reading: Reading, *, by_class: bool = False) -> Symmetry:
     """Return how far pictures spread evenly over the list differ from their changed copies.
 
-    Files that cannot be decoded are passed over. Nothing is drawn at random.
+    Files that cannot be decoded, or are holes for the most part, are passed over. Nothing is drawn
+    at random.
 
     Args:
         images: all of them.
@@ -85,9 +87,12 @@ def look_for_symmetry(images: ImageList, reading: Reading, *, by_class: bool = F
     squares, labels = [], []
     for index in chosen.tolist():
         try:
-            squares.append(_square(decode(images.paths[index], reading).image))
+            square = _square(decode(images.paths[index], reading))
         except UndecodableImageError:
             continue
+        if square is None:
+            continue
+        squares.append(square)
         labels.append(images.labels[index] if by_class and images.labels is not None else -1)
     if len(squares) < FEWEST_PICTURES:
         return Symmetry({}, len(squares))
@@ -97,8 +102,10 @@ def look_for_symmetry(images: ImageList, reading: Reading, *, by_class: bool = F
 def measure_symmetry(pictures: Tensor, labels: np.ndarray | None = None) -> Symmetry:
     """Return how far square grey pictures [N, S, S] differ from their changed copies.
 
+    What has no data in a picture, or in its copy, is not compared: the shape of holes says nothing.
+
     Args:
-        pictures: [N, S, S].
+        pictures: [N, S, S], NaN where they have no data.
         labels: [N] of their classes, below 0 for none; None asks for no classes.
     """
     original = _features(pictures)
@@ -121,36 +128,71 @@ def measure_symmetry(pictures: Tensor, labels: np.ndarray | None = None) -> Symm
     return Symmetry(shares, len(pictures), confused)
 
 
-def _square(image: Tensor) -> Tensor:
-    """Return the middle of an image [C, H, W] as grey [S, S], of mean 0 and deviation 1."""
-    grey = to_float(image).mean(dim=0)
-    side = min(grey.shape)
-    top, left = (grey.shape[0] - side) // 2, (grey.shape[1] - side) // 2
-    square = grey[top : top + side, left : left + side]
-    small = functional.interpolate(
+def _square(picture: Decoded) -> Tensor | None:
+    """Return the middle of a picture as grey [S, S], of mean 0 and deviation 1.
+
+    NaN where it has no data; None where most of it has none.
+    """
+    grey = _small(to_float(picture.image).mean(dim=0))
+    if picture.valid is None:
+        return (grey - grey.mean()) / grey.std().clamp_min(1e-6)
+    share = _small(picture.valid[0].float())  # pixels without data are 0
+    known = share > 0.5
+    if known.float().mean() < LEAST_KNOWN:
+        return None
+    grey = grey / share
+    values = grey[known]
+    normal = (grey - values.mean()) / values.std().clamp_min(1e-6)
+    return normal.masked_fill(~known, torch.nan)
+
+
+def _small(plane: Tensor) -> Tensor:
+    """Return the middle square of [H, W] scaled to [S, S]."""
+    side = min(plane.shape)
+    top, left = (plane.shape[0] - side) // 2, (plane.shape[1] - side) // 2
+    square = plane[top : top + side, left : left + side]
+    return functional.interpolate(
         square[None, None], size=(SIDE_PX, SIDE_PX), mode="bilinear", antialias=True
     )[0, 0]
-    return (small - small.mean()) / small.std().clamp_min(1e-6)
 
 
 def _features(pictures: Tensor) -> np.ndarray:
-    """Return thumbnails and pooled products of gradients of pictures [N, S, S], [N, D]."""
+    """Return thumbnails and pooled products of gradients of pictures [N, S, S], [N, D].
+
+    NaN where a cell holds no data.
+    """
     whole = pictures[:, None]
-    thumbnails = functional.adaptive_avg_pool2d(whole, THUMBNAIL_CELLS).flatten(1)
+    thumbnails = _pooled(whole, THUMBNAIL_CELLS).flatten(1)
     # Central differences, so that a mirrored picture has exactly mirrored gradients.
     across = (whole[..., 1:-1, 2:] - whole[..., 1:-1, :-2]) / 2
     down = (whole[..., 2:, 1:-1] - whole[..., :-2, 1:-1]) / 2
     products = torch.cat([across * across, down * down, across * down], dim=1)
-    energy = (across * across + down * down).mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-9)
-    edges = functional.adaptive_avg_pool2d(products / energy, EDGE_CELLS).flatten(1)
+    energy = (across * across + down * down).nanmean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-9)
+    edges = _pooled(products / energy, EDGE_CELLS).flatten(1)
     return torch.cat([thumbnails, edges], dim=1).double().numpy()
+
+
+def _pooled(planes: Tensor, cells: int) -> Tensor:
+    """Return the mean of what is no NaN in each cell: [N, C, H, W] -> [N, C, cells, cells]."""
+    known = ~planes.isnan()
+    sums = functional.adaptive_avg_pool2d(planes.masked_fill(~known, 0), cells)
+    share = functional.adaptive_avg_pool2d(known.to(planes.dtype), cells)
+    return sums / share  # 0 / 0 is NaN
+
+
+def _standard(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation of each feature, 0 and 1 where they say nothing."""
+    known = ~np.isnan(rows)
+    count = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, rows, 0).sum(axis=0) / count
+    spread = np.sqrt((np.where(known, rows - mean, 0) ** 2).sum(axis=0) / count)
+    return mean, np.where(spread > 1e-9, spread, 1.0)
 
 
 def _told_apart(originals: np.ndarray, copies: np.ndarray) -> float:
     """Return the share of pictures that a discriminant of the others tells from their copy."""
-    both = np.concatenate([originals, copies])
-    scale = both.std(axis=0)
-    differences = (originals - copies) / np.where(scale > 1e-9, scale, 1.0)
+    _, scale = _standard(np.concatenate([originals, copies]))
+    differences = np.nan_to_num((originals - copies) / scale)
     fold = np.arange(len(differences)) % FOLDS
     right = 0.0
     for held_out in range(FOLDS):
@@ -168,9 +210,8 @@ def _confused(originals: np.ndarray, copies: np.ndarray, labels: np.ndarray) -> 
     The discriminant is fitted on some pictures as they are, and asked about the others.
     """
     names, classes = np.unique(labels, return_inverse=True)
-    scale = originals.std(axis=0)
-    mean, scale = originals.mean(axis=0), np.where(scale > 1e-9, scale, 1.0)
-    known_as, asked_as = (originals - mean) / scale, (copies - mean) / scale
+    mean, scale = _standard(originals)
+    known_as, asked_as = (np.nan_to_num((rows - mean) / scale) for rows in (originals, copies))
     targets = np.eye(len(names))[classes]
     right = np.zeros(2)
     # Pictures of one class lie side by side in a list, hence folds by number, not by part.

@@ -61,6 +61,38 @@ def test_the_direction_of_lines_is_seen_whatever_their_phase() -> None:
     assert seen(measure_symmetry(waves(160, 30))) == {MIRRORED, UPSIDE_DOWN, TURNED}
 
 
+def with_holes(pictures: Tensor, folder: Path, *, from_left: bool) -> ImageList:
+    """Write pictures with a part of 0 behind a border, on the left or at any angle."""
+    rng = np.random.default_rng(5)
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE] / SIDE - 0.5
+    folder.mkdir()
+    for number, picture in enumerate(pictures):
+        pixels = (picture * 40 + 128).clamp(1, 255).to(torch.uint8).numpy()
+        angle = 0.0 if from_left else rng.uniform(0, 2 * np.pi)
+        depth = rows * np.sin(angle) + columns * np.cos(angle)
+        pixels[depth < np.quantile(depth, rng.uniform(0.2, 0.6))] = 0
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    return find_images(str(folder))
+
+
+def test_the_shape_of_holes_neither_shows_nor_hides_anything(tmp_path: Path) -> None:
+    reading = Reading(in_chans=1, invalid=0.0)
+    left = with_holes(noise(120), tmp_path / "left", from_left=True)
+    assert seen(look_for_symmetry(left, reading)) == set()
+    assert MIRRORED in seen(look_for_symmetry(left, Reading(in_chans=1)))
+    sky = torch.linspace(1, -1, SIDE).view(1, SIDE, 1)
+    any_side = with_holes(noise(120) + sky, tmp_path / "any", from_left=False)
+    assert seen(look_for_symmetry(any_side, reading)) == {UPSIDE_DOWN, TURNED}
+
+
+def test_pictures_that_are_holes_for_the_most_part_are_not_looked_at(tmp_path: Path) -> None:
+    left = with_holes(noise(40), tmp_path / "left", from_left=True)
+    for path in left.paths[::2]:
+        Image.new("L", (SIDE, SIDE), 0).save(path)
+    found = look_for_symmetry(left, Reading(in_chans=1, invalid=0.0))
+    assert (found.told_apart, found.num_pictures) == ({}, 20)
+
+
 def test_too_few_pictures_say_nothing_and_nothing_is_free() -> None:
     found = Symmetry({}, 5)
     assert not any(found.is_free(change) for change in (MIRRORED, UPSIDE_DOWN, TURNED))
