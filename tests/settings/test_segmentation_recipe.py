@@ -91,7 +91,7 @@ def test_classes_are_what_masks_hold() -> None:
         ("--augment.scale=[2, 1]", r"augment.scale: got \[2.0, 1.0\], expected 0 < low <= high"),
         ("--evaluate.tile_size=100", "evaluate.tile_size: got 100, expected multiples of 32 px"),
         ("--data.label=type", "expected null, since masks are the labels"),
-        ("--model.stem_stride=2", "model.stem_stride: got '2', expected 4"),
+        ("--model.stem_stride=2", "model.stem_stride: got 2, expected 4, since decoders"),
         ("--compare.scratch=true", "weights to compare with training from scratch"),
     ],
 )
