@@ -1,13 +1,17 @@
-"""Draws the plots of the recipe study, and ranks label-free measures by the probes.
+"""Draws the plots of the recipe study, ranks label-free measures, and says how far rules fall back.
 
 Command: `python studies/recipes/evaluate_cells.py docs/recipes/cells.csv docs/recipes`. It writes
 pretraining-rate.svg and finetuning-rate.svg, and prints for each label-free measure Spearman's
-correlation with the linear probe and kNN over the pretrainings of a set, and over all of them.
+correlation with the linear probe and kNN over the pretrainings of a set, and over all of them; and
+for cells that differ in rate and seed alone the scores by rate and the regret of the rule: how
+much the best rate found exceeds the rate nearest to the rule's, paired by seed. The best is chosen
+on the scores that tell how good it is, so that noise alone makes a regret.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -17,6 +21,10 @@ import matplotlib
 matplotlib.use("svg")
 import numpy as np
 from matplotlib import pyplot as plt
+
+from fcmae.evaluation import differences, means
+from fcmae.finetuning.recipe import usual_peak
+from fcmae.pretraining.recipe import peak_rate
 
 # Measure -> whether more of it should mean better features.
 MEASURES = {
@@ -40,6 +48,50 @@ def read(path: Path) -> list[dict[str, str]]:
 def peak(row: dict[str, str]) -> float:
     """Return the absolute peak rate of a cell."""
     return float(row["optim.base_lr"]) * int(row["train.batch_size"]) / 256
+
+
+def what(row: dict[str, str]) -> str:
+    """Say all in which cells differ that is neither rate nor seed."""
+    told = f"{row['set']}, {row['train.steps']} steps of {row['train.batch_size']}"
+    if row["kind"] == "pretrain":
+        return told
+    told += f", {row['data.train_per_class'] or 'all'} labels per class"
+    told += f", layer decay {row['optim.layer_decay'] or 'by rule'}"
+    start = row.get("model.head_start")
+    told += f", starts as {start}" if start not in (None, "", "random") else ""
+    return told + (", strong augmentation" if "ra" in row["name"].split("-") else "")
+
+
+def by_rate(
+    rows: list[dict[str, str]], kind: str, score: str, scale: float
+) -> dict[str, dict[float, dict[int, float]]]:
+    """Return {what: {peak rate: {seed: score}}}."""
+    found: dict[str, dict[float, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        if row["kind"] == kind and row.get(score):
+            seed = int(row["train.seed"] or 0)
+            rate = float(f"{peak(row):.2g}")
+            found[what(row)][rate][seed] = scale * float(row[score])
+    return found
+
+
+def tell_regrets(rows: list[dict[str, str]]) -> None:
+    """Print a row of Markdown for each grid of several seeds."""
+    kinds = (("pretrain", "pretrained/linear", 1.0), ("finetune", "val_balanced_accuracy", 100.0))
+    for kind, score, scale in kinds:
+        for told, table in by_rate(rows, kind, score, scale).items():
+            seeds = set.intersection(*(set(of) for of in table.values()))
+            if len(table) < 2 or len(seeds) < 2:
+                continue
+            of_all = {rate: {seed: of[seed] for seed in seeds} for rate, of in table.items()}
+            steps, batch = (int(told.split(", ")[1].split()[place]) for place in (0, 3))
+            usual = peak_rate(steps, batch) if kind == "pretrain" else usual_peak(batch)
+            mine = min(of_all, key=lambda rate: abs(math.log(rate / usual)))
+            average = {rate: float(np.mean(list(of.values()))) for rate, of in of_all.items()}
+            best = max(average, key=lambda rate: average[rate])
+            listed = ", ".join(f"{m.text()} at {rate:g}" for rate, m in means(of_all).items())
+            regret = "0" if best == mine else differences(of_all, mine)[best].text()
+            print(f"| {kind}: {told} | {len(seeds)} | {listed} | {mine:g} | {best:g} | {regret} |")
 
 
 def ranks(values: list[float]) -> np.ndarray:
@@ -74,26 +126,22 @@ def correlate(rows: list[dict[str, str]]) -> None:
 
 
 def draw(rows: list[dict[str, str]], kind: str, score: str, scale: float, path: Path) -> None:
-    """Draw a score against the peak rate, a line for all cells that differ in the rate alone."""
-    lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for row in rows:
-        parts = row["name"].split("-")
-        special = kind == "pretrain" and len(row["name"].split("-crop")) > 1
-        if row["kind"] != kind or special or not row[score]:
-            continue
-        title = f"{row['set']}, {row['train.steps']} steps of {row['train.batch_size']}"
-        if kind == "finetune":
-            labels = f"{row['data.train_per_class'] or 'all'} labels per class"
-            strong = ", strong augmentation" if "ra" in parts else ""
-            title += f", {labels}, layer decay {row['optim.layer_decay']}{strong}"
-        lines[title].append((peak(row), scale * float(row[score])))
-    figure, axes = plt.subplots(figsize=(7.5, 5.5), layout="constrained")
-    for title, points in lines.items():
-        rates, values = zip(*sorted(points), strict=True)
-        axes.semilogx(rates, values, "o-", label=title)
+    """Draw a score against the peak rate, a line for all cells that differ in rate and seed alone.
+
+    Of several seeds the mean is drawn, with the lowest and the highest.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 6.5), layout="constrained")
+    for title, table in by_rate(rows, kind, score, scale).items():
+        rates = sorted(table)
+        scores = [list(table[rate].values()) for rate in rates]
+        middle = [float(np.mean(of)) for of in scores]
+        low = [m - min(of) for m, of in zip(middle, scores, strict=True)]
+        high = [max(of) - m for m, of in zip(middle, scores, strict=True)]
+        axes.errorbar(rates, middle, yerr=[low, high], fmt="o-", capsize=2, label=title)
+    axes.set_xscale("log")
     axes.set_xlabel("peak learning rate (absolute)")
     axes.set_ylabel("balanced accuracy, %")
-    figure.legend(fontsize=8, loc="outside lower left")
+    figure.legend(fontsize=7, loc="outside lower left")
     axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
@@ -105,6 +153,7 @@ def main() -> None:
     draw(rows, "pretrain", "pretrained/linear", 1.0, out / "pretraining-rate.svg")
     draw(rows, "finetune", "val_balanced_accuracy", 100.0, out / "finetuning-rate.svg")
     correlate(rows)
+    tell_regrets(rows)
 
 
 if __name__ == "__main__":
