@@ -23,7 +23,7 @@ SCRIPTS = {
 MOST_LINES = 40
 
 
-@pytest.fixture(scope="module", params=[1, 3, 4, 13])
+@pytest.fixture(scope="module", params=[1, 3, 13])
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, ConvNeXt]:
