@@ -21,11 +21,11 @@ from fcmae.settings.length import longer_command
 from fcmae.settings.reading import to_plain
 from fcmae.studies.ablation.grid import effective_ratio_of
 
-# Over 17 pretrainings of four sets of images; see docs/recipes.md.
+# Over 22 pretrainings of four sets of images; see docs/recipes.md.
 COMPARE_BY = (
     "Compare runs on the same images by a probe where there are labels. None of these measures is "
     "known to order encoders dependably: the held-out loss at one mask ratio did as kNN does on "
-    "three sets of four, and RankMe on two."
+    "two sets of four, and RankMe on two."
 )
 
 
