@@ -23,7 +23,11 @@ SCRIPTS = {
 MOST_LINES = 40
 
 
-@pytest.fixture(scope="module", params=[1, 3, 13])
+@pytest.fixture(
+    scope="module",
+    params=[1, 3, pytest.param(4, marks=pytest.mark.slow), 13],
+    ids="{} channels".format,
+)
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, ConvNeXt]:
