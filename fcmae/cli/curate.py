@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
+    from torch import Tensor
 
     from fcmae.reports.curation import Curation
     from fcmae.weights.encoder_info import EncoderInfo
 
 SUMMARY = "find near duplicates and odd pictures of a folder, and which of them to label first"
-NEIGHBOURS = 20
+NEIGHBOURS = 20  # the last of which says how odd a picture is
+CANDIDATES = 5  # nearest ones of each view that may be copies of a picture
+THRESHOLD, CORRELATION = 0.4, 0.7
 THUMBNAIL_PX = 96
+COMPARED_PX = 128  # of a picture whose pixels are looked at
 PAIRS = 24
 
 
@@ -30,14 +34,23 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("images", nargs="+", help="Images, folders, shards, lists of paths, elpv.")
     parser.add_argument("--output", type=str, default="curation", help="Folder to write into.")
     parser.add_argument(
-        "--threshold", type=float, default=0.95, help="Cosine from which two are near duplicates."
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        help="Cosine of features from which two pictures may be near duplicates.",
+    )
+    parser.add_argument(
+        "--correlation",
+        type=float,
+        default=CORRELATION,
+        help="Of their pixels, from which these are near duplicates; 0 leaves it to the features.",
     )
     parser.add_argument("--label_first", type=int, default=100, help="Pictures to label first.")
     parser.add_argument("--exclude", type=str, help="Pattern of paths, or a .txt, to leave out.")
     parser.add_argument("--model.name", type=str, help="timm name, for weights that do not say it.")
     add_reading_options(parser)
     parsed = parse_arguments(parser, arguments)
-    _check(parsed.threshold, parsed.label_first)
+    _check(parsed.threshold, parsed.correlation, parsed.label_first)
 
     from fcmae.errors import ConfigError
 
@@ -51,6 +64,7 @@ def run(arguments: list[str]) -> None:
         parsed.source,
         parsed.images,
         threshold=parsed.threshold,
+        correlation=parsed.correlation,
         label_first=parsed.label_first,
         exclude=parsed.exclude,
         model=parsed.model.name,
@@ -69,7 +83,8 @@ def curate(
     source: str | os.PathLike[str],
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    threshold: float = 0.95,
+    threshold: float = THRESHOLD,
+    correlation: float = CORRELATION,
     label_first: int = 100,
     exclude: str | None = None,
     model: str | None = None,
@@ -82,7 +97,8 @@ def curate(
     Args:
         source: a run, a file of weights, timm/NAME or hf-hub:OWNER/NAME.
         images: a folder, shards, a list of paths, elpv, or several of these.
-        threshold: cosine, above 0 up to 1, from which two pictures are near duplicates.
+        threshold: cosine, above 0 up to 1, from which two pictures may be near duplicates.
+        correlation: of their pixels, 0 to 1, from which they are; 0: the cosine alone decides.
         label_first: how many pictures to label first.
         exclude: pattern of paths, or a .txt of them, to leave out.
         model: timm's name, for weights that do not say it.
@@ -99,52 +115,84 @@ def curate(
         CheckpointError: weights that cannot be read.
         DataError: fewer than 3 pictures that can be decoded.
     """
-    _check(threshold, label_first)
+    _check(threshold, correlation, label_first)
 
+    import numpy as np
     import torch.nn.functional as F
 
     from fcmae.data import open_images
     from fcmae.data.survey import equal_files
     from fcmae.errors import DataError
     from fcmae.evaluation import curation as curated
-    from fcmae.evaluation import evaluation_loader, extract_features, with_masks
-    from fcmae.evaluation.neighbours import nearest_neighbours, whitened
+    from fcmae.evaluation import evaluation_loader, extract_together, with_masks
+    from fcmae.evaluation.copies import candidate_pairs, copy_views, looked_at
+    from fcmae.evaluation.image_losses import ImageLosses
+    from fcmae.evaluation.neighbours import Index, Whitening, centred, nearest_neighbours
     from fcmae.reports.curation import Curation
+    from fcmae.runs.loading import is_pretraining_run, load_run
+    from fcmae.runs.terminal import progress_bar
     from fcmae.training.processes import choose_device
-    from fcmae.weights.sources import load_described_encoder
+    from fcmae.weights.sources import licence_notices, load_described_encoder
 
     several = [images] if isinstance(images, (str, os.PathLike)) else images
     names = [os.fspath(path) for path in several]
     listed = open_images(names, where="IMAGES", exclude=exclude)
     on = choose_device(device)
     encoder, info = load_described_encoder(os.fspath(source), model_name=model)
+    notices = licence_notices(source, {"origin": info.origin})
+    for notice in notices:
+        print(notice)
     listed, info = with_masks(listed, info)
     loader = evaluation_loader(listed, info, batch_size=batch_size, workers=workers)
-    features = extract_features(encoder.to(on), loader, on)
+    encoder = encoder.to(on)
+    describers = {"encoder": encoder, **copy_views(encoder)}
+    if is_pretraining_run(source):
+        describers["losses"] = ImageLosses(load_run(source).model.to(on))
+    batches = -(-len(listed) // batch_size)
+    bar = progress_bar(loader, unit="batch", total=batches, title="describing")
+    described = extract_together(describers, bar, on)
+    features = described["encoder"]
     if len(features.paths) < 3:
         raise DataError(
             f"IMAGES: {len(features.paths)} pictures can be decoded; expected 3 or more."
         )
-    white = whitened(features.vectors)
-    vectors = F.normalize(white, dim=1)
-    neighbours = nearest_neighbours(vectors, NEIGHBOURS)
     place = {path: index for index, path in enumerate(features.paths)}
     equal = [[place[path] for path in group] for group in equal_files(features.paths)]
-    groups = curated.near_duplicate_groups(neighbours, threshold, equal)
-    scores = curated.oddness(white)
-    odd = curated.odd_pictures(scores)
+    white = Whitening.of(described["even"].vectors)
+    even, closer = (F.normalize(white(described[n].vectors), dim=1) for n in ("even", "closer"))
+    index = Index(even)
+    found_near = [index.nearest(view, CANDIDATES) for view in (even, closer)]
+    pairs = candidate_pairs(found_near, threshold)
+    if correlation:
+        pairs = looked_at(pairs, _looks(features.paths, info))
+        copied = pairs.places[pairs.correlation >= correlation]
+        shown = curated.pairs_at(pairs, pairs.correlation, correlation, PAIRS)
+    else:
+        copied = pairs.places
+        more = candidate_pairs(found_near, threshold / 2)
+        shown = curated.pairs_at(more, more.cosine, threshold, PAIRS)
+    vectors = centred(features.vectors)
+    neighbours = nearest_neighbours(features.vectors, NEIGHBOURS)
+    groups = curated.near_duplicate_groups(copied, len(vectors), equal)
+    scores = curated.oddness(neighbours)
+    odd = curated.outlying(scores)
+    losses = described["losses"].vectors[:, 0].numpy() if "losses" in described else None
     copies = [index for group in groups for index in group[1:]]
     return Curation(
         title=", ".join(names),
-        source=os.fspath(source),
+        source=". ".join([os.fspath(source), *(notice.rstrip(".") for notice in notices)]),
         paths=features.paths,
         threshold=threshold,
+        correlation=correlation,
+        num_candidates=len(pairs.places),
         groups=groups,
         num_exact=sum(len(group) - 1 for group in equal),
         scores=scores,
         odd=odd,
+        losses=losses,
+        worst=np.zeros(0, np.int64) if losses is None else curated.outlying(losses),
         order=curated.labelling_order(vectors, label_first, [*copies, *odd.tolist()]),
-        near_threshold=curated.pairs_at(neighbours, threshold, PAIRS),
+        near_threshold=shown,
         positions=curated.map_positions(features.vectors),
         is_exact=neighbours.is_exact,
         skipped=features.skipped,
@@ -152,32 +200,53 @@ def curate(
     )
 
 
-def _check(threshold: float, label_first: int) -> None:
+def _check(threshold: float, correlation: float, label_first: int) -> None:
     from fcmae.errors import ConfigError
 
     if not 0 < threshold <= 1:
         raise ConfigError(f"--threshold: got {threshold:g}, expected more than 0 up to 1.")
+    if not 0 <= correlation <= 1:
+        raise ConfigError(f"--correlation: got {correlation:g}, expected 0 to 1.")
     if label_first < 0:
         raise ConfigError(f"--label_first: got {label_first}, expected 0 or more.")
+
+
+def _looks(paths: Sequence[str], info: EncoderInfo) -> Callable[[int], Tensor | None]:
+    """Return what reads a picture for a comparison of pixels, [C, H, W]."""
+    read = _reads((COMPARED_PX, COMPARED_PX), info)
+    return lambda index: read(paths[index])
 
 
 def _thumbnails(info: EncoderInfo) -> Callable[[str], np.ndarray | None]:
     """Return what shows a file as uint8 [H, W, 3]: its first three channels, or one as grey."""
     import numpy as np
 
-    from fcmae.data import EvaluationTransform, UndecodableImageError, decode
-
-    zeros, ones = (0.0,) * info.in_chans, (1.0,) * info.in_chans
-    transform = EvaluationTransform((THUMBNAIL_PX, THUMBNAIL_PX), mean=zeros, std=ones)
-    reading = info.reading()
+    read = _reads((THUMBNAIL_PX, THUMBNAIL_PX), info)
 
     def thumbnail(path: str) -> np.ndarray | None:
-        try:
-            picture = transform.prepare(decode(path, reading, transform.choose_part))
-        except UndecodableImageError:
+        picture = read(path)
+        if picture is None:
             return None
-        image = picture.image.float().clamp(0, 1).numpy()
+        image = picture.clamp(0, 1).numpy()
         shown = image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0)
         return (shown.transpose(1, 2, 0) * 255).round().astype(np.uint8)
 
     return thumbnail
+
+
+def _reads(size: tuple[int, int], info: EncoderInfo) -> Callable[[str], Tensor | None]:
+    """Return what reads a file as [C, height, width] in 0..1; None where it cannot any more."""
+    from fcmae.data import EvaluationTransform, UndecodableImageError, decode
+
+    zeros, ones = (0.0,) * info.in_chans, (1.0,) * info.in_chans
+    transform = EvaluationTransform(size, mean=zeros, std=ones)
+    reading = info.reading()
+
+    def read(path: str) -> Tensor | None:
+        try:
+            picture = transform.prepare(decode(path, reading, transform.choose_part))
+        except UndecodableImageError:
+            return None
+        return picture.image.float()
+
+    return read

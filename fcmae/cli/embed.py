@@ -43,7 +43,11 @@ def run(arguments: list[str]) -> None:
     from fcmae.finetuning.loading import load_finetuned
     from fcmae.runs.loading import is_finetuning_run
     from fcmae.training.processes import choose_device
-    from fcmae.weights.sources import check_nothing_given, load_described_encoder
+    from fcmae.weights.sources import (
+        check_nothing_given,
+        licence_notices,
+        load_described_encoder,
+    )
 
     path = Path(parsed.output)
     suffix = path.suffix.removeprefix(".")
@@ -62,6 +66,8 @@ def run(arguments: list[str]) -> None:
         _, encoder, info = load_finetuned(parsed.source)
     else:
         encoder, info = load_described_encoder(parsed.source, **given)
+    for notice in licence_notices(parsed.source, {"origin": info.origin}):
+        print(notice)
     wanted = info.reading().wanted()
     images = open_images(parsed.images, parsed.label, where="IMAGES", wanted=wanted)
     if images.accounting is not None:
@@ -77,7 +83,7 @@ def run(arguments: list[str]) -> None:
         print(features.holes_sentence())
     try:
         if form == "npz":
-            _write(path, features, images.classes)
+            _write(path, features, images.classes, info.origin)
         else:
             write = write_csv if form == "csv" else write_parquet
             write(path, _columns(features, images.classes))
@@ -107,7 +113,7 @@ def _columns(features: Features, classes: tuple[str, ...] | None) -> dict[str, l
     return columns
 
 
-def _write(path: Path, features: Features, classes: tuple[str, ...] | None) -> None:
+def _write(path: Path, features: Features, classes: tuple[str, ...] | None, origin: str) -> None:
     import numpy as np
 
     from fcmae.runs.durable import write_atomically
@@ -119,6 +125,9 @@ def _write(path: Path, features: Features, classes: tuple[str, ...] | None) -> N
     }
     if classes is not None:
         arrays |= {"labels": features.labels.numpy(), "classes": np.array(classes, dtype=str)}
+
+    if origin:
+        arrays["origin"] = np.array(origin)
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:  # given a name, numpy would append .npz to others

@@ -9,6 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+from fcmae.evaluation.copies import Pairs
 from fcmae.evaluation.neighbours import Neighbours
 
 # Robust deviations above the median from which a picture is called odd; of a normal distribution
@@ -18,26 +19,23 @@ _NORMAL = 1.4826  # standard deviation of a normal distribution over its median 
 
 
 def near_duplicate_groups(
-    neighbours: Neighbours, threshold: float, equal: Sequence[Sequence[int]] = ()
+    pairs: np.ndarray, number: int, equal: Sequence[Sequence[int]] = ()
 ) -> list[list[int]]:
     """Return groups of pictures that are near duplicates, each in the order of the pictures.
 
-    Two pictures are joined when one is among the nearest others of the other and their cosine is
-    at least `threshold`; a group is what is joined, over others or directly.
+    A group is what is joined, over others or directly.
 
     Args:
-        neighbours: of all N pictures.
-        threshold: cosine of whitened features.
+        pairs: pictures that are copies of each other, [M, 2].
+        number: of all pictures.
         equal: groups of indices that are known to be the same.
     """
-    rows, columns = np.nonzero(neighbours.similarity >= threshold)
-    first, second = [rows], [neighbours.places[rows, columns]]
+    first, second = [pairs[:, 0]], [pairs[:, 1]]
     for group in equal:
         first.append(np.full(len(group) - 1, group[0]))
         second.append(np.asarray(group[1:], dtype=np.int64))
-    number = len(neighbours.places)
-    pairs = np.concatenate(first), np.concatenate(second)
-    graph = coo_matrix((np.ones(len(pairs[0]), bool), pairs), shape=(number, number))
+    ends = np.concatenate(first), np.concatenate(second)
+    graph = coo_matrix((np.ones(len(ends[0]), bool), ends), shape=(number, number))
     _, label = connected_components(graph, directed=False)
     order = np.argsort(label, kind="stable")
     starts = np.flatnonzero(np.diff(label[order], prepend=-1))
@@ -45,21 +43,26 @@ def near_duplicate_groups(
     return sorted(group.tolist() for group in groups if len(group) > 1)
 
 
-def oddness(features: Tensor) -> np.ndarray:
-    """Return how far each picture is from the middle of all: length of whitened features, [N].
+def oddness(neighbours: Neighbours) -> np.ndarray:
+    """Return how far each picture is from its nearest ones: the distance of the K-th, [N].
 
-    Source: the Mahalanobis distance of Lee et al. 2018 (arXiv 1807.03888), without classes.
+    So that K copies of an odd picture stay odd. Where fewer were found, of the last that was.
+    Source: Sun et al. 2022 (arXiv 2204.06507).
     """
-    return features.norm(dim=1).numpy()
+    found = neighbours.similarity.min(axis=1, where=np.isfinite(neighbours.similarity), initial=1)
+    return np.sqrt(np.maximum(2 - 2 * found, 0))
 
 
-def odd_pictures(scores: np.ndarray) -> np.ndarray:
-    """Return the indices of outlying scores, the oddest first.
+def outlying(scores: np.ndarray) -> np.ndarray:
+    """Return the indices of outlying scores, the highest first; NaN is none.
 
     Outlying is more than OUTLYING_DEVIATIONS robust deviations above the median.
     """
-    median = np.median(scores)
-    deviation = _NORMAL * np.median(np.abs(scores - median))
+    known = scores[np.isfinite(scores)]
+    if not len(known):
+        return np.zeros(0, np.int64)
+    median = np.median(known)
+    deviation = _NORMAL * np.median(np.abs(known - median))
     order = np.argsort(-scores, kind="stable")
     return order[scores[order] > median + OUTLYING_DEVIATIONS * max(deviation, 1e-6)]
 
@@ -99,17 +102,19 @@ def map_positions(features: Tensor) -> np.ndarray:
     return np.pad(found, ((0, 0), (0, 2 - components)))
 
 
-def pairs_at(neighbours: Neighbours, threshold: float, count: int) -> list[tuple[int, int, float]]:
-    """Return (picture, its nearest, cosine) of the pairs closest to a threshold, half on each side.
+def pairs_at(pairs: Pairs, values: np.ndarray, threshold: float, count: int) -> Pairs:
+    """Return the pairs closest to a threshold, half on each side of it, the most similar first.
 
-    The most similar first; what a person looks at to move the threshold.
+    What a person looks at to move the threshold.
+
+    Args:
+        pairs: to choose from.
+        values: what the threshold is of, one for each pair; NaN is left out.
+        threshold: above which pairs are near duplicates.
+        count: of pairs.
     """
-    nearest = neighbours.similarity[:, 0]
-    rows = np.arange(len(nearest))
-    # A pair of which each is the other's nearest is shown once.
-    is_mutual = neighbours.places[neighbours.places[:, 0], 0] == rows
-    rows = rows[~(is_mutual & (neighbours.places[:, 0] < rows))]
-    rows = rows[np.argsort(-nearest[rows], kind="stable")]
-    cut = int(np.searchsorted(-nearest[rows], -threshold, side="right"))
-    shown = rows[max(0, cut - count // 2) : cut + count - count // 2]
-    return [(int(row), int(neighbours.places[row, 0]), float(nearest[row])) for row in shown]
+    order = np.argsort(-values, kind="stable")
+    order = order[np.isfinite(values[order])]
+    cut = int(np.searchsorted(-values[order], -threshold, side="right"))
+    shown = order[max(0, cut - count // 2) : cut + count - count // 2]
+    return Pairs(*(values[shown] for values in pairs))

@@ -25,7 +25,8 @@ from fcmae.weights.encoder_info import EncoderInfo
 
 THUMBNAIL_SIDE_PX = 32
 
-Describer = nn.Module | Callable[[Tensor], Tensor]
+# An encoder, or a function of images [N, C, H, W] and where they have data, [N, 1, H, W] or None.
+Describer = nn.Module | Callable[[Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def extract_together(
     """Return the features of several describers, decoding every image once.
 
     Args:
-        describers: dense timm ConvNeXts, or functions of images [N, C, H, W] giving [N, D].
+        describers: dense timm ConvNeXts, or functions of images [N, C, H, W] and of where these
+            have data, bool [N, 1, H, W] or None, giving [N, D].
         loader: batches as `fcmae.data.collate` makes them.
         device: where the encoders are and the images are sent.
 
@@ -134,9 +136,12 @@ def extract_together(
             if not batch["path"]:  # nothing in it could be decoded
                 continue
             images = batch["image"].to(device, non_blocking=True)
+            valid = batch["valid"].to(device) if "valid" in batch else None
             for name, describer in describers.items():
-                is_encoder = isinstance(describer, nn.Module)
-                found = pooled_features(describer, images) if is_encoder else describer(images)
+                if isinstance(describer, nn.Module):
+                    found = pooled_features(describer, images)
+                else:
+                    found = describer(images, valid)
                 vectors[name].append(found.float().cpu())
             if "valid" in batch:
                 num_with_holes += int((~batch["valid"]).flatten(1).any(dim=1).sum())
@@ -161,10 +166,10 @@ def pooled_features(encoder: Any, images: Tensor) -> Tensor:
     return encoder.forward_features(images).mean(dim=(2, 3))
 
 
-def thumbnails(images: Tensor) -> Tensor:
+def thumbnails(images: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return images shrunk to 32 x 32 px by averaging, flattened: [N, C, H, W] -> [N, C * 1024].
 
-    Sides below 32 px stay as they are.
+    Sides below 32 px stay as they are. Where images have no data (`valid`) they hold 0.
     """
     height, width = (min(side, THUMBNAIL_SIDE_PX) for side in images.shape[2:])
     return F.adaptive_avg_pool2d(images.float(), (height, width)).flatten(1)

@@ -23,8 +23,8 @@ from fcmae.settings.sections import image_height_width
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.training.optimization import lr_scale, parameter_groups
 from fcmae.weights.loading import load_encoder
-from fcmae.weights.public import find_public, is_public
-from fcmae.weights.sources import metadata_of
+from fcmae.weights.public import is_public
+from fcmae.weights.sources import licence_notices, metadata_of
 
 AnyFinetuning = FinetuneConfig | SegmentationConfig
 
@@ -94,9 +94,8 @@ def create_classifier(
     _draw_head(model, scale, config.train.seed)
     if model_config.weights is None:
         return model, []
-    told = load_encoder(model, model_config.weights, inflate=model_config.inflate)
-    if is_public(model_config.weights):
-        told.insert(0, find_public(model_config.weights).notice)
+    told = licence_notices(model_config.weights)
+    told += load_encoder(model, model_config.weights, inflate=model_config.inflate)
     known = weights_metadata(config).get("classes")
     if known is not None and tuple(known) != classes and len(known) == len(classes):
         _draw_head(model, scale, config.train.seed)

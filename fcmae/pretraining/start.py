@@ -6,8 +6,7 @@ from fcmae.data.augmentation import mean_and_std
 from fcmae.model.autoencoder import FCMAE
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.weights.loading import load_encoder
-from fcmae.weights.public import find_public, is_public
-from fcmae.weights.sources import load_decoder, metadata_of
+from fcmae.weights.sources import licence_notices, load_decoder, metadata_of
 
 TOLERANCE = 5e-4  # of mean and deviation on the 0..1 scale: less than a step of 8 bits
 
@@ -35,8 +34,7 @@ def load_start(model: FCMAE, config: PretrainConfig) -> Start:
     source = config.model.init_from
     if source is not None:
         known = metadata_of(source)
-        if is_public(source):
-            told.append(find_public(source).notice)
+        told += licence_notices(source, known)
         told += load_encoder(model.encoder, source, inflate=config.model.inflate)
         told += _differences(source, known, config)
         origins.append(known.get("origin", ""))

@@ -64,7 +64,7 @@ def _of_named(found: Comparison, config: FinetuneConfig) -> Document:
             f"{optim.layer_decay:g}); all else is the same."
         )
     caption = (
-        "Every pair's difference with its 95 % interval for all pairs of that score together; "
+        "Every pair's difference with its interval, for all pairs of that score together; "
         "those that leave out 0 are filled."
     )
     said = pairs.sentences(found)

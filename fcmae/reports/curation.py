@@ -1,4 +1,4 @@
-"""The page of `fcmae curate`, and its table: duplicates, odd pictures, what to label first."""
+"""The page of `fcmae curate`, and its table: copies, odd pictures, what to label first."""
 
 import csv
 import io
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fcmae.errors import ConfigError
+from fcmae.evaluation.copies import Pairs
 from fcmae.reports import figures
 from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
 from fcmae.reports.html import to_html
@@ -24,6 +25,7 @@ GROUPS_SHOWN, PAIRS_SHOWN = 12, 12
 LISTS = {
     "near_duplicates.txt": "all of a group but one; data.exclude takes it",
     "odd.txt": "the oddest first; look before data.exclude takes it",
+    "worst_reconstructions.txt": "the worst first; look before data.exclude takes it",
     "label_first.txt": "in the order of labelling; data.path takes it",
 }
 
@@ -36,13 +38,17 @@ class Curation(Page):
         title: the paths.
         source: the encoder.
         paths: of the N pictures.
-        threshold: cosine from which two pictures are near duplicates.
+        threshold: cosine from which two pictures are candidates for near duplicates.
+        correlation: of the pixels, from which candidates are near duplicates; 0: all of them are.
+        num_candidates: pairs that were looked at.
         groups: of near duplicates, as indices; the first of each is kept.
         num_exact: files that are byte for byte copies of others.
         scores: oddness [N].
         odd: indices of the odd ones, the oddest first.
+        losses: of their reconstruction [N], NaN where there is none; None without a decoder.
+        worst: indices of those reconstructed worst, the worst first.
         order: indices to label, the first first.
-        near_threshold: (index, index, cosine) of pairs around the threshold.
+        near_threshold: pairs around the threshold.
         positions: of the map, [N, 2].
         is_exact: whether every pair was compared.
         skipped: (path, reason) of files that could not be decoded.
@@ -53,16 +59,25 @@ class Curation(Page):
     source: str
     paths: Sequence[str]
     threshold: float
+    correlation: float
+    num_candidates: int
     groups: Sequence[Sequence[int]]
     num_exact: int
     scores: np.ndarray
     odd: np.ndarray
+    losses: np.ndarray | None
+    worst: np.ndarray
     order: Sequence[int]
-    near_threshold: Sequence[tuple[int, int, float]]
+    near_threshold: Pairs
     positions: np.ndarray
     is_exact: bool
     skipped: Sequence[tuple[str, str]]
     thumbnail: Callable[[str], np.ndarray | None] = field(repr=False)
+
+    @property
+    def copies(self) -> list[int]:
+        """The near duplicates that can go: all of a group but the first."""
+        return sorted(index for group in self.groups for index in group[1:])
 
     @property
     def near_duplicates(self) -> list[str]:
@@ -73,6 +88,11 @@ class Curation(Page):
     def odd_pictures(self) -> list[str]:
         """Paths of the odd pictures, the oddest first."""
         return [self.paths[index] for index in self.odd]
+
+    @property
+    def worst_reconstructions(self) -> list[str]:
+        """Paths of the pictures that are reconstructed worst, the worst first."""
+        return [self.paths[index] for index in self.worst]
 
     @property
     def label_first(self) -> list[str]:
@@ -92,7 +112,7 @@ class Curation(Page):
         return curation_document(self, self.thumbnail, [*told, "curation.csv: every picture."])
 
     def save(self, output: str | os.PathLike[str] = "curation") -> list[Path]:
-        """Write near_duplicates.txt, odd.txt, label_first.txt, curation.csv and curation.html.
+        """Write the lists, named as LISTS, curation.csv and curation.html.
 
         Args:
             output: folder, made where it is missing.
@@ -124,25 +144,30 @@ class Curation(Page):
         lists = {
             "near_duplicates.txt": self.near_duplicates,
             "odd.txt": self.odd_pictures,
+            "worst_reconstructions.txt": self.worst_reconstructions,
             "label_first.txt": self.label_first,
         }
         return lists[name]
 
-    @property
-    def copies(self) -> list[int]:
-        """The near duplicates that can go: all of a group but the first."""
-        return sorted(index for group in self.groups for index in group[1:])
-
 
 def summary(found: Curation) -> list[str]:
     """Return what was found, in a few sentences."""
+    looks = f", and of the pixels {found.correlation:g}" if found.correlation else ""
     said = [
         f"{len(found.paths):,} pictures; {len(found.copies):,} of them are near duplicates of "
-        f"another one (cosine of {found.threshold:g} or more, {found.num_exact:,} exact copies "
-        f"among them), in {len(found.groups):,} groups.",
-        f"{len(found.odd):,} pictures are odd: far from the middle of all.",
-        f"{len(found.order):,} pictures to label first, so that every other is near one of them.",
+        f"another one ({found.num_exact:,} exact copies among them), in {len(found.groups):,} "
+        f"groups: of {found.num_candidates:,} pairs whose features have a cosine of "
+        f"{found.threshold:g} or more{looks}.",
+        f"{len(found.odd):,} pictures are odd: far from their nearest ones.",
     ]
+    if found.losses is not None:
+        said.append(
+            f"{len(found.worst):,} pictures are reconstructed far worse than the others when "
+            "parts of them are hidden."
+        )
+    said.append(
+        f"{len(found.order):,} pictures to label first, so that every other is near one of them."
+    )
     if not found.is_exact:
         said.append("So many pictures are compared within clusters; a few pairs may be missed.")
     if found.skipped:
@@ -169,6 +194,7 @@ def curation_document(
             Section("Near duplicates", _duplicates(found, thumbnail)),
             Section("Is the threshold right?", _pairs(found, thumbnail)),
             Section("Odd pictures", _odd(found, thumbnail)),
+            Section("Worst reconstructions", _worst(found, thumbnail)),
             Section("Label first", _first(found, thumbnail)),
             Section("Files that could not be decoded", _skipped(found)),
         ],
@@ -179,22 +205,30 @@ def curation_csv(found: Curation) -> str:
     """Return a table with one row per picture.
 
     Columns: file; group (of near duplicates, from 1) and duplicate_of (the one that is kept);
-    oddness and is_odd; label_rank (from 1); x and y of the map.
+    oddness and is_odd; reconstruction_loss (empty where there is none) and is_worst; label_rank
+    (from 1); x and y of the map.
     """
     group_of = {index: n for n, group in enumerate(found.groups, 1) for index in group}
     kept = {index: group[0] for group in found.groups for index in group[1:]}
-    odd = set(found.odd.tolist())
+    odd, worst = set(found.odd.tolist()), set(found.worst.tolist())
     rank = {index: n for n, index in enumerate(found.order, 1)}
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["file", "group", "duplicate_of", "oddness", "is_odd", "label_rank", "x", "y"])
+    writer.writerow(
+        [
+            *("file", "group", "duplicate_of", "oddness", "is_odd"),
+            *("reconstruction_loss", "is_worst", "label_rank", "x", "y"),
+        ]
+    )
     for index, path in enumerate(found.paths):
         copy_of = found.paths[kept[index]] if index in kept else ""
         x, y = found.positions[index]
+        loss = np.nan if found.losses is None else found.losses[index]
         writer.writerow(
             [
                 *(path, group_of.get(index, ""), copy_of, f"{found.scores[index]:.5f}"),
-                *(int(index in odd), rank.get(index, ""), f"{x:.4f}", f"{y:.4f}"),
+                *(int(index in odd), "" if np.isnan(loss) else f"{loss:.5f}"),
+                *(int(index in worst), rank.get(index, ""), f"{x:.4f}", f"{y:.4f}"),
             ]
         )
     return stream.getvalue()
@@ -206,6 +240,7 @@ def _map(found: Curation) -> list[Block]:
         "pictures": np.arange(len(found.paths)),
         "near duplicates": np.asarray(copies, dtype=int),
         "odd": np.asarray(odd, dtype=int),
+        "reconstructed worst": np.asarray(found.worst, dtype=int),
         "label first": np.asarray(found.order, dtype=int),
     }
     points = {name: found.positions[which] for name, which in kinds.items() if len(which)}
@@ -230,38 +265,87 @@ def _duplicates(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) 
 
 
 def _pairs(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
-    if not found.near_threshold:
-        return []
-    rows = [[found.paths[a], found.paths[b]] for a, b, _ in found.near_threshold[:PAIRS_SHOWN]]
-    cosines = [
-        [found.paths[a], found.paths[b], f"{cosine:.3f}"] for a, b, cosine in found.near_threshold
+    shown = found.near_threshold
+    if not len(shown.places):
+        return [Text("No pair of pictures is alike enough to be looked at.")]
+    named = [[found.paths[a], found.paths[b]] for a, b in shown.places]
+    if found.correlation:
+        said = (
+            "Pairs around the threshold of their pixels' correlation, the most similar first. "
+            "Where pairs below it are still duplicates, lower --correlation; where pairs above it "
+            "are not, raise it. Where copies are not even among the candidates, lower --threshold."
+        )
+    else:
+        said = (
+            "Pairs around the threshold of their features' cosine, the most similar first. Where "
+            "pairs below it are still duplicates, lower --threshold; where pairs above it are not, "
+            "raise it, or let the pixels decide by --correlation."
+        )
+    table = [
+        [*pair, f"{cosine:.3f}", "-" if np.isnan(correlation) else f"{correlation:.3f}"]
+        for pair, cosine, correlation in zip(named, shown.cosine, shown.correlation, strict=True)
     ]
-    said = (
-        "Pictures and their nearest ones around the threshold, the most similar first. Where pairs "
-        "below it are still duplicates, lower --threshold; where pairs above it are not, raise it."
-    )
     return [
         Text(said),
-        *_sheet("pairs.png", rows, thumbnail, "A pair in each row, in the order of the table."),
-        Table(["picture", "nearest", "cosine"], cosines),
+        *_sheet(
+            "pairs.png",
+            named[:PAIRS_SHOWN],
+            thumbnail,
+            "A pair in each row, in the order of the table.",
+        ),
+        Table(["picture", "other one", "cosine", "correlation"], table),
     ]
 
 
 def _odd(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
-    histogram = figures.draw_histogram(
-        {"": np.maximum(found.scores, 1e-6)}, x_name="oddness", y_name="pictures"
-    )
-    blocks: list[Block] = [
-        Picture(
-            "oddness.svg",
-            histogram,
-            "Distance of every picture from the middle of all, in deviations of the features.",
-        )
+    caption = "Distance of every picture from its nearest ones."
+    blocks = _histogram("oddness.svg", found.scores, "oddness", caption)
+    return [
+        *blocks,
+        *_highest("odd", "oddness", found.paths, found.odd, found.scores, thumbnail),
     ]
-    paths = [found.paths[index] for index in found.odd]
-    blocks += _sheet("odd.png", _in_rows(paths), thumbnail, "The oddest pictures first.")
-    rows = [[found.paths[index], f"{found.scores[index]:.3f}"] for index in found.odd]
-    return [*blocks, *_listed("odd pictures.", ["file", "oddness"], rows)]
+
+
+def _worst(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
+    if found.losses is None:
+        return [Text("These weights have no decoder; name the folder of a pretraining run.")]
+    known = found.losses[np.isfinite(found.losses)]
+    caption = (
+        "Loss of every picture's hidden patches, mean over several masks: of what surprises the "
+        "model most, and of noise, which nobody can predict."
+    )
+    blocks = _histogram("losses.svg", known, "reconstruction loss", caption)
+    return [
+        *blocks,
+        *_highest("worst", "loss", found.paths, found.worst, found.losses, thumbnail),
+    ]
+
+
+def _histogram(name: str, values: np.ndarray, x_name: str, caption: str) -> list[Block]:
+    if not len(values):
+        return []
+    drawn = figures.draw_histogram({"": np.maximum(values, 1e-6)}, x_name=x_name, y_name="pictures")
+    return [Picture(name, drawn, caption)]
+
+
+def _highest(
+    name: str,
+    value: str,
+    all_paths: Sequence[str],
+    which: np.ndarray,
+    values: np.ndarray,
+    thumbnail: Callable[[str], np.ndarray | None],
+) -> list[Block]:
+    """Return a contact sheet and a table of pictures that stand out, the most outlying first."""
+    if not len(which):
+        return [Text("None stands out.")]
+    paths = [all_paths[index] for index in which]
+    rows = [[all_paths[index], f"{values[index]:.3f}"] for index in which]
+    caption = "The most outlying first, row by row."
+    return [
+        *_sheet(f"{name}.png", _in_rows(paths), thumbnail, caption),
+        *_listed("pictures.", ["file", value], rows),
+    ]
 
 
 def _first(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:

@@ -19,7 +19,7 @@ from fcmae.weights.formats import FILE_NAMES, ONNX, SMP, TIMM_FOLDER
 from fcmae.weights.model_card import card_files
 from fcmae.weights.proof import compare_models
 from fcmae.weights.segmenter import segmenter_file
-from fcmae.weights.sources import Source, open_source
+from fcmae.weights.sources import Source, licence_notices, open_source
 
 
 def convert_file(
@@ -62,7 +62,8 @@ def convert_file(
         )
     found = open_source(source, from_format, origin)
     path = Path(target) if target is not None else _default_target(Path(source), found, to)
-    told = [f"{source}: {found.layout} layout, {len(found.state)} tensors."]
+    told = licence_notices(source, found.metadata)
+    told.append(f"{source}: {found.layout} layout, {len(found.state)} tensors.")
     if target is None and to == "timm" and path.is_file() and path.name.startswith("classifier"):
         told.append(f"{path}: is a file of timm already, as fine-tuning wrote it.")
     else:

@@ -1,7 +1,8 @@
 """Weights that others have published on the Hugging Face hub, by name, with their licence.
 
 `timm/convnextv2_tiny.fcmae` and `hf-hub:owner/name` are looked up through huggingface_hub's own
-cache, which timm and transformers share; what is cached needs no network (HF_HUB_OFFLINE=1).
+cache, which timm and transformers share; what is cached needs no network (HF_HUB_OFFLINE=1). A
+folder that holds such a repository, copied from elsewhere, is one, too.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import socket
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import timm
@@ -20,6 +21,7 @@ from huggingface_hub import ModelCard, constants, hf_hub_download, try_to_load_f
 from huggingface_hub import errors as hub
 
 from fcmae.errors import CheckpointError
+from fcmae.weights.files import read_metadata
 
 _NAME = re.compile(r"(?:hf-hub:(?P<repo>[\w.-]+/[\w.-]+)|(?P<timm>timm/[\w.-]+))(?:@(?P<at>\S+))?")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -64,7 +66,7 @@ class PublicWeights:
         """A sentence about the licence, for whoever starts from these weights."""
         if self.licence == UNKNOWN:
             return f"{self.name}: its licence is not known here; look it up before you use it."
-        if any(mark in self.licence.lower() for mark in _NON_COMMERCIAL):
+        if is_non_commercial(self.licence):
             return (
                 f"{self.name}: licence {self.licence}, no commercial use, which carries over to "
                 "everything that is made of these weights."
@@ -72,9 +74,32 @@ class PublicWeights:
         return f"{self.name}: licence {self.licence}, which carries over to what is made of them."
 
 
+def is_non_commercial(licence: str) -> bool:
+    """Whether the name of a licence says that it forbids commercial use."""
+    return any(mark in licence.lower() for mark in _NON_COMMERCIAL)
+
+
 def is_public(source: Path | str) -> bool:
-    """Whether a source is the name of published weights; a path that exists is none."""
-    return _NAME.fullmatch(str(source)) is not None and not Path(source).exists()
+    """Whether a source is the name of published weights, or a folder that holds a repository.
+
+    A path that exists is no name; a folder that was exported here says more and is no repository.
+    """
+    path = Path(source)
+    if path.exists():
+        return path.is_dir() and _is_repository(path)
+    return _NAME.fullmatch(str(source)) is not None
+
+
+def _is_repository(folder: Path) -> bool:
+    """Whether timm or transformers has written the folder."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(config, dict) or not {"architecture", "model_type"} & config.keys():
+        return False
+    files = [file for file in WEIGHTS if (folder / file).is_file()]
+    return bool(files) and "model_name" not in read_metadata(folder / WEIGHTS[0])
 
 
 @functools.cache
@@ -83,28 +108,51 @@ def find_public(name: str) -> PublicWeights:
 
     Args:
         name: `timm/MODEL.TAG`, or `hf-hub:OWNER/NAME` in the layout of timm or transformers, with
-            `@REVISION` behind it or not.
+            `@REVISION` behind it or not; or a folder of such a layout.
 
     Raises:
         CheckpointError: there is no such repository, it has no weights, its licence must be
             accepted first, or neither the cache nor the network has it.
     """
-    match = _NAME.fullmatch(name)
-    assert match is not None, name
-    repo, revision = match["repo"] or match["timm"], match["at"]
-    config = json.loads(_download(name, repo, revision, ("config.json",)).read_text("utf-8"))
-    file = _download(name, repo, revision, WEIGHTS)
-    licence = _licence(repo, revision, config)
-    metadata = _metadata(config, repo, revision)
-    metadata["origin"] = f"{name}, licence {licence}"
+    if Path(name).is_dir():
+        place = _Place(name, Path(name).name, None, Path(name))
+    else:
+        match = _NAME.fullmatch(name)
+        assert match is not None, name
+        place = _Place(name, match["repo"] or match["timm"], match["at"])
+    config = json.loads(_download(place, ("config.json",)).read_text("utf-8"))
+    file = _download(place, WEIGHTS)
+    licence = _licence(place, config)
+    metadata = _metadata(config, place)
+    if place.folder is None or licence != UNKNOWN:  # a folder may be of one's own
+        metadata["origin"] = f"{name}, licence {licence}"
     return PublicWeights(name, file, licence, metadata)
 
 
-def _download(name: str, repo: str, revision: str | None, files: tuple[str, ...]) -> Path:
+class _Place(NamedTuple):
+    """Where published weights lie.
+
+    Attributes:
+        name: as the user wrote it.
+        repo: owner/name.
+        revision: of it; None: the newest.
+        folder: that holds it, instead of the hub.
+    """
+
+    name: str
+    repo: str
+    revision: str | None
+    folder: Path | None = None
+
+
+def _download(place: _Place, files: tuple[str, ...]) -> Path:
     """Return the first of `files` that is cached, or else that the repository has."""
-    cached = [path for file in files if (path := _cached(repo, file, revision)) is not None]
+    name, repo, revision, folder = place
+    cached = [path for file in files if (path := _cached(place, file)) is not None]
     if cached:
         return cached[0]
+    if folder is not None:
+        raise CheckpointError(f"{name}: the folder has no {' or '.join(files)}; copy it whole.")
     if not _is_reached(constants.ENDPOINT):
         raise CheckpointError(_unreachable(name, repo, files[0]))
     missing: Exception | None = None
@@ -132,8 +180,11 @@ def _download(name: str, repo: str, revision: str | None, files: tuple[str, ...]
     )
 
 
-def _cached(repo: str, file: str, revision: str | None) -> Path | None:
-    found = try_to_load_from_cache(repo, file, revision=revision)
+def _cached(place: _Place, file: str) -> Path | None:
+    if place.folder is not None:
+        path = place.folder / file
+        return path if path.is_file() else None
+    found = try_to_load_from_cache(place.repo, file, revision=place.revision)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -165,15 +216,17 @@ def _unreachable(name: str, repo: str, file: str) -> str:
     )
 
 
-def _licence(repo: str, revision: str | None, config: dict[str, Any]) -> str:
+def _licence(place: _Place, config: dict[str, Any]) -> str:
     """Return what the card, the configuration or timm itself says."""
-    card = _cached(repo, "README.md", revision)
+    _, repo, revision, folder = place
+    card = _cached(place, "README.md")
     told = None if card is None else _licence_of_card(card)
     told = told or config.get("pretrained_cfg", {}).get("license") or config.get("license")
     if not told and repo.startswith("timm/"):
         known = timm.get_pretrained_cfg(repo.removeprefix("timm/"), allow_unregistered=True)
         told = None if known is None else known.license
-    if not told and card is None and _is_reached(constants.ENDPOINT):
+    is_on_hub = card is None and folder is None
+    if not told and is_on_hub and _is_reached(constants.ENDPOINT):
         with contextlib.suppress(hub.EntryNotFoundError, OSError):
             told = _licence_of_card(Path(hf_hub_download(repo, "README.md", revision=revision)))
     return str(told) if told else UNKNOWN
@@ -187,7 +240,7 @@ def _licence_of_card(path: Path) -> str | None:
     return data.get("license_name") or data.get("license")
 
 
-def _metadata(config: dict[str, Any], repo: str, revision: str | None) -> dict[str, Any]:
+def _metadata(config: dict[str, Any], place: _Place) -> dict[str, Any]:
     """Return what the repository says of the model, whichever library has written it."""
     if "architecture" in config:  # timm
         settings = {**config, **config.get("pretrained_cfg", {})}
@@ -207,7 +260,7 @@ def _metadata(config: dict[str, Any], repo: str, revision: str | None) -> dict[s
     if variant is not None:
         known["model_name"] = f"{config.get('model_type')}_{variant}"
     try:
-        file = _download(repo, repo, revision, ("preprocessor_config.json",))
+        file = _download(place, ("preprocessor_config.json",))
         told = json.loads(file.read_text("utf-8"))
     except CheckpointError:  # not every repository has one
         told = {}

@@ -31,7 +31,7 @@ from fcmae.weights.conversion import (
 from fcmae.weights.encoder_info import EncoderInfo, facts_of_run
 from fcmae.weights.files import load_state_dict_file, read_metadata
 from fcmae.weights.loading import load_encoder, weights_file
-from fcmae.weights.public import PublicWeights, find_public, is_public
+from fcmae.weights.public import PublicWeights, find_public, is_non_commercial, is_public
 
 # Licence notes of weights that others released, by the name that the user gives as origin.
 ORIGINS = {
@@ -181,7 +181,8 @@ def _open_public(public: PublicWeights) -> Source:
         info = described(known, known["model_name"], known.get("in_chans", 3))
         if known.get("classes") and "head.fc.weight" not in state:
             info = dataclasses.replace(info, classes=None)
-    texts = {"origin": known["origin"]} | (info.to_metadata() if info else {})
+    texts = {n: known[n] for n in ("origin",) if n in known}
+    texts |= info.to_metadata() if info else {}
     layout = "timm" if info is not None else ""
     return Source(public.name, state, layout, texts, info, known.get("classes"))
 
@@ -201,6 +202,31 @@ def metadata_of(source: Path | str) -> dict[str, Any]:
     if file is not None:
         return read_metadata(file)
     return facts_of_run(source) | {"origin": RunFolder(source).read_origin()}
+
+
+def licence_notices(source: Path | str, known: Mapping[str, Any] | None = None) -> list[str]:
+    """Return what has to be said about the licence of weights, to whoever starts from them.
+
+    Of published ones always; of others where their origin is known, which is that of the weights
+    that they were made of.
+
+    Args:
+        source: the weights.
+        known: what they say about themselves; None: as `metadata_of`.
+
+    Raises:
+        CheckpointError, ConfigError: as `metadata_of`.
+    """
+    if is_public(source):
+        public = find_public(str(source))
+        return [public.notice] if "origin" in public.metadata else []
+    origin = str((metadata_of(source) if known is None else known).get("origin") or "")
+    if not origin:
+        return []
+    _, _, licence = origin.lower().rpartition("licence")
+    if is_non_commercial(licence):
+        return [f"{source}: made of {origin}: no commercial use, which carries over."]
+    return [f"{source}: made of {origin}."]
 
 
 def load_decoder(model: FCMAE, source: Path | str) -> None:
@@ -288,10 +314,10 @@ def load_described_encoder(
             beside a source that knows better; as `load_run`.
         CheckpointError: as `load_run` and `load_encoder`.
     """
-    if (Path(source) / "model.safetensors").is_file():
-        source = Path(source) / "model.safetensors"
-    is_run = Path(source).is_dir()
     known = metadata_of(source) if is_public(source) else {}
+    if not known and (Path(source) / "model.safetensors").is_file():
+        source = Path(source) / "model.safetensors"
+    is_run = Path(source).is_dir() and not known
     info = None if is_run or known else EncoderInfo.from_metadata(read_metadata(source))
     if "model_name" in known:
         info = described(known | {"classes": None}, known["model_name"], known["in_chans"])

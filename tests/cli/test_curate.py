@@ -30,13 +30,16 @@ def test_page_table_and_lists_are_written_and_taken_back(run: Path, tmp_path: Pa
     shutil.copy(pictures / "dark" / "3.png", pictures / "dark" / "copy.png")
     (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     output = tmp_path / "out"
-    assert curate(run, pictures, output, "--label_first", "5", "--threshold", "1") == DONE
+    assert curate(run, pictures, output, "--label_first", "5") == DONE
     rows = list(csv.DictReader((output / "curation.csv").read_text().splitlines()))
     assert len(rows) == 25
     assert [row["duplicate_of"] for row in rows if row["duplicate_of"]] == [
         str(pictures / "dark" / "3.png")
     ]
     assert sorted(row["label_rank"] for row in rows if row["label_rank"]) == list("12345")
+    assert all(float(row["reconstruction_loss"]) > 0 for row in rows)  # the run has a decoder
+    worst = (output / "worst_reconstructions.txt").read_text().splitlines()
+    assert {row["file"] for row in rows if row["is_worst"] == "1"} == set(worst)
     page = (output / "curation.html").read_text()
     assert "1 exact copies" in page
     assert "broken.png" in page
@@ -57,11 +60,30 @@ def test_page_table_and_lists_are_written_and_taken_back(run: Path, tmp_path: Pa
     assert "copy.png" not in trained_on
 
 
+def test_weights_without_a_decoder_have_no_losses_and_features_alone_may_decide(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = make_pictures(tmp_path / "pictures", per_class=4)
+    weights = tmp_path / "encoder.safetensors"
+    assert main(["export", str(run), "--output", str(weights)]) == DONE
+    output = tmp_path / "out"
+    assert curate(weights, pictures, output, "--threshold", "0.001", "--correlation", "0") == DONE
+    rows = list(csv.DictReader((output / "curation.csv").read_text().splitlines()))
+    assert {row["reconstruction_loss"] for row in rows} == {""}
+    assert "These weights have no decoder" in (output / "curation.html").read_text()
+    assert (output / "worst_reconstructions.txt").read_text() == ""
+    assert "and of the pixels" not in capsys.readouterr().out
+    copies = (output / "near_duplicates.txt").read_text().splitlines()
+    assert len(copies) == sum(row["duplicate_of"] != "" for row in rows)
+    assert copies  # different noise of one brightness, which only the pixels tell apart
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
         (["--threshold", "0"], "--threshold: got 0, expected more than 0 up to 1"),
         (["--label_first", "-1"], "--label_first: got -1, expected 0 or more"),
+        (["--correlation", "1.5"], "--correlation: got 1.5, expected 0 to 1"),
         (["--output", "/proc/nowhere"], "cannot be made"),
     ],
 )

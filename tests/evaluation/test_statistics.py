@@ -93,14 +93,26 @@ def test_a_failed_cell_leaves_its_seed_out_of_its_own_difference_only() -> None:
     assert differences({"a": {}, "b": {0: 1.0}}, "a") == {}
 
 
+NOISE = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "bounded": lambda rng, shape: rng.uniform(-1.0, 1.0, size=shape),
+    # A share of 525 images, 86 % of which are right.
+    "of counts": lambda rng, shape: (rng.binomial(525, 0.86, size=shape) / 525 - 0.86) / 0.015,
+}
+
+
 def simulated(
-    means_of: tuple[float, ...], deviations: tuple[float, ...], seeds: int, times: int = 2000
+    means_of: tuple[float, ...],
+    deviations: tuple[float, ...],
+    seeds: int,
+    noise: str = "normal",
+    times: int = 2000,
 ) -> list[dict[int, dict[int, float]]]:
     """Tables of scores: a true mean per arm, noise of its own, and what a seed does to all."""
     rng = np.random.default_rng(0)
     shape = (times, len(means_of), seeds)
     values = np.array(means_of)[:, None] + 3 * rng.normal(size=(shape[0], 1, seeds))
-    values = values + np.array(deviations)[:, None] * rng.normal(size=shape)
+    values = values + np.array(deviations)[:, None] * NOISE[noise](rng, shape)
     return [
         {arm: dict(enumerate(row)) for arm, row in enumerate(table)} for table in values.tolist()
     ]
@@ -116,7 +128,7 @@ def simulated(
         ((50.0, 80.0, 86.0, 88.0), (0.2, 1.0, 4.0, 1.0), 5),
     ],
 )
-def test_intervals_of_all_pairs_hold_the_true_differences_95_times_in_100(
+def test_intervals_of_all_pairs_hold_the_true_differences_in_93_to_97_of_100(
     means_of: tuple[float, ...], deviations: tuple[float, ...], seeds: int
 ) -> None:
     held = 0
@@ -130,12 +142,15 @@ def test_intervals_of_all_pairs_hold_the_true_differences_95_times_in_100(
     assert 0.93 <= held / 2000 <= 0.97
 
 
+@pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_three_equal_arms_are_told_apart_in_5_of_100_comparisons_at_most(seeds: int) -> None:
-    # 4.9 % are to be expected, so that 2,000 times would leave the answer to chance.
-    tables = simulated((80.0, 80.0, 80.0), (1.0, 1.0, 1.0), seeds, times=20_000)
+def test_three_equal_arms_are_told_apart_in_5_of_100_comparisons_at_most(
+    seeds: int, noise: str
+) -> None:
+    """About 4 % are to be expected, so that 2,000 comparisons do not leave it to chance."""
+    tables = simulated((80.0, 80.0, 80.0), (1.0, 1.0, 1.0), seeds, noise)
     alarms = sum(any(gap.exceeds_noise for gap in pairwise(table).values()) for table in tables)
-    assert 0.04 < alarms / 20_000 <= 0.05
+    assert 0.025 < alarms / 2000 <= 0.05
 
 
 def test_pairs_are_those_of_the_paired_t_test_divided_among_them() -> None:
@@ -143,7 +158,7 @@ def test_pairs_are_those_of_the_paired_t_test_divided_among_them() -> None:
     found = pairwise(three)
     assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
     first, second = (list(three[name].values()) for name in "ac")
-    interval = stats.ttest_rel(second, first).confidence_interval(1 - 0.05 / 3)
+    interval = stats.ttest_rel(second, first).confidence_interval(1 - 0.04 / 3)
     assert found["a", "c"].value - (found["a", "c"].half_width or 0) == pytest.approx(interval.low)
     alone, before = pairwise(TWO)["a", "b"], differences(TWO, "a")["b"]
     assert alone.value == before.value

@@ -251,7 +251,10 @@ def test_what_each_start_costs_stands_beside_its_scores() -> None:
     assert [row[-2:] for row in table] == [["0", "21"], ["-", "-"], ["300", "-"]]
     shown = pairs.text_of(one)
     assert "kNN with 15 labels: no difference beyond noise (public less scratch +0.0," in shown
-    assert "holds for all pairs of a row of the table together (Bonferroni)" in shown
+    assert (
+        "pairs of a row of the table together (Bonferroni) with 95 %, of three and more starts 96 %"
+        in shown
+    )
 
 
 def test_named_starts_are_compared_by_fine_tuning_and_by_probes_in_one_report(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -22,7 +25,12 @@ from fcmae.weights import public
 from fcmae.weights.files import read_metadata
 from fcmae.weights.loading import load_encoder
 from fcmae.weights.public import find_public, is_public
-from fcmae.weights.sources import load_decoder, load_described_encoder, open_source
+from fcmae.weights.sources import (
+    licence_notices,
+    load_decoder,
+    load_described_encoder,
+    open_source,
+)
 
 CLASSIFIER = "convnextv2_atto.fcmae_ft_in1k"
 ENCODER = "convnextv2_atto.fcmae"
@@ -87,6 +95,40 @@ def test_features_are_those_of_transformers_own_loading(cache: Path, tmp_path: P
     assert info.model_name == "convnextv2_atto"
     assert info.mean == (0.1, 0.2, 0.3)
     assert open_source(f"hf-hub:{TRANSFORMERS}").classes == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+def test_a_folder_that_holds_a_repository_says_what_its_name_on_the_hub_would(
+    cache: Path, tmp_path: Path
+) -> None:
+    published_by_timm(cache, ENCODER, tmp_path, "cc-by-nc-4.0")
+    (snapshot,) = (cache / f"models--timm--{ENCODER}" / "snapshots").iterdir()
+    folder = tmp_path / "copied"
+    shutil.copytree(snapshot, folder)
+    named, info = load_described_encoder(f"timm/{ENCODER}")
+    copied, same = load_described_encoder(folder)
+    with torch.no_grad():
+        assert torch.equal(copied(images()), named(images()))
+    assert same.origin == f"{folder}, licence cc-by-nc-4.0"
+    assert dataclasses.replace(same, origin=info.origin) == info
+    assert "no commercial use" in find_public(str(folder)).notice
+    assert open_source(folder).info == dataclasses.replace(info, origin=same.origin)
+    assert not is_public(tmp_path)
+
+
+def test_a_folder_of_transformers_needs_no_name_of_the_model(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ConvNextV2Config(
+        hidden_sizes=[40, 80, 160, 320], depths=[2, 2, 6, 2], layer_norm_eps=1e-6
+    )
+    model = transformers.ConvNextV2Model(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    encoder, info = load_described_encoder(tmp_path / "model")
+    with torch.no_grad():
+        theirs = model(images()).pooler_output
+        torch.testing.assert_close(encoder(images()), theirs, rtol=1e-5, atol=1e-5)
+    assert info.model_name == "convnextv2_atto"
+    assert info.origin == ""  # it may be one's own
+    assert licence_notices(tmp_path / "model") == []
 
 
 @pytest.mark.parametrize(
@@ -221,6 +263,44 @@ def test_a_run_from_published_weights_says_their_licence_and_carries_it_on(
          "--train.batch_size", "4", "--log.tensorboard", "false", "--train.steps", "1"]
     ) == DONE  # fmt: skip
     assert read_metadata(tuned / "export" / "classifier.safetensors")["origin"] == origin
+    assert f"{run}: made of {origin}: no commercial use" in "".join(capsys.readouterr())
+
+
+def test_what_is_made_of_published_weights_by_a_command_says_their_licence_and_keeps_it(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published_by_timm(cache, ENCODER, tmp_path, "cc-by-nc-4.0")
+    name, pictures = f"timm/{ENCODER}", make_pictures(tmp_path / "pictures", per_class=2)
+    origin = f"{name}, licence cc-by-nc-4.0"
+    commands = [
+        ["embed", name, str(pictures), "--output", str(tmp_path / "f.npz"), "--workers", "0"],
+        ["convert", name, str(tmp_path / "own.safetensors"), "--to", "timm"],
+        ["curate", name, str(pictures), "--output", str(tmp_path / "out"), "--workers", "0"],
+    ]
+    for words in commands:
+        assert main(words) == DONE
+        assert capsys.readouterr().out.startswith(f"{name}: licence cc-by-nc-4.0, no commercial")
+    with np.load(tmp_path / "f.npz") as file:
+        assert str(file["origin"]) == origin
+    assert read_metadata(tmp_path / "own.safetensors")["origin"] == origin
+    assert "no commercial use" in (tmp_path / "out" / "curation.html").read_text()
+    words = ["embed", str(tmp_path / "own.safetensors"), *commands[0][2:]]
+    assert main(words) == DONE
+    assert f"own.safetensors: made of {origin}: no commercial use" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("", []),
+        ("timm/a, licence apache-2.0", ["w: made of timm/a, licence apache-2.0."]),
+        ("facebookresearch/x, licence mit", ["w: made of facebookresearch/x, licence mit."]),
+        ("x, licence CC-BY-NC 4.0", ["w: made of x, licence CC-BY-NC 4.0: no commercial use, "
+                                     "which carries over."]),
+    ],
+)  # fmt: skip
+def test_the_licence_of_what_weights_were_made_of_is_told(origin: str, expected: list[str]) -> None:
+    assert licence_notices("w", {"origin": origin}) == expected
 
 
 def test_a_name_that_is_not_to_be_had_starts_nothing(

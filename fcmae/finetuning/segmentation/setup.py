@@ -19,8 +19,8 @@ from fcmae.settings.sections import image_height_width
 from fcmae.settings.segmentation import STEM_ADVICE, STEM_STRIDE, SegmentationConfig
 from fcmae.training.optimization import lr_scale, parameter_groups
 from fcmae.weights.loading import load_encoder
-from fcmae.weights.public import find_public, is_public
 from fcmae.weights.segmenter import SegmenterInfo, load_segmenter, segmenter_file
+from fcmae.weights.sources import licence_notices
 
 
 def check_stem(config: SegmentationConfig) -> None:
@@ -63,9 +63,8 @@ def create_segmenter(
         return network, []
     if segmenter_file(weights) is not None:
         return network, _take_segmenter(network, config, classes, weights)
-    told = load_encoder(backbone, weights, inflate=config.model.inflate)
-    if is_public(weights):
-        told.insert(0, find_public(weights).notice)
+    told = licence_notices(weights)
+    told += load_encoder(backbone, weights, inflate=config.model.inflate)
     network.load_state_dict({**network.state_dict(), **encoder_state(backbone.state_dict())})
     return network, told
 

@@ -13,9 +13,10 @@ TUNED = "fine-tuned"
 PROBES = {"linear": "linear probe", "kNN": "kNN"}  # method -> how tables name it
 RULE_OF_PAIRS = (
     "The difference of two starts is the mean of their paired differences over the seeds, with a "
-    "95 % confidence interval (Student's t of the pair's own differences) that holds for all pairs "
-    "of a row of the table together (Bonferroni); it counts when the interval leaves out 0, and is "
-    "noise otherwise."
+    "confidence interval (Student's t of the pair's own differences) that holds for all pairs of a "
+    "row of the table together (Bonferroni) with 95 %, of three and more starts 96 %: scores are "
+    "bounded, for which the t of few seeds is a little narrow. A difference counts when its "
+    "interval leaves out 0, and is noise otherwise."
 )
 UNMEASURED = "-"
 
