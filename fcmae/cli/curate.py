@@ -130,7 +130,6 @@ def curate(
     from fcmae.evaluation.neighbours import Index, Whitening, centred, nearest_neighbours
     from fcmae.reports.curation import Curation
     from fcmae.runs.loading import is_pretraining_run, load_run
-    from fcmae.runs.terminal import progress_bar
     from fcmae.training.processes import choose_device
     from fcmae.weights.sources import licence_notices, load_described_encoder
 
@@ -139,18 +138,17 @@ def curate(
     listed = open_images(names, where="IMAGES", exclude=exclude)
     on = choose_device(device)
     encoder, info = load_described_encoder(os.fspath(source), model_name=model)
-    notices = licence_notices(source, {"origin": info.origin})
+    weights = os.fspath(source)
+    notices = licence_notices(weights, {"origin": info.origin})
     for notice in notices:
         print(notice)
     listed, info = with_masks(listed, info)
     loader = evaluation_loader(listed, info, batch_size=batch_size, workers=workers)
     encoder = encoder.to(on)
     describers = {"encoder": encoder, **copy_views(encoder)}
-    if is_pretraining_run(source):
-        describers["losses"] = ImageLosses(load_run(source).model.to(on))
-    batches = -(-len(listed) // batch_size)
-    bar = progress_bar(loader, unit="batch", total=batches, title="describing")
-    described = extract_together(describers, bar, on)
+    if is_pretraining_run(weights):
+        describers["losses"] = ImageLosses(load_run(weights).model.to(on))
+    described = extract_together(describers, loader, on)
     features = described["encoder"]
     if len(features.paths) < 3:
         raise DataError(
@@ -180,7 +178,7 @@ def curate(
     copies = [index for group in groups for index in group[1:]]
     return Curation(
         title=", ".join(names),
-        source=". ".join([os.fspath(source), *(notice.rstrip(".") for notice in notices)]),
+        source=". ".join([weights, *(notice.rstrip(".") for notice in notices)]),
         paths=features.paths,
         threshold=threshold,
         correlation=correlation,

@@ -25,8 +25,8 @@ GROUPS_SHOWN, PAIRS_SHOWN = 12, 12
 LISTS = {
     "near_duplicates.txt": "all of a group but one; data.exclude takes it",
     "odd.txt": "the oddest first; look before data.exclude takes it",
-    "worst_reconstructions.txt": "the worst first; look before data.exclude takes it",
     "label_first.txt": "in the order of labelling; data.path takes it",
+    "worst_reconstructions.txt": "the worst first; look before data.exclude takes it",
 }
 
 
