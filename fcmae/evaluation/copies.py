@@ -27,7 +27,7 @@ MIDDLE = 0.8
 SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 FINE_PX = 5  # structure wider than this is light, shadow, and what all pictures of a kind share
 FLAT = 1e-2  # of the mean contrast: where there is less there is nothing to compare
-KEPT_PICTURES = 2000  # prepared at a time: 250 kB each
+KEPT_PICTURES = 4000  # prepared at a time: 250 kB each
 
 Look = Callable[[int], Tensor | None]
 
