@@ -224,11 +224,11 @@ def test_each_pair_beyond_noise_has_its_sentence_and_the_others_are_told_as_nois
     one = named([70.0, 71.0, 69.0], [80.0, 81.2, 79.1], [80.1, 81.0, 79.3])
     said = pairs.sentences(one)
     assert said[:2] == [
-        "Fine-tuned with 15 labels: public beats scratch by 10.1 +- 0.4 points.",
-        "Fine-tuned with 15 labels: own beats scratch by 10.1 +- 0.7 points.",
+        "Fine-tuned with 15 labels: public beats scratch by 10.1 +- 0.5 points.",
+        "Fine-tuned with 15 labels: own beats scratch by 10.1 +- 0.8 points.",
     ]
     assert said[2:] == [
-        "Fine-tuned with 15 labels: no difference beyond noise (own less public +0.0 +- 0.9)."
+        "Fine-tuned with 15 labels: no difference beyond noise (own less public +0.0 +- 1.0)."
     ]
 
 
