@@ -93,16 +93,23 @@ def test_the_version_is_shown_without_importing_torch() -> None:
     assert done.stdout.startswith("fcmae ")
 
 
-@pytest.mark.parametrize("command", [["pretrain.py"], ["-m", "fcmae", "pretrain"]])
+@pytest.mark.parametrize(
+    ("command", "steps", "where"),
+    [
+        (["pretrain.py"], "1", "data.path"),  # found after seconds of imports
+        (["-m", "fcmae", "pretrain"], "0", "train.steps"),  # found before them
+    ],
+)
 def test_a_mistake_in_a_real_process_is_one_sentence_and_status_2(
-    command: list[str], tmp_path: Path
+    command: list[str], steps: str, where: str, tmp_path: Path
 ) -> None:
-    arguments = ["--run.dir", str(tmp_path / "run"), "--train.steps", "1", "--data.path", "absent"]
+    arguments = ["--run.dir", str(tmp_path / "run"), "--data.path", "absent"]
+    arguments += ["--train.steps", steps]
     done = subprocess.run(
         [sys.executable, *command, *arguments], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == MISTAKE
     assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("fcmae: error: data.path: ")
+    assert done.stderr.startswith(f"fcmae: error: {where}: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
