@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from speck import SPECK
 from tiny_run import make_pictures, make_run
 
 from fcmae.__main__ import main
@@ -14,7 +15,7 @@ from fcmae.errors import MISTAKE
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    make_run(folder)
+    make_run(folder, name=SPECK)
     return folder
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from speck import SPECK
 from tiny_run import make_pictures, make_run
 
 from fcmae.__main__ import main
@@ -12,7 +13,7 @@ from fcmae.errors import MISTAKE
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    make_run(folder)
+    make_run(folder, name=SPECK)
     return folder
 
 
