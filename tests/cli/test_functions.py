@@ -42,8 +42,8 @@ SURFACE = {
     ],
     "convert_state_dict": ["state", "to", "source"],
     "curate": [
-        "source", "images", "threshold", "label_first", "exclude", "model", "batch_size", "workers",
-        "device"
+        "source", "images", "threshold", "correlation", "label_first", "exclude", "model",
+        "batch_size", "workers", "device"
     ],
     "finetune": ["data", "run_dir", "weights", "config", "settings"],
     "inspect": ["paths", "pixels", "workers", "exclude"],
