@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fcmae.reports.writing import Report
     from fcmae.settings.finetune import FinetuneConfig
     from fcmae.settings.segmentation import SegmentationConfig
-    from fcmae.studies.comparison.scores import Comparison
+    from fcmae.studies.comparison.arms import Settings
 
 SUMMARY = "fine-tune and probe from several starts on shares of the labels"
 DEFAULT_SHARES = "[1, 5, 10, 100]"
@@ -95,7 +95,7 @@ def carry_out(arguments: list[str]) -> Report:
     options, recipe = take_options(arguments, ("shares", "against", "starts"))
     own = dict(options)
     config_class, recipe = task_settings(recipe)
-    if "starts" in own and config_class is FinetuneConfig:
+    if "starts" in own:
         recipe += ["--compare.starts", own["starts"]]
     config = parse(config_class, recipe, prog="fcmae compare")
     shares = read_value(own.get("shares", DEFAULT_SHARES), "--shares")
@@ -103,12 +103,11 @@ def carry_out(arguments: list[str]) -> Report:
     if any(isinstance(share, bool) or not isinstance(share, (int, float)) for share in shares):
         raise ConfigError(f"--shares: got {own['shares']!r}, expected numbers: {DEFAULT_SHARES}.")
     if isinstance(config, SegmentationConfig):
-        for name in ("against", "starts"):
-            if name in own:
-                raise ConfigError(
-                    f"--{name}: got {own[name]!r}, but masks are compared with training from "
-                    "scratch only; leave it out."
-                )
+        if "against" in own:
+            raise ConfigError(
+                f"--against: got {own['against']!r}, but masks of model.weights are compared with "
+                "training from scratch only; leave it out, or name both in --starts."
+            )
         return _compare_masks(config, shares)
     assert isinstance(config, FinetuneConfig)
 
@@ -123,7 +122,7 @@ def carry_out(arguments: list[str]) -> Report:
         found = compare_over_labels(config, shares, against, processes)
         if isinstance(found, str):
             return _stopped(config, found)
-        report = comparison_report(found, _settled(found, config), against)
+        report = comparison_report(found, _settled(found.config, config), against)
         if processes.is_main:
             for path in report.save(report.path):
                 tell(str(path))
@@ -134,20 +133,21 @@ def carry_out(arguments: list[str]) -> Report:
 
 
 def _compare_masks(config: SegmentationConfig, shares: list[float]) -> Report:
-    """Train masks from both starts on every share and seed; print the scores, write the report."""
+    """Train masks from all starts on every share and seed; print the scores, write the report."""
     from fcmae.reports.mask_comparison import mask_comparison_report
     from fcmae.runs.terminal import tell
     from fcmae.studies.comparison.running import check_shares
     from fcmae.studies.mask_comparison import compare_masks
     from fcmae.training.processes import start_processes
 
-    check_shares(shares, config.model.weights is not None, config.train.epochs)
+    has_start = config.model.weights is not None or config.compare.starts is not None
+    check_shares(shares, has_start, config.train.epochs)
     processes = start_processes(config.train.device)
     try:
         found = compare_masks(config, processes, shares)
         if isinstance(found, str):
             return _stopped(config, found)
-        report = mask_comparison_report(found, found.config or config)
+        report = mask_comparison_report(found, _settled(found.config, config))
         if processes.is_main:
             for path in report.save(report.path):
                 tell(str(path))
@@ -162,7 +162,6 @@ def _stopped(config: FinetuneConfig | SegmentationConfig, signal: str) -> Report
     return Report(Path(config.run.dir), "Not finished", stopped_by=signal)
 
 
-def _settled(found: Comparison, config: FinetuneConfig) -> FinetuneConfig:
+def _settled(resolved: Settings | None, config: Settings) -> Settings:
     """Return the settings with nothing left to a rule, and with the starts that were named."""
-    settled = found.config or config
-    return dataclasses.replace(settled, compare=config.compare)
+    return dataclasses.replace(resolved or config, compare=config.compare)

@@ -72,7 +72,7 @@ def _segment(config: SegmentationConfig, processes: Processes) -> str | None:
     if config.evaluate.only:
         evaluate_only(config, processes)
         return None
-    if config.compare.scratch:
+    if config.compare.scratch or config.compare.starts:
         found = compare_masks(config, processes)
         return found if isinstance(found, str) else None
     return segment(config, processes).signal

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from fcmae.evaluation import means
@@ -9,7 +10,7 @@ from fcmae.machine.hardware import hardware, versions
 from fcmae.reports import figures
 from fcmae.reports.document import Bullets, Document, Picture, Section, Table
 from fcmae.reports.writing import Report
-from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.finetune import CompareConfig, FinetuneConfig, FinetuneOptimConfig
 from fcmae.studies.comparison import pairs
 from fcmae.studies.comparison.scores import Comparison
 
@@ -47,14 +48,60 @@ def _names(found: Comparison) -> dict[float, str]:
 
 def _of_named(found: Comparison, config: FinetuneConfig) -> Document:
     """Return the page about all pairs of named starts."""
-    compare, optim = config.compare, config.optim
+    said = pairs.sentences(found)
+    return Document(
+        "Which start is the better one?",
+        f"{len(found.starts)} starts: {', '.join(found.starts)}. {said[0]}",
+        [
+            Section("Scores and costs", [Table(pairs.header_of(found), pairs.table_of(found))]),
+            Section("What differs", [Bullets(said)]),
+            every_pair(list(pairs.rows_of(found))),
+            Section("Accuracy against labels", [_labels_plot(found, config)]),
+            Section(
+                "How to read this",
+                [
+                    Bullets(
+                        [
+                            *pairs.notes_of(found),
+                            *notes_of_starts(config.compare, config.optim),
+                            f"{hardware()}; {versions()}.",
+                        ]
+                    )
+                ],
+            ),
+        ],
+    )
+
+
+def every_pair(rows: Sequence[pairs.Row], score: str = "balanced accuracy") -> Section:
+    """Return a figure and a table of all pairs of named starts.
+
+    Args:
+        rows: their scores.
+        score: what has the points.
+    """
     gaps, table = {}, []
-    for row in pairs.rows_of(found):
-        labels = found.num_labels[row.share]
+    for row in rows:
         for (first, second), gap in row.pairs.items():
-            gaps[f"{second} less {first}: {row.kind}, {labels} labels"] = gap
-            table.append([row.kind, str(labels), f"{second} less {first}", gap.text(),
+            gaps[f"{second} less {first}: {row.kind}, {row.amount}"] = gap
+            table.append([row.kind, str(row.labelled), f"{second} less {first}", gap.text(),
                           gap.verdict() or "no spread to tell by"])  # fmt: skip
+    caption = (
+        "Every pair's difference with its interval, for all pairs of that score together; "
+        "those that leave out 0 are filled."
+    )
+    figure = figures.draw_differences(gaps, score)
+    return Section(
+        "Every pair",
+        [
+            Picture("pairs.svg", figure, caption, is_wide=True),
+            Table(["score", rows[0].unit, "pair", "difference", "verdict"], table),
+        ],
+    )
+
+
+def notes_of_starts(compare: CompareConfig, optim: FinetuneOptimConfig) -> list[str]:
+    """Return what each named start is, and how those from scratch are trained."""
     starts = [f"{name}: {source or 'drawn'}." for name, source in (compare.starts or {}).items()]
     if None in (compare.starts or {}).values():
         rate = compare.scratch_base_lr or optim.base_lr
@@ -63,31 +110,7 @@ def _of_named(found: Comparison, config: FinetuneConfig) -> Document:
             f"{compare.scratch_layer_decay:g} (others: {optim.base_lr:g} and "
             f"{optim.layer_decay:g}); all else is the same."
         )
-    caption = (
-        "Every pair's difference with its interval, for all pairs of that score together; "
-        "those that leave out 0 are filled."
-    )
-    said = pairs.sentences(found)
-    return Document(
-        "Which start is the better one?",
-        f"{len(found.starts)} starts: {', '.join(found.starts)}. {said[0]}",
-        [
-            Section("Scores and costs", [Table(pairs.header_of(found), pairs.table_of(found))]),
-            Section("What differs", [Bullets(said)]),
-            Section(
-                "Every pair",
-                [
-                    Picture("pairs.svg", figures.draw_differences(gaps), caption, is_wide=True),
-                    Table(["score", "labels", "pair", "difference", "verdict"], table),
-                ],
-            ),
-            Section("Accuracy against labels", [_labels_plot(found, config)]),
-            Section(
-                "How to read this",
-                [Bullets([*pairs.notes_of(found), *starts, f"{hardware()}; {versions()}."])],
-            ),
-        ],
-    )
+    return starts
 
 
 def _of_two(found: Comparison, config: FinetuneConfig, against: str | None) -> Document:

@@ -89,10 +89,16 @@ def draw_means(
     return _finish(figure, axes, x_name, y_name)
 
 
-def draw_differences(gaps: Mapping[str, PairedDifference]) -> bytes:
+def draw_differences(
+    gaps: Mapping[str, PairedDifference], score: str = "balanced accuracy"
+) -> bytes:
     """Return an SVG of differences with their intervals, one below the other, beside a line at 0.
 
     Those that exceed the noise are filled; those without an interval are a point.
+
+    Args:
+        gaps: differences of two by what they are called.
+        score: what has the points.
     """
     figure, axes = _new()
     for place, gap in enumerate(gaps.values()):
@@ -109,7 +115,7 @@ def draw_differences(gaps: Mapping[str, PairedDifference]) -> bytes:
     axes.set_yticks(range(len(gaps)), list(gaps), fontsize=8)
     axes.set_ylim(len(gaps) - 0.5, -0.5)
     figure.set_size_inches(1.6 * SIZE[0], 0.9 + 0.26 * len(gaps))
-    return _finish(figure, axes, "difference in points of balanced accuracy", "")
+    return _finish(figure, axes, f"difference in points of {score}", "")
 
 
 def draw_cost(

@@ -1,17 +1,18 @@
-"""The page about a comparison of masks from two starts over shares of the labelled pictures."""
+"""The page about a comparison of masks from several starts over shares of the labelled pictures."""
 
 import csv
 import io
 from pathlib import Path
 
-from fcmae.evaluation import means
 from fcmae.machine.hardware import hardware, versions
 from fcmae.reports import figures
+from fcmae.reports.comparison import every_pair, notes_of_starts
 from fcmae.reports.document import Block, Bullets, Document, Picture, Section, Table, Text
 from fcmae.reports.writing import Report
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.segmentation import SegmentationConfig
-from fcmae.studies.mask_comparison import PRETRAINED, SCRATCH, MaskComparison, folder_of
+from fcmae.studies.comparison.scores import PRETRAINED, SCRATCH
+from fcmae.studies.mask_comparison import IOU, MaskComparison, folder_of
 
 MEAN = "mean"
 
@@ -23,11 +24,32 @@ def mask_comparison_report(found: MaskComparison, config: SegmentationConfig) ->
         found: the scores.
         config: of the comparison, with nothing left to a rule.
     """
-    page = _document(found, config)
-    return Report(Path(config.run.dir), page.title, (found.sentence(),), _csv(found), page=page)
+    page = _of_named(found, config) if found.are_named else _of_two(found, config)
+    said = tuple(found.sentences())
+    return Report(Path(config.run.dir), page.title, said, _csv(found), page=page)
 
 
-def _document(found: MaskComparison, config: SegmentationConfig) -> Document:
+def _of_named(found: MaskComparison, config: SegmentationConfig) -> Document:
+    """Return the page about all pairs of named starts."""
+    header, *table = found.costs_table()
+    said = found.sentences()
+    notes = [found.notes(), *notes_of_starts(config.compare, config.optim), *_notes(found, config)]
+    return Document(
+        "Which start is the better one for masks?",
+        f"{len(found.starts)} starts: {', '.join(found.starts)}. {said[0]}",
+        [
+            Section("Scores and costs", [Table(header, table)]),
+            Section("What differs", [Bullets(said)]),
+            every_pair(found.rows(), IOU),
+            Section("Mean IoU against labelled pictures", [_plot(found, config)]),
+            Section("Every class", [_classes(found)]),
+            Section("The same pictures from every start", _pictures(found, config)),
+            Section("How to read this", [Bullets(notes)]),
+        ],
+    )
+
+
+def _of_two(found: MaskComparison, config: SegmentationConfig) -> Document:
     compare, optim = config.compare, config.optim
     rate = optim.base_lr if compare.scratch_base_lr is None else compare.scratch_base_lr
     notes = [
@@ -36,9 +58,7 @@ def _document(found: MaskComparison, config: SegmentationConfig) -> Document:
         f"optim.layer_decay {optim.layer_decay:g}.",
         f"{SCRATCH}: optim.base_lr {rate:g}, optim.layer_decay {compare.scratch_layer_decay:g}; "
         "all else is the same.",
-        f"{config.task.architecture} over {config.model.name}, {len(found.classes)} classes, "
-        f"batches of {config.train.batch_size}.",
-        f"{hardware()}; {versions()}.",
+        *_notes(found, config),
     ]
     return Document(
         "Did pretraining help the masks?",
@@ -53,6 +73,16 @@ def _document(found: MaskComparison, config: SegmentationConfig) -> Document:
     )
 
 
+def _notes(found: MaskComparison, config: SegmentationConfig) -> list[str]:
+    """Return what was trained, and where."""
+    models = ", ".join(sorted(found.models or {config.model.name}))
+    return [
+        f"{config.task.architecture} over {models}, {len(found.classes)} classes, "
+        f"batches of {config.train.batch_size}.",
+        f"{hardware()}; {versions()}.",
+    ]
+
+
 def _names(found: MaskComparison) -> dict[float, str]:
     return {share: f"{count} ({share:g} %)" for share, count in found.num_labels.items()}
 
@@ -61,9 +91,9 @@ def _plot(found: MaskComparison, config: SegmentationConfig) -> Picture:
     names = _names(found)
     tables: dict[str, dict[float | str, dict[int, float]]] = {
         start: {names[share]: found.ious(share)[start] for share in found.results}
-        for start in (PRETRAINED, SCRATCH)
+        for start in found.starts
     }
-    by_share = {names[share]: means(found.ious(share)) for share in found.results}
+    by_share = {names[share]: found.means(share) for share in found.results}
     plot = figures.draw_means(
         tables,
         x_name="labelled pictures",
@@ -83,7 +113,7 @@ def _plot(found: MaskComparison, config: SegmentationConfig) -> Picture:
 def _shares(found: MaskComparison) -> Table:
     names, rows = _names(found), []
     for share in found.results:
-        mean, gap = means(found.ious(share)), found.difference(share)
+        mean, gap = found.means(share), found.difference(share)
         text = ", ".join(filter(None, [gap.text(), gap.verdict()]))
         rows.append([names[share], mean[PRETRAINED].text(), mean[SCRATCH].text(), text])
     return Table(["pictures", PRETRAINED, SCRATCH, f"{PRETRAINED} less {SCRATCH}"], rows)
@@ -94,16 +124,16 @@ def _classes(found: MaskComparison) -> Table:
     names, rows = _names(found), []
     for share in found.results:
         for number, name in enumerate(found.classes):
-            by_start = means(found.ious(share, number))
-            cells = [by_start[start].text() for start in (PRETRAINED, SCRATCH)]
+            by_start = found.means(share, number)
+            cells = [by_start[start].text() for start in found.starts]
             rows.append([name, names[share], *cells])
-    return Table(["IoU in % of", "pictures", PRETRAINED, SCRATCH], rows)
+    return Table(["IoU in % of", "pictures", *found.starts], rows)
 
 
 def _pictures(found: MaskComparison, config: SegmentationConfig) -> list[Block]:
-    """Return what the first seed of both starts drew after its last step, of the largest share."""
+    """Return what the first seed of all starts drew after its last step, of the largest share."""
     share, blocks = max(found.results), list[Block]()
-    for start, file in ((PRETRAINED, "pretrained.png"), (SCRATCH, "from-scratch.png")):
+    for start in found.starts:
         folder = RunFolder(folder_of(config, share, start, 0))
         drawn = sorted(folder.predictions.glob("step-*.png"))
         if drawn:
@@ -111,6 +141,7 @@ def _pictures(found: MaskComparison, config: SegmentationConfig) -> list[Block]:
                 f"{start}, seed {config.train.seed}, {found.num_labels[share]} pictures, after "
                 f"{found.steps} steps: picture, truth, prediction and error."
             )
+            file = f"{start.replace(' ', '-')}.png"
             blocks.append(Picture(file, drawn[-1].read_bytes(), caption, is_wide=True))
     return blocks or [Text("None were drawn: evaluate.num_pictures is 0.")]
 

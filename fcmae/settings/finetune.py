@@ -201,6 +201,47 @@ class CompareConfig:
                 "names of letters, digits, spaces, '.', '_' and '-', each with a run, a file or a "
                 "name of weights, or null",
             )
+        folders = {name.replace(" ", "-") for name in given}
+        require(
+            len(folders) == len(given),
+            "compare.starts",
+            list(given),
+            "names that differ in more than a space and a '-', as the folders of their runs must",
+        )
+
+    def check_beside(self, weights: str | None, *, evaluates_only: bool) -> None:
+        """Raise ConfigError unless the comparison is one beside other settings.
+
+        Args:
+            weights: model.weights.
+            evaluates_only: evaluate.only.
+        """
+        require(
+            not self.scratch or weights is not None,
+            "model.weights",
+            "null with compare.scratch true",
+            "weights to compare with training from scratch",
+        )
+        require(
+            not (self.scratch and evaluates_only),
+            "compare.scratch, evaluate.only",
+            "true and true",
+            "at most one of them",
+        )
+        if self.starts is None:
+            return
+        require(
+            not (self.scratch or evaluates_only),
+            "compare.starts",
+            "named starts with compare.scratch or evaluate.only true",
+            "at most one of them",
+        )
+        require(
+            weights is None or weights in self.starts.values(),
+            "model.weights",
+            f"{weights} beside compare.starts",
+            "null, or one of the starts",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,29 +298,4 @@ class FinetuneConfig(TaskConfig):
             self.train.batch_size,
             "an even number, since mixup and cutmix pair the images of a batch",
         )
-        require(
-            not self.compare.scratch or self.model.weights is not None,
-            "model.weights",
-            "null with compare.scratch true",
-            "weights to compare with training from scratch",
-        )
-        require(
-            not (self.compare.scratch and evaluate.only),
-            "compare.scratch, evaluate.only",
-            "true and true",
-            "at most one of them",
-        )
-        starts = self.compare.starts
-        if starts is not None:
-            require(
-                not (self.compare.scratch or evaluate.only),
-                "compare.starts",
-                "named starts with compare.scratch or evaluate.only true",
-                "at most one of them",
-            )
-            require(
-                self.model.weights is None or self.model.weights in starts.values(),
-                "model.weights",
-                f"{self.model.weights} beside compare.starts",
-                "null, or one of the starts",
-            )
+        self.compare.check_beside(self.model.weights, evaluates_only=evaluate.only)

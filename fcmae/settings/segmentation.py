@@ -202,18 +202,7 @@ class SegmentationConfig(TaskConfig):
             "0, since it is made for 1 or 3 channels",
         )
         _check_masks(data)
-        require(
-            not self.compare.scratch or self.model.weights is not None,
-            "model.weights",
-            "null with compare.scratch true",
-            "weights to compare with training from scratch",
-        )
-        require(
-            not (self.compare.scratch and evaluate.only),
-            "compare.scratch, evaluate.only",
-            "true and true",
-            "at most one of them",
-        )
+        self.compare.check_beside(self.model.weights, evaluates_only=evaluate.only)
 
 
 def _check_masks(data: SegmentationDataConfig) -> None:

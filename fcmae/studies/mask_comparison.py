@@ -1,13 +1,14 @@
-"""Did pretraining help, and with how many masks? The same segmentation from two starts.
+"""Did pretraining help, and with how many masks? The same segmentation from several starts.
 
-Both take the same labelled images, order, crops, steps and seeds, and are scored after the last
+All take the same labelled images, order, crops, steps and seeds, and are scored after the last
 step: nothing is chosen on the images that score them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,29 +16,50 @@ import numpy as np
 import torch
 
 from fcmae.data import ImageList, sample_seed
-from fcmae.data.augmentation import mean_and_std
 from fcmae.data.recorded import fix_images
-from fcmae.errors import DataError
-from fcmae.evaluation import RULE, PairedDifference, differences, means
+from fcmae.errors import CheckpointError, ConfigError, DataError
+from fcmae.evaluation import RULE, Mean, PairedDifference, differences, means
 from fcmae.evaluation.segmentation import SegmentationScores
 from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked
+from fcmae.finetuning.segmentation.setup import check_weights
 from fcmae.finetuning.segmentation.task import resolve, segment
-from fcmae.finetuning.setup import weights_metadata
+from fcmae.finetuning.setup import variant_of
 from fcmae.model.segmenter import import_smp
 from fcmae.runs import terminal
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.segmentation import SegmentationConfig
+from fcmae.studies.comparison.arms import (
+    Arm,
+    Arms,
+    arm_folder,
+    arms_of,
+    by_first,
+    pretraining_seconds,
+    seconds_of,
+    settings_of,
+)
+from fcmae.studies.comparison.pairs import (
+    COSTS,
+    PAIRED,
+    Row,
+    header_for,
+    lines_of,
+    sentences_of,
+    table_for,
+)
+from fcmae.studies.comparison.scores import PRETRAINED, SCRATCH
 from fcmae.training.processes import Processes
 from fcmae.training.saving import disk_error
 
-PRETRAINED, SCRATCH = "pretrained", "from scratch"
 ALL = 100.0  # per cent of the labelled images
+IOU = "mean IoU"
+NARROWEST = 15  # column of scores, in characters
 
 
 @dataclass
 class MaskComparison:
-    """Scores of two starts over shares of the labelled images.
+    """Scores of starts over shares of the labelled images.
 
     Attributes:
         results: {share in per cent: {start: {seed: scores after the last step}}}.
@@ -45,6 +67,11 @@ class MaskComparison:
         classes: to tell apart.
         steps: of every run.
         config: the settings with nothing left to a rule; None of scores without runs.
+        starts: the pretrained one and from scratch, or all named ones.
+        are_named: whether the settings name the starts.
+        seconds: {share: {start: {seed: seconds of fine-tuning}}}, where they were measured.
+        pretraining_seconds: of named starts; None where nobody has measured them.
+        models: timm names of the encoders that were trained.
     """
 
     results: dict[float, dict[str, dict[int, SegmentationScores]]] = field(default_factory=dict)
@@ -52,6 +79,11 @@ class MaskComparison:
     classes: tuple[str, ...] = ()
     steps: int = 0
     config: SegmentationConfig | None = None
+    starts: tuple[str, ...] = (PRETRAINED, SCRATCH)
+    are_named: bool = False
+    seconds: dict[float, dict[str, dict[int, float]]] = field(default_factory=dict)
+    pretraining_seconds: dict[str, float | None] = field(default_factory=dict)
+    models: set[str] = field(default_factory=set)
 
     def ious(self, share: float, number: int | None = None) -> dict[str, dict[int, float]]:
         """Return mean IoU in per cent, or that of one class, {start: {seed: IoU}}."""
@@ -63,12 +95,26 @@ class MaskComparison:
             for start, by_seed in self.results[share].items()
         }
 
+    def means(self, share: float, number: int | None = None) -> dict[str, Mean]:
+        """Return the mean of `ious` of each start with its interval.
+
+        The spread over the seeds is that of both of two starts, and each named one's own.
+        """
+        table = self.ious(share, number)
+        if not self.are_named:
+            return means(table)
+        return {start: means({start: values})[start] for start, values in table.items()}
+
+    def rows(self) -> list[Row]:
+        """Return the scores that are compared pair by pair."""
+        return [Row(s, IOU, self.ious(s), n, "images") for s, n in self.num_labels.items()]
+
     def difference(self, share: float) -> PairedDifference:
         """Return how much the mean IoU of the pretrained start exceeds the other, by seed."""
         return differences(self.ious(share), SCRATCH)[PRETRAINED]
 
     def sentence(self) -> str:
-        """Say in one line where pretraining helps, and no more than that."""
+        """Say in one line where pretraining helps, of two starts, and no more than that."""
         parts = [
             self.difference(share).effect("points of mean IoU", f"at {count} images")
             for share, count in self.num_labels.items()
@@ -78,29 +124,42 @@ class MaskComparison:
             f"{'; '.join(parts)}."
         )
 
+    def sentences(self) -> list[str]:
+        """Say what differs: of two starts in one line, of named ones a sentence for each pair."""
+        return sentences_of(self.rows()) if self.are_named else [self.sentence()]
+
     def notes(self) -> str:
         """Say how to read the scores."""
-        first = next(iter(self.results.values()))[PRETRAINED]
+        first = next(iter(self.results.values()))[self.starts[0]]
         scored = next(iter(first.values())).num_images
+        rule = f"{RULE} The pairs are seeds; the images that score them are the same in all."
         return (
             f"Scored on {scored} held-out images after {self.steps} steps, {len(first)} seeds. "
-            f"{RULE} The pairs are seeds; the images that score them are the same in all. The "
+            f"{f'{PAIRED} {COSTS}' if self.are_named else rule} The "
             "pretraining itself is one run: another one may differ."
         )
 
+    def costs_table(self) -> list[list[str]]:
+        """Return a header, and for each named start its scores and what it costs."""
+        return [header_for(self.rows()), *table_for(self, self.rows())]
+
     def text(self) -> str:
         """Return scores, verdict and how to read them as lines of text."""
-        width = max(len(name) for name in (*self.classes, PRETRAINED, SCRATCH))
+        width = max(len(name) for name in (*self.classes, *self.starts))
+        column = max(NARROWEST, *map(len, self.starts))
         lines = []
+        if self.are_named:
+            said = "Mean IoU in %, mean with its 95 % confidence interval over the seeds."
+            lines = [*lines_of(self.costs_table()), said]
         for share, count in self.num_labels.items():
             lines.append(f"{count} labelled images, IoU in % (mean +- 95 % interval over seeds):")
-            lines.append(f"{'':<{width}}  {PRETRAINED:>15}  {SCRATCH:>15}")
+            lines.append("  ".join([" " * width, *(name.rjust(column) for name in self.starts)]))
             rows: list[tuple[str, int | None]] = [(n, k) for k, n in enumerate(self.classes)]
             for name, number in [*rows, ("mean", None)]:
-                found = means(self.ious(share, number))
-                cells = (found[start].text() for start in (PRETRAINED, SCRATCH))
-                lines.append(f"{name:<{width}}  " + "  ".join(f"{cell:>15}" for cell in cells))
-        return "\n".join([*lines, self.sentence(), self.notes()])
+                found = self.means(share, number)
+                cells = (found[start].text() for start in self.starts)
+                lines.append(f"{name:<{width}}  " + "  ".join(cell.rjust(column) for cell in cells))
+        return "\n".join([*lines, *self.sentences(), self.notes()])
 
 
 def compare_masks(
@@ -108,11 +167,13 @@ def compare_masks(
 ) -> MaskComparison | str:
     """Train from model.weights and from scratch for every share and seed; return the scores.
 
+    Where compare.starts names others, from those: their weights are looked at before any training.
+
     Every run has a folder of its own below run.dir; a stopped comparison goes on where it was.
     The text is also written to run.dir/comparison.txt.
 
     Args:
-        config: the recipe; compare.seeds are the seeds.
+        config: the recipe; compare.seeds are the seeds, compare.starts may name all starts.
         processes: this process and the others.
         shares: per cents of the labelled training images, at least one image.
 
@@ -120,39 +181,56 @@ def compare_masks(
         The scores, or the name of the signal that stopped it.
 
     Raises:
-        As `segment`.
+        As `segment`; of weights of a named start with its name.
     """
     import_smp()
+    arms = arms_of(config)
+    config = by_first(config, arms)
+    if arms.are_named:
+        processes.from_main(lambda: check_starts(config, arms))
     whole = open_fixed(config, processes)
-    resolved, rules = resolve(config, whole, processes, folder_of(config, shares[0], PRETRAINED, 0))
+    record = folder_of(config, shares[0], arms.first_trained.name, 0)
+    resolved, rules = resolve(config, whole, processes, record)
     for sentence in rules if processes.is_main else ():
         terminal.say(sentence)
-    found = MaskComparison(classes=whole.survey.classes.names, config=resolved)
+    found = MaskComparison(
+        classes=whole.survey.classes.names,
+        config=resolved,
+        starts=arms.names,
+        are_named=arms.are_named,
+    )
     at_least = resolved.train.batch_size * resolved.train.accumulate * processes.world_size
-    number, total = 0, 2 * config.compare.seeds * len(shares)
+    number, total = 0, len(arms.all) * config.compare.seeds * len(shares)
     for share in shares:
-        results: dict[str, dict[int, SegmentationScores]] = {PRETRAINED: {}, SCRATCH: {}}
+        results: dict[str, dict[int, SegmentationScores]] = {name: {} for name in arms.names}
+        seconds: dict[str, dict[int, float]] = {name: {} for name in arms.names}
         for place in range(config.compare.seeds):
             seed = config.train.seed + place
             train = draw_images(whole.train, share, seed, at_least)
             found.num_labels[share] = len(set(train.paths))
-            for start, scores in results.items():
-                arm = _arm(resolved, share, start, place)
+            for arm in arms.all:
+                settings = settings_of(_in_share(resolved, share), arms, arm, seed)
                 number += 1
-                title = f"{start}, {share:g} % of the images, seed {seed}"
+                title = f"{arm.name}, {share:g} % of the images, seed {seed}"
                 with terminal.numbered(number, total, title):
-                    run = segment(arm, processes, whole._replace(train=train, told=[]))
+                    run = segment(settings, processes, whole._replace(train=train, told=[]))
                 if run.signal is not None:
                     return run.signal
                 if run.last is None:
-                    finished = RunFolder(arm.run.dir).finished
+                    finished = RunFolder(settings.run.dir).finished
                     raise DataError(
-                        f"{arm.run.dir}: the evaluation after its last step failed, so that there "
-                        f"is nothing to compare; mend what its output names, remove {finished} "
-                        "and start the same command again."
+                        f"{settings.run.dir}: the evaluation after its last step failed, so that "
+                        "there is nothing to compare; mend what its output names, remove "
+                        f"{finished} and start the same command again."
                     )
-                scores[seed], found.steps = run.last, run.total_steps
-        found.results[share] = results
+                found.models.add(settings.model.name)
+                results[arm.name][seed], found.steps = run.last, run.total_steps
+                taken = seconds_of(settings.run.dir)
+                if taken is not None:
+                    seconds[arm.name][seed] = taken
+        found.results[share], found.seconds[share] = results, seconds
+    if arms.are_named:
+        found.pretraining_seconds = {arm.name: pretraining_seconds(arm.weights) for arm in arms.all}
     if processes.is_main:
         text = found.text()
         terminal.tell(text)
@@ -204,26 +282,43 @@ def draw_images(images: ImageList, share: float, seed: int, at_least: int) -> Im
 
 def folder_of(config: SegmentationConfig, share: float, start: str, place: int) -> str:
     """Return the run folder of a share and a start with the seed at a place, from 0."""
-    folder = Path(config.run.dir)
-    folder = folder if share == ALL else folder / f"labels-{share:g}"
-    return str(folder / f"{start.replace(' ', '-')}-{config.train.seed + place}")
+    return arm_folder(_in_share(config, share), Arm(start, None), config.train.seed + place)
 
 
-def _arm(config: SegmentationConfig, share: float, start: str, place: int) -> SegmentationConfig:
-    """Return the settings of one run; images are normalised as the first start's."""
-    mean, std = mean_and_std(config.data, weights_metadata(config))
-    optim, model, compare = config.optim, config.model, config.compare
-    if start == SCRATCH:
-        rate = optim.base_lr if compare.scratch_base_lr is None else compare.scratch_base_lr
-        decay = compare.scratch_layer_decay
-        optim = dataclasses.replace(optim, base_lr=rate, layer_decay=decay)
-        model = dataclasses.replace(model, weights=None)
-    return dataclasses.replace(
-        config,
-        run=dataclasses.replace(config.run, dir=folder_of(config, share, start, place)),
-        data=dataclasses.replace(config.data, mean=list(mean), std=list(std)),
-        train=dataclasses.replace(config.train, seed=config.train.seed + place),
-        compare=dataclasses.replace(compare, scratch=False),
-        optim=optim,
-        model=model,
-    )
+def _in_share(config: SegmentationConfig, share: float) -> SegmentationConfig:
+    """Return the settings of a share, whose runs have a folder of their own unless it is all."""
+    if share == ALL:
+        return config
+    folder = str(Path(config.run.dir) / f"labels-{share:g}")
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=folder))
+
+
+def check_starts(config: SegmentationConfig, arms: Arms) -> None:
+    """Raise unless the weights of every start fit its network.
+
+    Args:
+        config: of `by_first`, as given.
+        arms: all starts.
+
+    Raises:
+        ConfigError, CheckpointError: as `check_weights`, with the name of the start.
+    """
+    first = arms.first_trained
+    with _named(first):
+        model = dataclasses.replace(config.model, name=variant_of(config, 1))
+        config = dataclasses.replace(config, model=model)
+        check_weights(config)
+    for arm in arms.all:
+        if arm.weights is None or arm is first:
+            continue
+        with _named(arm):
+            check_weights(settings_of(config, arms, arm, config.train.seed))
+
+
+@contextlib.contextmanager
+def _named(arm: Arm) -> Iterator[None]:
+    """Name the start in what is wrong with its weights."""
+    try:
+        yield
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"compare.starts, {arm.name}: {error}") from error

@@ -125,4 +125,5 @@ def facts_of_run(run_dir: Path | str) -> dict[str, Any]:
     config = load_run_config(run_dir)
     mean, std = mean_and_std(config.data)
     reading = asdict(Reading.of_settings(config.data))
-    return {"model_name": config.model.name, "mean": mean, "std": std, **reading}
+    built = {"model_name": config.model.name, "stem_stride": config.model.stem_stride}
+    return {**built, "mean": mean, "std": std, **reading}

@@ -329,6 +329,7 @@ def test_a_stopped_comparison_says_so(
         (["--starts", "[1]"], "compare.starts: got '[1]', expected names with a text or null each"),
         (["--starts", "{a: null}"], "compare.starts: got {'a': None}, expected 2 to 10 names"),
         (["--starts", "{a: null, b: null}"], "all different, one of them of weights"),
+        (["--starts", "{a b: null, a-b: x}"], "names that differ in more than a space and a '-'"),
         (["--starts", "{a/b: null, b: x}"], "got 'a/b': None, expected names of letters"),
         (["--model.nam", "x"], "unknown setting 'model.nam'. Did you mean model.name or"),
     ],

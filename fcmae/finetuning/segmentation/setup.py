@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,7 +13,7 @@ from fcmae.data.augmentation import mean_and_std
 from fcmae.data.label_masks import IGNORED, MaskClasses
 from fcmae.errors import ConfigError
 from fcmae.evaluation.tiles import Tiling
-from fcmae.finetuning.setup import description, weights_metadata
+from fcmae.finetuning.setup import description, variant_of, weights_metadata
 from fcmae.model.backbones import create_backbone
 from fcmae.model.segmenter import build_segmenter, encoder_state, import_smp, timm_name
 from fcmae.settings.sections import image_height_width
@@ -31,6 +32,20 @@ def check_stem(config: SegmentationConfig) -> None:
             f"model.weights: {config.model.weights} has a stem of stride {stride}, expected "
             f"{STEM_ADVICE}."
         )
+
+
+def check_weights(config: SegmentationConfig) -> None:
+    """Raise unless model.weights fit the network that the settings describe, of any classes.
+
+    It is made, and dropped again.
+
+    Raises:
+        ConfigError, CheckpointError: as `variant_of`, `mean_and_std` and `create_segmenter`.
+    """
+    model = dataclasses.replace(config.model, name=variant_of(config, 1), drop_path=0.0)
+    config = dataclasses.replace(config, model=model)
+    mean_and_std(config.data, weights_metadata(config))
+    create_segmenter(config, MaskClasses(("one", "another"), (0, 1)))
 
 
 def create_segmenter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from fcmae.data.augmentation import mean_and_std
 from fcmae.errors import EXPECTED_ERRORS, ConfigError
@@ -15,11 +16,14 @@ from fcmae.runs.loading import is_pretraining_run, load_run_config
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.auto import AUTO
 from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.studies.comparison.scores import OTHER, PRETRAINED, SCRATCH
 from fcmae.weights.public import is_public
 
 # What weights say of the pictures that they know; a start from nothing takes it from the others.
 READ_AS = ("value_range", "bands", "background", "reader")
+
+Settings = TypeVar("Settings", FinetuneConfig, SegmentationConfig)  # of the task
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Arms:
         return next(arm for arm in self.all if arm.weights is not None)
 
 
-def arms_of(config: FinetuneConfig, against: str | None = None) -> Arms:
+def arms_of(config: FinetuneConfig | SegmentationConfig, against: str | None = None) -> Arms:
     """Return the starts that the settings name: compare.starts, or model.weights and another."""
     starts = config.compare.starts
     if starts is None:
@@ -74,19 +78,19 @@ def arms_of(config: FinetuneConfig, against: str | None = None) -> Arms:
     return Arms(named, True, config.model.name == AUTO)
 
 
-def by_first(config: FinetuneConfig, arms: Arms) -> FinetuneConfig:
+def by_first(config: Settings, arms: Arms) -> Settings:
     """Return the settings whose model.weights are those by which rules decide."""
     model = dataclasses.replace(config.model, weights=arms.first_trained.weights)
     compare = dataclasses.replace(config.compare, starts=None)
     return dataclasses.replace(config, model=model, compare=compare)
 
 
-def arm_folder(config: FinetuneConfig, arm: Arm, seed: int) -> str:
+def arm_folder(config: FinetuneConfig | SegmentationConfig, arm: Arm, seed: int) -> str:
     """Return the run folder of one fine-tuning."""
     return str(Path(config.run.dir) / f"{arm.name.replace(' ', '-')}-{seed}")
 
 
-def settings_of(config: FinetuneConfig, arms: Arms, arm: Arm, seed: int) -> FinetuneConfig:
+def settings_of(config: Settings, arms: Arms, arm: Arm, seed: int) -> Settings:
     """Return the settings of one fine-tuning.
 
     Named starts are fed pictures as their own weights know them; otherwise both are fed as the

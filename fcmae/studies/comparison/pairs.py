@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from fcmae.evaluation import PairedDifference, means, pairwise
 from fcmae.studies.comparison.scores import Comparison
@@ -18,7 +18,27 @@ RULE_OF_PAIRS = (
     "bounded, for which the t of few seeds is a little narrow. A difference counts when its "
     "interval leaves out 0, and is noise otherwise."
 )
+PAIRED = f"{RULE_OF_PAIRS} The pairs are seeds; the images that score them are the same in all."
+COSTS = (
+    "Seconds are those of training steps at their median rate on this machine; of published "
+    "weights and of files only what was trained here counts."
+)
+COST_COLUMNS = ("s of pretraining", "s of a fine-tuning")
 UNMEASURED = "-"
+
+
+class Compared(Protocol):
+    """What named starts of any task were found to cost.
+
+    Attributes:
+        starts: their names.
+        seconds: {share: {start: {seed: seconds of fine-tuning}}}, where they were measured.
+        pretraining_seconds: of each start; None where nobody has measured them.
+    """
+
+    starts: tuple[str, ...]
+    seconds: dict[float, dict[str, dict[int, float]]]
+    pretraining_seconds: dict[str, float | None]
 
 
 class Row(NamedTuple):
@@ -26,13 +46,22 @@ class Row(NamedTuple):
 
     Attributes:
         share: of the labels, per cent.
-        kind: TUNED, or a value of PROBES.
-        scores: {start: {seed: balanced accuracy in per cent}}.
+        kind: of score: TUNED, a value of PROBES, or that of another task.
+        scores: {start: {seed: score in per cent}}.
+        labelled: training images with labels.
+        unit: what they are called.
     """
 
     share: float
     kind: str
     scores: Mapping[str, Mapping[int, float]]
+    labelled: int
+    unit: str = "labels"
+
+    @property
+    def amount(self) -> str:
+        """How many labelled images, in words."""
+        return f"{self.labelled} {self.unit}"
 
     @property
     def pairs(self) -> dict[tuple[str, str], PairedDifference]:
@@ -43,17 +72,23 @@ class Row(NamedTuple):
 def rows_of(found: Comparison) -> Iterator[Row]:
     """Yield every kind of score, by share of the labels."""
     for share in found.results:
-        yield Row(share, TUNED, found.accuracies(share))
+        count = found.num_labels[share]
+        yield Row(share, TUNED, found.accuracies(share), count)
         for kind, scores in found.probes.get(share, {}).items():
-            yield Row(share, kind, scores)
+            yield Row(share, kind, scores, count)
 
 
 def sentences(found: Comparison) -> list[str]:
+    """Say what differs beyond noise, and which starts have not learned."""
+    return [*sentences_of(rows_of(found)), *found.not_learned()]
+
+
+def sentences_of(rows: Iterable[Row]) -> list[str]:
     """Say what differs beyond noise, a sentence for each pair, and of which pairs nothing does."""
     said = []
-    for row in rows_of(found):
+    for row in rows:
         kind = row.kind if row.kind == PROBES["kNN"] else row.kind[0].upper() + row.kind[1:]
-        where = f"{kind} with {found.num_labels[row.share]} labels"
+        where = f"{kind} with {row.amount}"
         alike = []
         for (first, second), gap in row.pairs.items():
             if gap.exceeds_noise:
@@ -63,7 +98,7 @@ def sentences(found: Comparison) -> list[str]:
                 alike.append(f"{second} less {first} {gap.text()}")
         if alike:
             said.append(f"{where}: no difference beyond noise ({', '.join(alike)}).")
-    return [*said, *found.not_learned()]
+    return said
 
 
 def notes_of(found: Comparison) -> list[str]:
@@ -71,32 +106,40 @@ def notes_of(found: Comparison) -> list[str]:
     first, _, last = found.notes()
     return [
         first,
-        f"{RULE_OF_PAIRS} The pairs are seeds; the images that score them are the same in all.",
+        PAIRED,
         "Probes of starts that are not drawn by the seed differ between seeds in their labelled "
         "images only; where these are the same, nothing can be said of them.",
-        "Seconds are those of training steps at their median rate on this machine; of published "
-        "weights and of files only what was trained here counts.",
+        COSTS,
         last,
     ]
 
 
 def header_of(found: Comparison) -> list[str]:
     """Return the header of the table of starts."""
-    columns = [f"{row.kind}, {found.num_labels[row.share]} labels" for row in rows_of(found)]
-    return ["start", *columns, "s of pretraining", "s of a fine-tuning"]
+    return header_for(rows_of(found))
 
 
 def table_of(found: Comparison) -> list[list[str]]:
     """Return a row for each start: its means with their own intervals, and what it costs."""
+    return table_for(found, list(rows_of(found)))
+
+
+def header_for(rows: Iterable[Row]) -> list[str]:
+    """Return the header of a table of starts with these scores."""
+    return ["start", *(f"{row.kind}, {row.amount}" for row in rows), *COST_COLUMNS]
+
+
+def table_for(found: Compared, rows: Sequence[Row]) -> list[list[str]]:
+    """Return a row for each start: means of these scores, each with its own interval, and costs."""
     table = []
     for start in found.starts:
-        own = [means({start: row.scores.get(start, {})}) for row in rows_of(found)]  # not pooled
+        own = [means({start: row.scores.get(start, {})}) for row in rows]  # not pooled
         cells = [mean[start].text() if start in mean else UNMEASURED for mean in own]
         table.append([start, *cells, *costs_of(found, start)])
     return table
 
 
-def costs_of(found: Comparison, start: str) -> tuple[str, str]:
+def costs_of(found: Compared, start: str) -> tuple[str, str]:
     """Return seconds of pretraining and of the median fine-tuning, or that nobody knows."""
     tuning = [s for of_share in found.seconds.values() for s in of_share.get(start, {}).values()]
     before = found.pretraining_seconds.get(start)
@@ -110,13 +153,17 @@ def text_of(found: Comparison) -> str:
     """Return scores, verdicts and how to read them as lines of text."""
     if not found.are_named:
         return found.text()
-    rows = [header_of(found), *table_of(found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
+    lines = lines_of([header_of(found), *table_of(found)])
     lines.append(
         f"Balanced accuracy in % ({found.num_classes} classes, chance "
         f"{100 / found.num_classes:.0f}), mean with its 95 % confidence interval over the seeds."
     )
     return "\n".join([*lines, *sentences(found), *notes_of(found)])
+
+
+def lines_of(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines of text with the columns of a table, the first one to the left."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table
+    ]
