@@ -66,7 +66,8 @@ def test_made_copies_and_outliers_are_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], made: int
 ) -> None:
     """The same command with 1,000,000 of width 320 is in docs/curation.md, with its figures."""
-    run_script(monkeypatch, "curate_features.py", "--made", made, "--width", 128)
+    # Of 128 numbers, two features of one heap have a cosine of 0.9 by chance now and then.
+    run_script(monkeypatch, "curate_features.py", "--made", made, "--width", 320)
     told = capsys.readouterr().out
     copies, of_copies, others, odd, of_odd = (
         int(number.replace(",", ""))
