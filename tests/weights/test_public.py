@@ -311,11 +311,12 @@ def test_a_name_that_is_not_to_be_had_starts_nothing(
     arguments = [
         *("pretrain", "--run.dir", str(tmp_path / "run"), "--data.path", str(data)),
         *("--model.init_from", f"timm/{ENCODER}", "--train.steps", "1"),
-        *("--model.name", "convnextv2_atto"),
+        *("--model.name", "convnextv2_atto", "--train.batch_size", "4", "--data.workers", "0"),
     ]
     assert main(arguments) == MISTAKE
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
+    assert ENCODER in told
     assert not (tmp_path / "run").exists()
 
 
