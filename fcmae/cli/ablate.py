@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fcmae.reports.writing import Report
     from fcmae.settings.ablation import Ablation
+    from fcmae.settings.words import Paths
 
-Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SUMMARY = "pretrain over a grid of settings and seeds, evaluate, and write a report"
 REPORT_SUMMARY = "write report.html, .md and .csv of a run or an ablation"
 

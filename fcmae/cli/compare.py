@@ -6,17 +6,17 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fcmae.reports.writing import Report
     from fcmae.settings.finetune import FinetuneConfig
     from fcmae.settings.segmentation import SegmentationConfig
+    from fcmae.settings.words import Paths
     from fcmae.studies.comparison.arms import Settings
 
 SUMMARY = "fine-tune and probe from several starts on shares of the labels"
 DEFAULT_SHARES = "[1, 5, 10, 100]"
-Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def run(arguments: list[str]) -> int:

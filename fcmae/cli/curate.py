@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fcmae.reports.curation import Curation
+    from fcmae.settings.words import Paths
     from fcmae.weights.encoder_info import EncoderInfo
 
 SUMMARY = "find near duplicates and odd pictures of a folder, and which of them to label first"
@@ -81,7 +82,7 @@ def run(arguments: list[str]) -> None:
 
 def curate(
     source: str | os.PathLike[str],
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    images: Paths,
     *,
     threshold: float = THRESHOLD,
     correlation: float = CORRELATION,
@@ -130,11 +131,11 @@ def curate(
     from fcmae.evaluation.neighbours import Index, Whitening, centred, nearest_neighbours
     from fcmae.reports.curation import Curation
     from fcmae.runs.loading import is_pretraining_run, load_run
+    from fcmae.settings.words import names_of
     from fcmae.training.processes import choose_device
     from fcmae.weights.sources import licence_notices, load_described_encoder
 
-    several = [images] if isinstance(images, (str, os.PathLike)) else images
-    names = [os.fspath(path) for path in several]
+    names = names_of(images)
     listed = open_images(names, where="IMAGES", exclude=exclude)
     on = choose_device(device)
     encoder, info = load_described_encoder(os.fspath(source), model_name=model)

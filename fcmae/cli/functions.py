@@ -30,12 +30,11 @@ from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import parse
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.settings.tasks import load_finetuning_settings, task_settings
-from fcmae.settings.words import command_line, words_of
+from fcmae.settings.words import Paths, command_line, names_of, words_of
 from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export import convert_file
 
 Finetuning: TypeAlias = FinetuneConfig | SegmentationConfig
-Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class Run:
@@ -147,10 +146,8 @@ class Run:
         """
         from fcmae.cli.reconstruct import run
 
-        several = [images] if isinstance(images, (str, os.PathLike)) else images
         options = {"output": output, **options}
-        paths = [os.fspath(path) for path in several]
-        run([str(self.path), *paths, *words_of(options)])
+        run([str(self.path), *names_of(images), *words_of(options)])
         return Path(output)
 
     def probe(self, data: str | os.PathLike[str], **options: Any) -> Scores:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fcmae.settings.arguments import new_parser, parse_arguments
 
 if TYPE_CHECKING:
     from fcmae.reports.inspection import Inspection
+    from fcmae.settings.words import Paths
 
 ALL = 256  # processes, of which no more are started than there are cores
 PIXELS = 2000
@@ -41,7 +40,7 @@ def run(arguments: list[str]) -> None:
 
 
 def inspect(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    paths: Paths,
     *,
     pixels: int = PIXELS,
     workers: int = ALL,
@@ -73,9 +72,9 @@ def inspect(
     from fcmae.data.survey import survey
     from fcmae.machine.hardware import num_cores
     from fcmae.reports.inspection import inspection_of
+    from fcmae.settings.words import names_of
 
-    several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    names = [os.fspath(path) for path in several]
+    names = names_of(paths)
     images = open_images(names, where="PATHS", exclude=exclude)
     count = min(pixels, len(images))
     sampled = (number * len(images) // count for number in range(count))

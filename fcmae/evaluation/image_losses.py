@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from fcmae.model.autoencoder import FCMAE
-from fcmae.model.loss import normalize_patches, reconstruction_loss
+from fcmae.model.loss import reconstruction_loss
 from fcmae.model.masking import draw_visible, num_visible_patches
-from fcmae.model.patches import patchify
 
 DRAWS = 4  # of masks: of 60 % hidden patches all but 3 in 100 are scored once at least
 
@@ -71,16 +70,7 @@ class ImageLosses:
         else:
             visible = torch.cat([draw(row[None]) for row in patches])
         out = model(images, visible, valid=valid)
-        index = out.hidden.unsqueeze(-1)
-        is_value = None
-        if valid is not None:
-            images = images.masked_fill(~valid, 0)
-            values = model.values_with_data(valid)
-            is_value = values.gather(1, index.expand(-1, -1, values.shape[-1]))
-        target = patchify(images, model.patch_size)
-        target = target.gather(1, index.expand(-1, -1, target.shape[-1]))
-        if model.normalize_targets:
-            target = normalize_patches(target, is_value)
+        target, is_value = model.targets(images, out.hidden, valid)
         return torch.stack(
             [
                 reconstruction_loss(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def open_or_recall(
         train, kept_apart = (without_masks(images, reading) for images in lists)
         if given is not None or config.data.val_path is None:  # cut from one list
             return train, kept_apart, []
-        others = _without(kept_apart, train)
+        others = without(kept_apart, train)
         return train, others, _overlap(config.data.val_path, len(kept_apart), len(others))
     data = config.data
     wanted = reading.wanted()
@@ -63,7 +64,7 @@ def open_or_recall(
     if validation is None:  # version 0.1.0 did not record them
         images = given[1] if given else open_labelled(data, config.train.seed)[1]
         images = without_masks(images, reading)
-        validation = Recalled(_without(images, train), "")
+        validation = Recalled(without(images, train), "")
     told = [recalled.told, validation.told]
     return train, _labelled(validation.images, folder), [text for text in told if text]
 
@@ -80,7 +81,8 @@ def _overlap(val_path: str, given: int, left: int) -> list[str]:
     return [f"{given - left} images of data.val_path are training images and are left out."]
 
 
-def _without(images: ImageList, others: ImageList) -> ImageList:
+def without(images: ImageList, others: ImageList) -> ImageList:
+    """Return the images that are not among others, wherever both are named from."""
     known = set(map(os.path.abspath, others.paths))
     paths = map(os.path.abspath, images.paths)
     return images.select([index for index, path in enumerate(paths) if path not in known])
@@ -120,19 +122,55 @@ def images_to_evaluate(config: FinetuneConfig, classes: Sequence[str] | None) ->
     images = open_images(data.path, data.label, exclude=data.exclude, wanted=wanted)
     if "validation" in images.parts and "train" in images.parts:
         return open_labelled(data, config.train.seed)[1]
-    folder = folder_of_weights(config)
-    if folder is not None:
-        trained = recall_training(folder, images, None, 1.0).images
-        known = set(map(os.path.abspath, trained.paths))
-        if any(os.path.abspath(path) in known for path in images.paths):
-            held_back = recall_apart(folder.validation, folder, images, "validation images")
-            if held_back is not None:
-                return _labelled(held_back.images, folder)
-            return _without(open_labelled(data, config.train.seed)[1], trained)
-    return with_labels(images, "data.path", data.path)
+    known = known_to_weights(config, images)
+    if known is None:
+        return with_labels(images, "data.path", data.path)
+    if known.held_back is None:
+        return known.rest_of(open_labelled(data, config.train.seed)[1])
+    return _labelled(known.held_back, known.folder)
 
 
-def folder_of_weights(config: AnyFinetuning) -> RunFolder | None:
+class Known(NamedTuple):
+    """Which images the fine-tuning knows that the weights come from.
+
+    Attributes:
+        folder: of that fine-tuning.
+        trained: images that it learned from.
+        held_back: images that it kept apart; None where its folder does not say.
+    """
+
+    folder: RunFolder
+    trained: ImageList
+    held_back: ImageList | None
+
+    def rest_of(self, images: ImageList) -> ImageList:
+        """Return the images that it did not learn from; raises DataError when there are none."""
+        rest = without(images, self.trained)
+        if not len(rest):
+            raise DataError(
+                f"data.path: model.weights learned from all {len(images)} images that could score "
+                "them; name others as data.val_path."
+            )
+        return rest
+
+
+def known_to_weights(config: AnyFinetuning, images: ImageList) -> Known | None:
+    """Return what the weights know of `images`; None where they learned from none of them.
+
+    Raises:
+        CheckpointError, DataError, DiskError: as `recall`.
+    """
+    folder = _folder_of_weights(config)
+    if folder is None:
+        return None
+    trained = recall_training(folder, images, None, 1.0).images
+    if len(without(images, trained)) == len(images):
+        return None
+    kept = recall_apart(folder.validation, folder, images, "validation images")
+    return Known(folder, trained, None if kept is None else kept.images)
+
+
+def _folder_of_weights(config: AnyFinetuning) -> RunFolder | None:
     """Return the folder of the fine-tuning that the weights come from, if it is known."""
     source = Path(config.model.weights or config.run.dir)
     for path in (source, source.parent, source.parent.parent, Path(config.run.dir)):

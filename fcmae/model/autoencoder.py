@@ -203,12 +203,36 @@ class FCMAE(nn.Module):
         is_masked = is_masked_from_visible(visible, self.num_patches)
         hidden = hidden_from_visible(visible, self.num_patches)
         prediction = self._predict(features, visible, hidden)
+        target, counted = self._targets(images, hidden, is_value)
+        loss = reconstruction_loss(prediction, target, is_value=counted)
+        return FCMAEOutput(loss, prediction, hidden, is_masked, visible)
+
+    def targets(
+        self, images: Tensor, hidden: Tensor, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what hidden patches are compared with, and which of it counts.
+
+        Args:
+            images: [N, C, H, W], normalised.
+            hidden: LongTensor [N, M], indices of the hidden patches.
+            valid: bool [N, 1, H, W], False at pixels without data; None where all have.
+
+        Returns:
+            The targets [N, M, P * P * C], standardised per patch when `normalize_targets`, and
+            bool of the same shape, or None where everything counts.
+        """
+        if valid is None:
+            return self._targets(images, hidden, None)
+        return self._targets(images.masked_fill(~valid, 0), hidden, self.values_with_data(valid))
+
+    def _targets(
+        self, images: Tensor, hidden: Tensor, is_value: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         target = _at(patchify(images, self.patch_size), hidden)
         counted = None if is_value is None else _at(is_value, hidden)
         if self.normalize_targets:
             target = normalize_patches(target, counted)
-        loss = reconstruction_loss(prediction, target, is_value=counted)
-        return FCMAEOutput(loss, prediction, hidden, is_masked, visible)
+        return target, counted
 
     def valid_patches(self, valid: Tensor) -> Tensor:
         """Return which patches may be seen or scored: bool [N, 1, H, W] -> bool [N, L]."""

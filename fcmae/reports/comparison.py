@@ -2,10 +2,9 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fcmae.evaluation import means
 from fcmae.machine.hardware import hardware, versions
 from fcmae.reports import figures
 from fcmae.reports.document import Bullets, Document, Picture, Section, Table
@@ -13,6 +12,7 @@ from fcmae.reports.writing import Report
 from fcmae.settings.finetune import CompareConfig, FinetuneConfig, FinetuneOptimConfig
 from fcmae.studies.comparison import pairs
 from fcmae.studies.comparison.scores import Comparison
+from fcmae.studies.mask_comparison import MaskComparison
 
 
 def comparison_report(found: Comparison, config: FinetuneConfig, against: str | None) -> Report:
@@ -28,22 +28,49 @@ def comparison_report(found: Comparison, config: FinetuneConfig, against: str | 
     return Report(Path(config.run.dir), document.title, tuple(said), _csv(found), page=document)
 
 
-def _labels_plot(found: Comparison, config: FinetuneConfig) -> Picture:
-    names = _names(found)
-    tables: dict[str, dict[float | str, dict[int, float]]] = {
-        start: {names[share]: found.accuracies(share)[start] for share in found.results}
-        for start in found.starts
-    }
+def shares_plot(
+    found: Comparison | MaskComparison,
+    scores: Callable[[float], Mapping[str, Mapping[int, float]]],
+    seeds: int,
+    *,
+    x_name: str,
+    y_name: str,
+) -> Picture:
+    """Return the scores of all starts over the shares, with the intervals of the table beside.
+
+    Args:
+        found: means and shares.
+        scores: of a share, {start: {seed: score}}.
+        seeds: how many.
+        x_name, y_name: of the axes.
+    """
+    names = names_of_shares(found)
     plot = figures.draw_means(
-        tables, x_name="labelled training images", y_name="balanced accuracy in %"
+        {start: {names[share]: scores(share)[start] for share in names} for start in found.starts},
+        x_name=x_name,
+        y_name=y_name,
+        intervals={
+            start: {names[share]: found.means(share)[start] for share in names}
+            for start in found.starts
+        },
     )
-    seeds = config.compare.seeds
     caption = f"Mean over {seeds} seeds with its 95 % confidence interval, and every seed as a dot."
     return Picture("labels.svg", plot, caption)
 
 
-def _names(found: Comparison) -> dict[float, str]:
-    return {share: f"{count} ({share:g} %)" for share, count in found.num_labels.items()}
+def _labels_plot(found: Comparison, config: FinetuneConfig) -> Picture:
+    return shares_plot(
+        found,
+        found.accuracies,
+        config.compare.seeds,
+        x_name="labelled training images",
+        y_name="balanced accuracy in %",
+    )
+
+
+def names_of_shares(found: Comparison | MaskComparison) -> dict[float, str]:
+    """Return how each share is called: labelled images, and per cent of them all."""
+    return {share: f"{found.num_labels[share]} ({share:g} %)" for share in found.results}
 
 
 def _of_named(found: Comparison, config: FinetuneConfig) -> Document:
@@ -116,11 +143,10 @@ def notes_of_starts(compare: CompareConfig, optim: FinetuneOptimConfig) -> list[
 def _of_two(found: Comparison, config: FinetuneConfig, against: str | None) -> Document:
     """Return the page about the pretrained start and what it is compared with."""
     first, second = found.starts
-    names = _names(found)
-    scores = {share: found.accuracies(share) for share in found.results}
+    names = names_of_shares(found)
     rows = []
-    for share, values in scores.items():
-        mean, gap = means(values), found.difference(share)
+    for share in found.results:
+        mean, gap = found.means(share), found.difference(share)
         text = f"{gap.text()}, {gap.verdict()}"
         rows.append([names[share], mean[first].text(), mean[second].text(), text])
     starts = [f"{first}: {config.model.weights}"]
@@ -133,8 +159,8 @@ def _of_two(found: Comparison, config: FinetuneConfig, against: str | None) -> D
             f"(pretrained: {optim.base_lr:g} and {optim.layer_decay:g}); all else is the same."
         )
     header = ["labels", first, second, f"{first} less {second}"]
-    beside = [found.worth(share) for share in scores]
-    beside += [said for share in scores for said in found.behind_frozen(share)]
+    beside = [found.worth(share) for share in found.results]
+    beside += [said for share in found.results for said in found.behind_frozen(share)]
     notes = Bullets([*found.notes(), *starts, f"{hardware()}; {versions()}."])
     return Document(
         "Did pretraining help?",

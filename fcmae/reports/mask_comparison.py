@@ -5,8 +5,12 @@ import io
 from pathlib import Path
 
 from fcmae.machine.hardware import hardware, versions
-from fcmae.reports import figures
-from fcmae.reports.comparison import every_pair, notes_of_starts
+from fcmae.reports.comparison import (
+    every_pair,
+    names_of_shares,
+    notes_of_starts,
+    shares_plot,
+)
 from fcmae.reports.document import Block, Bullets, Document, Picture, Section, Table, Text
 from fcmae.reports.writing import Report
 from fcmae.runs.folder import RunFolder
@@ -83,35 +87,14 @@ def _notes(found: MaskComparison, config: SegmentationConfig) -> list[str]:
     ]
 
 
-def _names(found: MaskComparison) -> dict[float, str]:
-    return {share: f"{count} ({share:g} %)" for share, count in found.num_labels.items()}
-
-
 def _plot(found: MaskComparison, config: SegmentationConfig) -> Picture:
-    names = _names(found)
-    tables: dict[str, dict[float | str, dict[int, float]]] = {
-        start: {names[share]: found.ious(share)[start] for share in found.results}
-        for start in found.starts
-    }
-    by_share = {names[share]: found.means(share) for share in found.results}
-    plot = figures.draw_means(
-        tables,
-        x_name="labelled pictures",
-        y_name="mean IoU in %",
-        intervals={
-            start: {name: of_starts[start] for name, of_starts in by_share.items()}
-            for start in tables
-        },
+    return shares_plot(
+        found, found.ious, config.compare.seeds, x_name="labelled pictures", y_name="mean IoU in %"
     )
-    caption = (
-        f"Mean over {config.compare.seeds} seeds with its 95 % confidence interval, and every "
-        "seed as a dot."
-    )
-    return Picture("labels.svg", plot, caption)
 
 
 def _shares(found: MaskComparison) -> Table:
-    names, rows = _names(found), []
+    names, rows = names_of_shares(found), []
     for share in found.results:
         mean, gap = found.means(share), found.difference(share)
         text = ", ".join(filter(None, [gap.text(), gap.verdict()]))
@@ -121,7 +104,7 @@ def _shares(found: MaskComparison) -> Table:
 
 def _classes(found: MaskComparison) -> Table:
     """Return IoU of each class: a row per share and class."""
-    names, rows = _names(found), []
+    names, rows = names_of_shares(found), []
     for share in found.results:
         for number, name in enumerate(found.classes):
             by_start = found.means(share, number)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from fcmae.errors import ConfigError
 from fcmae.settings.reading import to_plain
+
+Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def names_of(paths: Paths) -> list[str]:
+    """Return one path, or several, as a list of texts."""
+    several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    return [os.fspath(path) for path in several]
 
 
 def words_of(settings: Mapping[str, Any], prefix: str = "", *, depth: int = 1) -> list[str]:

@@ -18,7 +18,7 @@ import torch
 from fcmae.data import ImageList, sample_seed
 from fcmae.data.recorded import fix_images
 from fcmae.errors import CheckpointError, ConfigError, DataError
-from fcmae.evaluation import RULE, Mean, PairedDifference, differences, means
+from fcmae.evaluation import RULE, Mean, PairedDifference, differences
 from fcmae.evaluation.segmentation import SegmentationScores
 from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked
 from fcmae.finetuning.segmentation.setup import check_weights
@@ -48,7 +48,8 @@ from fcmae.studies.comparison.pairs import (
     sentences_of,
     table_for,
 )
-from fcmae.studies.comparison.scores import PRETRAINED, SCRATCH
+from fcmae.studies.comparison.running import RunCount
+from fcmae.studies.comparison.scores import PRETRAINED, SCRATCH, means_of
 from fcmae.training.processes import Processes
 from fcmae.training.saving import disk_error
 
@@ -96,14 +97,8 @@ class MaskComparison:
         }
 
     def means(self, share: float, number: int | None = None) -> dict[str, Mean]:
-        """Return the mean of `ious` of each start with its interval.
-
-        The spread over the seeds is that of both of two starts, and each named one's own.
-        """
-        table = self.ious(share, number)
-        if not self.are_named:
-            return means(table)
-        return {start: means({start: values})[start] for start, values in table.items()}
+        """Return the mean of `ious` of each start with its interval; see `means_of`."""
+        return means_of(self.ious(share, number), are_named=self.are_named)
 
     def rows(self) -> list[Row]:
         """Return the scores that are compared pair by pair."""
@@ -200,7 +195,7 @@ def compare_masks(
         are_named=arms.are_named,
     )
     at_least = resolved.train.batch_size * resolved.train.accumulate * processes.world_size
-    number, total = 0, len(arms.all) * config.compare.seeds * len(shares)
+    runs = RunCount(len(arms.all) * config.compare.seeds * len(shares))
     for share in shares:
         results: dict[str, dict[int, SegmentationScores]] = {name: {} for name in arms.names}
         seconds: dict[str, dict[int, float]] = {name: {} for name in arms.names}
@@ -210,9 +205,7 @@ def compare_masks(
             found.num_labels[share] = len(set(train.paths))
             for arm in arms.all:
                 settings = settings_of(_in_share(resolved, share), arms, arm, seed)
-                number += 1
-                title = f"{arm.name}, {share:g} % of the images, seed {seed}"
-                with terminal.numbered(number, total, title):
+                with runs.next(f"{arm.name}, {share:g} % of the images, seed {seed}"):
                     run = segment(settings, processes, whole._replace(train=train, told=[]))
                 if run.signal is not None:
                     return run.signal

@@ -5,6 +5,8 @@ torch.compile fuses the formula itself, so these serve what is not compiled.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,8 @@ def scale_and_shift(
 
 def gradient_sums(features: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums of grad * GELU and of grad over each group: two of float32 [G, C]."""
-    return _sums(features, grad)
+    by_scale, by_bias = _sums(features, grad)
+    return by_scale, by_bias
 
 
 def gradient_by_input(features: Tensor, grad: Tensor, scale: Tensor, pull: Tensor) -> Tensor:
@@ -49,50 +52,52 @@ def gradient_by_input(features: Tensor, grad: Tensor, scale: Tensor, pull: Tenso
     return _apply(features, grad, scale, pull)
 
 
-def _sums(features: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+def _sums(features: Tensor, grad: Tensor | None) -> Tensor:
+    """Return the sums of each group: of one kind without a gradient, else of two, [.., G, C]."""
     groups, count, channels = features.shape
-    rows, width, warps = TILE
+    rows, width, _ = TILE
     across = -(-channels // width)
     splits = max(1, min(-(-count // rows), -(-PROGRAMS // (groups * across))))
-    sums = features.new_empty(2, groups, splits, channels, dtype=torch.float32)
-    kernels = depthwise_triton.load_kernels()
-    kernels.gelu_sums_kernel[(across, splits, groups)](
+    kinds = 1 if grad is None else 2
+    sums = features.new_empty(kinds, groups, splits, channels, dtype=torch.float32)
+    depthwise_triton.load_kernels().gelu_sums_kernel[(across, splits, groups)](
         features,
         features if grad is None else grad,
         sums[0],
-        sums[1],
+        sums[-1],
         count,
         splits,
-        channels=channels,
-        HAS_GRAD=grad is not None,
-        INDEX=depthwise_triton.index_type(features),
-        ROWS=rows,
-        CHANNELS=min(width, depthwise_triton.power_of_two(channels)),
-        num_warps=warps,
+        **_constants(features, grad),
     )
-    if grad is None:
-        return sums[0].sum(dim=1), sums[1, :, 0]
-    one, other = sums.sum(dim=2)
-    return one, other
+    return sums.sum(dim=2)
 
 
 def _apply(features: Tensor, grad: Tensor | None, scale: Tensor, shift: Tensor) -> Tensor:
     groups, count, channels = features.shape
-    rows, width, warps = TILE
+    rows, width, _ = TILE
     output = torch.empty_like(features)
-    kernels = depthwise_triton.load_kernels()
-    kernels.gelu_apply_kernel[(-(-count // rows), -(-channels // width), groups)](
+    grid = (-(-count // rows), -(-channels // width), groups)
+    depthwise_triton.load_kernels().gelu_apply_kernel[grid](
         features,
         features if grad is None else grad,
         scale,
         shift,
         output,
         count,
-        channels=channels,
-        HAS_GRAD=grad is not None,
-        INDEX=depthwise_triton.index_type(features),
-        ROWS=rows,
-        CHANNELS=min(width, depthwise_triton.power_of_two(channels)),
-        num_warps=warps,
+        **_constants(features, grad),
     )
     return output
+
+
+def _constants(features: Tensor, grad: Tensor | None) -> dict[str, Any]:
+    """What Triton compiles a kernel for."""
+    channels = features.shape[-1]
+    rows, width, warps = TILE
+    return {
+        "channels": channels,
+        "HAS_GRAD": grad is not None,
+        "INDEX": depthwise_triton.index_type(features),
+        "ROWS": rows,
+        "CHANNELS": min(width, depthwise_triton.power_of_two(channels)),
+        "num_warps": warps,
+    }

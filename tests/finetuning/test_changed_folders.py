@@ -18,6 +18,7 @@ from real_runs import assert_same_run, options, run, signal_in
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 from fcmae.finetuning import scoring as of_classes
 from fcmae.finetuning.segmentation import scoring as of_masks
+from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.tasks import load_finetuning_settings
 from fcmae.training.processes import start_processes
@@ -236,6 +237,21 @@ def test_evaluation_alone_knows_what_was_held_back_after_a_move(
     config = replace(
         config,
         data=replace(config.data, path=str(tmp_path / "moved")),
+        run=replace(config.run, dir=str(tmp_path / "run")),
+    )
+    evaluate = of_masks.evaluate_only if labels else of_classes.evaluate_only
+    assert evaluate(config, start_processes("cpu")).num_images == 9
+
+
+def test_evaluation_alone_scores_no_trained_picture_where_no_record_is_left(
+    stopped: Path, labels: dict[str, object], tmp_path: Path
+) -> None:
+    shutil.copytree(stopped / "undisturbed", tmp_path / "run")
+    RunFolder(tmp_path / "run").validation.unlink()
+    config = load_finetuning_settings(tmp_path / "run" / "config.yaml")
+    config = replace(
+        config,
+        data=replace(config.data, path=str(stopped / "data")),
         run=replace(config.run, dir=str(tmp_path / "run")),
     )
     evaluate = of_masks.evaluate_only if labels else of_classes.evaluate_only

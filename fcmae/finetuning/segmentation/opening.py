@@ -15,7 +15,7 @@ from fcmae.data.mask_survey import MaskSurvey, read_survey, survey_masks
 from fcmae.data.reopening import has_begun, recall_apart, recall_training
 from fcmae.data.splits import check_groups, split_unlabelled
 from fcmae.errors import CheckpointError, ConfigError, DataError
-from fcmae.finetuning.opening import folder_of_weights
+from fcmae.finetuning.opening import known_to_weights
 from fcmae.finetuning.segmentation.data import Pairs
 from fcmae.finetuning.setup import create_reading
 from fcmae.runs.folder import RunFolder
@@ -123,15 +123,12 @@ def masked_to_evaluate(config: SegmentationConfig) -> tuple[ImageList, dict[str,
     images, masks, _ = _find(config, data.path, "data.path", place_of(config))
     if "validation" in images.parts and "train" in images.parts:
         return images.part("validation"), masks
-    folder = folder_of_weights(config)
-    if folder is not None:
-        trained = recall_training(folder, images, None, 1.0).images
-        known = set(map(os.path.abspath, trained.paths))
-        if any(os.path.abspath(path) in known for path in images.paths):
-            held_back = recall_apart(folder.validation, folder, images, "validation images")
-            if held_back is not None:
-                return held_back.images, pair(held_back.images, place_of(config))[1]
-    return images, masks
+    known = known_to_weights(config, images)
+    if known is None:
+        return images, masks
+    if known.held_back is None:
+        return known.rest_of(images), masks
+    return known.held_back, pair(known.held_back, place_of(config))[1]
 
 
 def open_masked_among(

@@ -79,7 +79,7 @@ def compare_with_scratch(config: FinetuneConfig, processes: Processes) -> str | 
     config = _resolve(config, arms, images(config.train.seed), processes, config)
     first = images(config.train.seed)[0]
     frozen = functools.cache(lambda: _frozen_features(config, arms, first, processes))
-    runs = _Count(config.compare.seeds * len(arms.all))
+    runs = RunCount(config.compare.seeds * len(arms.all))
     signal = _compare(found, ALL, config, arms, images, processes, frozen, runs)
     if signal is None and processes.is_main:
         text = text_of(found)
@@ -121,7 +121,7 @@ def compare_over_labels(
     found.drawn |= {share for share in shares if share < ALL}
     at_least = config.train.batch_size * config.train.accumulate * processes.world_size
     frozen = functools.cache(lambda: _frozen_features(config, arms, train, processes))
-    runs = _Count(len(shares) * config.compare.seeds * len(arms.all))
+    runs = RunCount(len(shares) * config.compare.seeds * len(arms.all))
     for share in shares:
         of_share = _share_of(config, share)
 
@@ -250,7 +250,7 @@ def _compare(
     images: Images,
     processes: Processes,
     frozen: Frozen,
-    runs: _Count,
+    runs: RunCount,
 ) -> str | None:
     """Fine-tune from all starts with every seed; return the signal that stopped it.
 
@@ -283,7 +283,7 @@ def _compare(
     return None
 
 
-class _Count:
+class RunCount:
     """Numbers the runs of a comparison, for who waits for it."""
 
     def __init__(self, total: int) -> None:

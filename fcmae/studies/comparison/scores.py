@@ -16,6 +16,21 @@ LINEAR, KNN, PIXELS = (
 )
 
 
+def means_of(table: dict[str, dict[int, float]], *, are_named: bool) -> dict[str, Mean]:
+    """Return the mean score of each start over its seeds, with its interval.
+
+    The spread over the seeds is that of both of two starts, and each named one's own: one that has
+    not learned is not as noisy as the others.
+
+    Args:
+        table: {start: {seed: score}}.
+        are_named: whether the settings name the starts.
+    """
+    if not are_named:
+        return means(table)
+    return {start: means({start: values})[start] for start, values in table.items()}
+
+
 @dataclass
 class Comparison:
     """Scores of starts over shares of the labels.
@@ -61,6 +76,10 @@ class Comparison:
             start: {seed: 100 * scores.balanced_accuracy for seed, scores in by_seed.items()}
             for start, by_seed in self.results[share].items()
         }
+
+    def means(self, share: float) -> dict[str, Mean]:
+        """Return the mean of `accuracies` of each start with its interval; see `means_of`."""
+        return means_of(self.accuracies(share), are_named=self.are_named)
 
     def difference(self, share: float) -> PairedDifference:
         """Return how much the first start exceeds the second, paired by seed."""
