@@ -2,13 +2,13 @@
 
 import functools
 import json
-from pathlib import Path
 
 SUMMARY = "time and memory of every backend on your machine"
 
 
 def run(arguments: list[str]) -> None:
     """Measure, print a table, and write results.json and a PNG per part; or measure reading."""
+    from fcmae.settings.arguments import make_output
     from fcmae.settings.bench import BenchSettings
     from fcmae.settings.reading import parse
 
@@ -16,7 +16,6 @@ def run(arguments: list[str]) -> None:
 
     import torch
 
-    from fcmae.errors import ConfigError
     from fcmae.machine.bench import measure, output
     from fcmae.machine.bench.authors import check_clone
     from fcmae.machine.bench.suite import RESERVE, as_markdown, run_suite, write_suite
@@ -44,13 +43,7 @@ def run(arguments: list[str]) -> None:
         print(reading.describe())
         print(measure_tiff(image_size, settings.repeats).describe())
         return
-    folder = Path(settings.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--output: {settings.output!r} cannot be made ({error.strerror}); name another folder."
-        ) from error
+    folder = make_output(settings.output)
     machine = computing(device)
     print(machine)
     reason = missing_kernels() if device.type == "cpu" else None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fcmae.settings.arguments import add_reading_options, new_parser, parse_arguments
+from fcmae.settings.arguments import add_reading_options, make_output, new_parser, parse_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,14 +52,7 @@ def run(arguments: list[str]) -> None:
     parsed = parse_arguments(parser, arguments)
     _check(parsed.threshold, parsed.correlation, parsed.label_first)
 
-    from fcmae.errors import ConfigError
-
-    try:
-        Path(parsed.output).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--output: {parsed.output!r} cannot be made ({error.strerror}); name another folder."
-        ) from error
+    make_output(parsed.output)
     found = curate(
         parsed.source,
         parsed.images,

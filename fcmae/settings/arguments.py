@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -51,3 +52,19 @@ def parse_arguments(parser: ArgumentParser, arguments: list[str]) -> Namespace:
         if name in parsed:
             check_range(f"{parser.prog}: --{name}", parsed[name], numbers)
     return parsed
+
+
+def make_output(path: str) -> Path:
+    """Make the folder of --output before anything is computed for it, and return it.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output: {path!r} cannot be made ({error.strerror}); name another folder."
+        ) from error
+    return folder

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from fcmae.data.splits import draw_share
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 from fcmae.evaluation import RULE
 from fcmae.evaluation.classification import ClassificationScores
+from fcmae.reports import figures
+from fcmae.reports.comparison import shares_plot
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.reading import load
 from fcmae.studies.comparison import pairs
@@ -345,3 +348,15 @@ def test_mistakes_are_one_sentence_and_status_2(
     shown = capsys.readouterr().err
     assert message in shown.strip().splitlines()[-1]
     assert "Traceback" not in shown
+
+
+def test_the_figure_over_labels_has_the_intervals_of_its_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(figures, "draw_means", lambda *_, **named: drawn.append(named) or b"")
+    scores = found([88.0, 90.0, 92.0], [70.0, 74.0, 72.0])
+    shares_plot(scores, scores.accuracies, 3, x_name="labels", y_name="%")
+    for share, count in scores.num_labels.items():
+        for start, mean in scores.means(share).items():
+            assert drawn[0]["intervals"][start][f"{count} ({share:g} %)"] == mean
