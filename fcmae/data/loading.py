@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fcmae.data.decoding import to_float
 from fcmae.data.holes import stack_valid
-from fcmae.data.parcels import BY_PIPE, Parcel, Sender, obstacle_sentence, stack
+from fcmae.data.parcels import BY_PIPE, Parcel, Sender, obstacle_sentence, patient_context, stack
 from fcmae.errors import DataError, descriptor_advice, lacks_descriptors, remark
 
 POLL_SECONDS = 5.0  # how often a waiting loader looks whether its workers live
@@ -197,7 +197,9 @@ class Loader:
                     prefetch_factor=self.prefetch,
                     pin_memory=self.pin_memory,
                     worker_init_fn=_start_worker,
-                    multiprocessing_context="fork" if sys.platform == "linux" else None,
+                    multiprocessing_context=patient_context(
+                        "fork" if sys.platform == "linux" else None
+                    ),
                     generator=torch.Generator(),  # else the loader draws from the global one
                 )
                 return iter(loader)

@@ -6,11 +6,19 @@ descriptor left, they go through a pipe as bytes, which works everywhere and is 
 
 from __future__ import annotations
 
+import copy
 import errno
+import multiprocessing.context
+import multiprocessing.queues
 import os
 import pickle
+import queue
 import shutil
+import struct
+import time
 from collections.abc import Sequence
+from functools import partial
+from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -20,6 +28,7 @@ from torch.utils.data import default_collate
 
 from fcmae.errors import descriptor_advice, lacks_descriptors
 
+PIECE_BYTES = 1 << 20  # taken from a pipe at a time
 SMALLEST_SHARED = 1 << 16  # bytes; to map less costs more than to copy it
 BY_PIPE = "by_pipe"  # of an opened batch: why it did not come through shared memory
 
@@ -117,3 +126,60 @@ def obstacle_sentence(obstacle: str) -> str:
         f"data.workers: batches come through pipes, which is slower, since {why} ({obstacle}); "
         f"{change}, or use fewer workers."
     )
+
+
+class PatientQueue(multiprocessing.queues.Queue):
+    """A queue with one receiver, whose `get` gives up in time in the midst of a message, too.
+
+    A process killed while it sends leaves a part of a message in the pipe. The library's `get`
+    waits for the rest for ever, since other processes hold the sending end open as well.
+    """
+
+    _reader: Connection
+    _sem: Any  # counts what is on its way
+
+    def __init__(self, maxsize: int = 0, *, ctx: Any) -> None:
+        super().__init__(maxsize, ctx=ctx)
+        self._received = bytearray()
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self._received = bytearray()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Return the next object; raise queue.Empty where it has not come whole in `timeout`."""
+        if not block:
+            timeout = 0.0
+        end = None if timeout is None else time.monotonic() + timeout
+        while (message := self._whole_message()) is None:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if not self._reader.poll(left):
+                raise queue.Empty
+            piece = os.read(self._reader.fileno(), PIECE_BYTES)  # what is there, however little
+            if not piece:
+                raise EOFError
+            self._received += piece
+        self._sem.release()
+        return ForkingPickler.loads(message)
+
+    def _whole_message(self) -> bytes | None:
+        """Take the first message out of what was received, framed as Connection.send_bytes does."""
+        for layout, skipped in (("!i", 0), ("!Q", 4)):
+            start = skipped + struct.calcsize(layout)
+            if len(self._received) < start:
+                return None
+            (size,) = struct.unpack_from(layout, self._received, skipped)
+            if size >= 0:  # -1 announces the longer number
+                break
+        if len(self._received) < start + size:
+            return None
+        message = bytes(memoryview(self._received)[start : start + size])
+        del self._received[: start + size]
+        return message
+
+
+def patient_context(method: str | None) -> multiprocessing.context.BaseContext:
+    """Return multiprocessing's context of a start method whose queues are patient ones."""
+    context = copy.copy(multiprocessing.get_context(method))
+    context.Queue = partial(PatientQueue, ctx=context)  # type: ignore[method-assign]
+    return context

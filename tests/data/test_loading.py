@@ -189,6 +189,31 @@ def test_a_worker_killed_while_it_sends_a_batch_is_named_too(
             next(batches)
 
 
+class Wide(PretrainDataset):
+    """Samples of which two fill a pipe; a key's index is 1 where the worker is killed."""
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        if key[1] == 1:
+            time.sleep(0.5)  # until the thread that sends cannot go on
+            os.kill(os.getpid(), signal.SIGKILL)
+        image = torch.zeros(60_000, dtype=torch.uint8)
+        return {"image": image, "label": 0, "index": key[0], "path": "wide", "skipped": ()}
+
+
+def test_a_worker_killed_in_the_midst_of_a_batch_is_named_and_nothing_waits_for_the_rest(
+    dataset: PretrainDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "POLL_SECONDS", 0.2)
+    wide = make_dataset(dataset.images, Wide)
+    keys = [[(0, 0)], [(1, 0)], [(2, 0)], [(3, 1)]]
+    batches = iter(make_loader(wide, keys, 1, prefetch=3))
+    assert next(batches)["index"].tolist() == [0]
+    time.sleep(2.0)  # the second batch lies in the pipe, of the third there is only a part
+    assert next(batches)["index"].tolist() == [1]
+    with pytest.raises(DataError, match=r"worker 0 of 1 .* killed by SIGKILL"):
+        next(batches)
+
+
 def test_a_worker_that_exits_is_named_with_its_status(mishap: Mishap) -> None:
     with pytest.raises(DataError, match=r"worker 0 of 1 .* ended with status 3\."):
         list(make_loader(mishap, [[(0, 4)]], 1))

@@ -23,10 +23,12 @@ def passed_cases(*names: str) -> int:
     Returns how many passed; any other outcome fails here, with what the process printed.
     """
     pytest.importorskip("triton")
+    # Options of the session around this one may not suit it, such as a place for its cache.
+    around = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     child = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         + [f"{CASES}::{name}" for name in names],
-        env=os.environ | {"TRITON_INTERPRET": "1", "FCMAE_TRITON": "1"},
+        env=around | {"TRITON_INTERPRET": "1", "FCMAE_TRITON": "1"},
         capture_output=True,
         text=True,
     )
