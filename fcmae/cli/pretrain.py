@@ -47,10 +47,17 @@ def plan(arguments: list[str]) -> None:
     `--for HARDWARE` estimates a run on other hardware instead.
     """
     from fcmae.errors import remark
+    from fcmae.settings.help import asks_for_help
     from fcmae.settings.pretrain import PretrainConfig
     from fcmae.settings.reading import parse
 
-    if any(word.partition("=")[0] == "--for" for word in arguments):
+    if asks_for_help(arguments):
+        print(
+            f"fcmae plan: {PLAN_SUMMARY}.\n\n"
+            "  --for HARDWARE   estimate a run on hardware that is not here, such as h100, with\n"
+            "                   --gpus N (1), --images N and --epochs N; nothing is measured\n"
+        )
+    elif any(word.partition("=")[0] == "--for" for word in arguments):
         _estimate(arguments)
         return
     config = parse(PretrainConfig, arguments, prog="fcmae plan")

@@ -84,7 +84,7 @@ class PlainLines(Generic[Item]):
 
     def _say(self, passed: float) -> None:
         self._told = self._done
-        unit = self._unit if (self._total or self._done) == 1 else f"{self._unit}s"
+        unit = self._unit if (self._total or self._done) == 1 else in_plural(self._unit)
         if self._total:
             share = f"({100 * self._done / self._total:.0f} %)"
             said = f"{self._done:,} of {self._total:,} {unit} {share} in {_in_words(passed)}"
@@ -97,6 +97,11 @@ class PlainLines(Generic[Item]):
         if self._postfix:
             said += f"; {self._postfix}"
         self._tell(f"{self._title}: {said}.")
+
+
+def in_plural(unit: str) -> str:
+    """Return the plural of a unit of work: files, batches."""
+    return f"{unit}es" if unit.endswith(("ch", "s", "x")) else f"{unit}s"
 
 
 def _in_words(seconds: float) -> str:

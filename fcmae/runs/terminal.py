@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from tqdm import TqdmWarning
 
 from fcmae.errors import abandon_dead_streams
-from fcmae.runs.plain_lines import FIRST_SECONDS, PlainLines
+from fcmae.runs.plain_lines import FIRST_SECONDS, PlainLines, in_plural
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)  # a notebook without widgets gets a bar of letters
@@ -122,7 +122,7 @@ def progress_bar(
         with contextlib.suppress(TypeError):
             total = done + len(items)  # type: ignore[arg-type]
     if not (is_shown and _is_terminal()):
-        words = ", ".join(filter(None, (run, title or f"{unit}s")))
+        words = ", ".join(filter(None, (run, title or in_plural(unit))))
         tell = say if is_shown else _say_nothing
         return PlainLines(items, tell, title=words, unit=unit, total=total, done=done)
     return Bar(

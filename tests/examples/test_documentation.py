@@ -23,10 +23,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCED = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```", re.S | re.M)
 EXAMPLE_NAMES = sorted(path.name for path in EXAMPLES.glob("*.*"))
 NO_SNIPPETS = ("text", "{toctree}", "{eval-rst}")  # what a command printed, and the site's own
-RUN_BY_CI = (
-    "pip install",
-    "python -m pytest",
-)  # it installs, and runs README's second
+INDENTED = re.compile(
+    r"(?<=\n\n) {4,}(?![-*\d ])\S[^\n]*"
+)  # code without a fence, after a blank line
+# It makes an environment, installs, and runs README's second.
+RUN_BY_CI = ("python3 -m venv", ". venv/", "pip install", "python -m pytest")
 
 
 def commands_in(text: str) -> list[str]:
@@ -61,6 +62,8 @@ def untested(text: str, scripts: list[str], tests: str, *, is_site: bool) -> lis
             is_run = all(command in known for command in commands) and not (is_site and commands)
         if not is_run:
             found.append(f"{kind}: {block.partition(chr(10))[0]}")
+    found += [f"not fenced: {line.strip()}" for line in INDENTED.findall(FENCED.sub("", text))]
+    found += re.findall(r"^ *(?:~~~|:::|<pre|<code).*", FENCED.sub("", text), re.M)
     return found
 
 
@@ -97,6 +100,12 @@ def test_the_search_for_untested_snippets_finds_them() -> None:
         untested("```bash\n# not run: long\nfcmae inspect z\n```\n", scripts, "", is_site=True)
         == []
     )
+    for hidden in (
+        "Say\n\n    fcmae inspect z\n",
+        "~~~bash\nfcmae inspect z\n~~~\n",
+        "<pre>z</pre>",
+    ):
+        assert untested(hidden, scripts, "", is_site=True)
     included = "```{literalinclude} ../examples/a.sh\n:language: bash\n```\n"
     assert untested(included, scripts, "run(a.sh)", is_site=True) == []
     assert untested(included, scripts, "", is_site=True)
@@ -109,9 +118,7 @@ def test_pages_show_scripts_from_their_files() -> None:
             file = (page.parent / target).resolve()
             assert file.is_file(), f"{page.name}: {target}"
             named.add(file)
-    # README, which cannot include files, shows lines of model.py; own_reader.py has a link.
-    scripts = set(EXAMPLES.glob("*.py")) - {EXAMPLES / "own_reader.py", EXAMPLES / "model.py"}
-    assert scripts <= named
+    assert set(EXAMPLES.glob("*.py")) - {EXAMPLES / "own_reader.py"} <= named  # which has a link
 
 
 def test_names_of_examples_in_the_pages_exist() -> None:
@@ -125,8 +132,13 @@ OF_SETTINGS = {"ablate", "bench", "compare", "finetune", "plan", "pretrain", "su
 
 def commands_of(page: Path) -> list[list[str]]:
     """Return the words of every command of the project that a page shows."""
+    text = page.read_text(encoding="utf-8")
     found = []
-    for _, _, block in FENCED.findall(page.read_text(encoding="utf-8")):
+    blocks = [block for _, _, block in FENCED.findall(text)]
+    spans = re.findall(
+        r"`(fcmae [a-z][^`]+|python (?:pretrain|finetune)\.py [^`]+)`", FENCED.sub("", text)
+    )
+    for block in [*blocks, *spans]:
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
             for part in re.split(r"&&|\|\s", line):
                 words = re.sub(r"^\s*\$?\s*(?:[A-Z_]+=\S+\s+)*", "", part)
@@ -164,16 +176,42 @@ def test_every_command_that_a_page_shows_has_options_and_recipes_that_exist() ->
                     value = value or words[place + 1]
                     is_shipped = value.startswith("configs/") or not value.endswith(".yaml")
                     is_there = find_config(value).is_file() or (ROOT / value).is_file()
-                    assert is_there or not is_shipped or value == "...", where
+                    assert is_there or not is_shipped or value in ("...", "FILE"), where
                 elif name.startswith("--"):
                     inner = re.sub(r"^--(base|finetune)\.", "--", name)
                     seen += 1
                     allowed = names_of(command)
                     if inner != name:
                         allowed |= names_of("finetune" if "finetune" in name else "pretrain")
+                    if command == "submit":  # which takes those of what it submits
+                        allowed |= names_of(words[0])
                     short = any(known.endswith(f".{name[2:]}") for known in allowed)
                     assert short or {name, inner} & allowed, where
     assert seen > 40
+
+
+def test_readme_is_one_screen_before_its_table_of_all_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first, _, rest = text.partition("\n## Commands\n")
+    assert first.count("\n") <= 45
+    assert len(re.findall(r"^!\[", first, re.M)) == 1
+    assert len(FENCED.findall(first)) == 2
+    three = re.findall(r"^- \*\*(.*?)(?=^- |\n\n)", first, re.S | re.M)
+    assert [len(re.findall(r"\]\(docs/", point)) > 0 for point in three] == [True] * 3
+    named = set(
+        re.findall(r"`(?:fcmae )?([\w-]+)`", "".join(re.findall(r"^\| `[^|]*\|", rest, re.M)))
+    )
+    assert named == COMMANDS.keys()
+
+
+def test_the_layout_in_readme_is_a_picture_of_the_rooms_that_exist() -> None:
+    _, _, layout = (ROOT / "README.md").read_text("utf-8").partition("\n## Layout of the code\n")
+    (picture,) = re.findall(r"```text\n(.*?)```", layout, re.S)
+    assert 10 <= picture.count("\n") <= 15
+    rooms = {
+        folder.name for folder in (ROOT / "fcmae").iterdir() if (folder / "__init__.py").is_file()
+    }
+    assert rooms <= set(re.findall(r"(\w+)/ ", picture))
 
 
 def test_python_on_the_pages_is_python_and_its_names_of_the_package_exist() -> None:

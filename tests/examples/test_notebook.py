@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,14 @@ def test_the_notebook_runs_is_stopped_and_continued_to_its_end(
     assert int(text_of(cells["export"]).split()[-1]) > 10_000
 
 
-def test_the_notebook_is_kept_without_outputs_and_with_the_recipe_of_the_start_page() -> None:
+def test_the_notebook_is_kept_without_outputs_and_with_the_path_of_the_start_page() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.id for cell in code if cell.outputs or cell.execution_count] == []
     start = (EXAMPLES / "start.sh").read_text(encoding="utf-8")
     assert "fcmae pretrain --config quickstart" in start
-    assert 'RECIPE = "quickstart"' in "".join(cell.source for cell in code)
+    source = "\n".join(cell.source for cell in code)
+    assert 'RECIPE = "quickstart"' in source
+    path = re.findall(r"^fcmae (\w+)", start.partition("# [own]")[0], re.M)
+    assert re.findall(r"\b(?:fcmae|run)\.(pretrain|embed|probe|export)\(", source) == path

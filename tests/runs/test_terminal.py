@@ -89,11 +89,13 @@ def ticking(seconds: float) -> Iterator[float]:
         now += seconds
 
 
-def told_by(count: int, seconds: float, total: int | None, done: int = 0) -> list[str]:
+def told_by(
+    count: int, seconds: float, total: int | None, done: int = 0, unit: str = "file"
+) -> list[str]:
     clock = ticking(seconds)
     told: list[str] = []
     lines = PlainLines(
-        range(count), told.append, title="reading", unit="file", total=total, done=done,
+        range(count), told.append, title="reading", unit=unit, total=total, done=done,
         clock=lambda: next(clock),
     )  # fmt: skip
     assert list(lines) == list(range(count))
@@ -105,6 +107,9 @@ def test_lines_tell_how_many_how_long_and_how_much_is_left() -> None:
     assert told[0] == "reading: 102 of 400 files (26 %) in 2 s, about 5 min left."
     assert told[-1] == "reading: 400 of 400 files (100 %) in 5 min."
     assert len(told) < 15  # the longer, the fewer
+    assert told_by(count=9, seconds=3.0, total=9, unit="batch")[0].startswith(
+        "reading: 1 of 9 batches"
+    )
 
 
 def test_the_first_line_comes_after_two_seconds_and_days_have_one_each_ten_minutes() -> None:
