@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ from fcmae.data.recorded import read_paths
 from fcmae.settings.pretrain import PretrainConfig
 
 # As wide as a picture becomes, and of how many colours: a third of the bytes.
-WIDEST_PX = {"loss": 840, "health": 1100, "reconstructions": 640, "neighbours": 700}
-COLOURS = {"loss": 64, "health": 64, "reconstructions": 96, "neighbours": 96}
+WIDEST_PX = {"loss": 840, "health": 1100, "reconstructions": 600, "neighbours": 700}
+COLOURS = {"loss": 192, "health": 192, "reconstructions": 96, "neighbours": 80}
+FIGURES = ("loss", "health")  # of few colours, all of which are to be kept
+COMMAND_WIDTH = 84
 BASE_IMAGES = 256  # which optim.base_lr is for
 RIVALS = ("untrained", "raw pixels")
 INTRODUCTION = """# Gallery of real runs
@@ -51,7 +52,8 @@ def save(picture: Image.Image, name: str, folder: Path) -> None:
     if flat.width > WIDEST_PX[name]:
         height = round(flat.height * WIDEST_PX[name] / flat.width)
         flat = flat.resize((WIDEST_PX[name], height), Image.Resampling.LANCZOS)
-    palette = flat.quantize(COLOURS[name], Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    method = Image.Quantize.MAXCOVERAGE if name in FIGURES else Image.Quantize.MEDIANCUT
+    palette = flat.quantize(COLOURS[name], method, dither=Image.Dither.NONE)
     palette.save(folder / f"{name}.png", optimize=True)
 
 
@@ -164,8 +166,12 @@ def verdict(record: Mapping[str, Any]) -> str:
 
 
 def wrapped(command: str) -> str:
-    """Return a command on lines that a page has room for."""
-    lines = textwrap.wrap(command, 88, break_long_words=False, break_on_hyphens=False)
+    """Return a command on lines that a page has room for, broken between its settings."""
+    lines = [""]
+    for word in re.split(r" (?=--)", command):
+        if len(lines[-1]) + len(word) > COMMAND_WIDTH:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
     return " \\\n    ".join(lines)
 
 
@@ -245,13 +251,13 @@ def write_page(entries: Sequence[Entry], docs: Path) -> None:
         if file.is_file():
             records[entry.name] = json.loads(file.read_text(encoding="utf-8"))
     shown = [entry for entry in entries if entry.name in records]
-    rows = ["| run | pretrained | untrained | raw pixels | pretraining |", "|---|---|---|---|---|"]
+    rows = ["| run | pretraining | pretrained | untrained | raw pixels |", "|---|---|---|---|---|"]
     for entry in shown:
         record = records[entry.name]
         scores = scores_of(record)
         linear = [scores[name, "linear"] for name in ("pretrained", *RIVALS)]
         link = f"[{entry.title.partition(':')[0]}](#{slug(entry.title)})"
-        rows.append(f"| {link} | {' | '.join(linear)} | {verdict(record)} |")
+        rows.append(f"| {link} | {verdict(record)} | {' | '.join(linear)} |")
     table = "\n".join(rows)
     lead = "Linear probe, balanced accuracy in %, mean +- standard deviation over draws of labels:"
     parts = "\n".join(part(entry, records[entry.name]) for entry in shown)
