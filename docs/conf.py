@@ -39,6 +39,7 @@ nitpick_ignore_regex = [
     ),
 ]
 
+smartquotes = False  # options begin with two hyphens
 html_theme = "furo"
 html_title = f"FCMAE toolkit {version}"
 html_static_path = ["_static"]
@@ -46,6 +47,8 @@ html_css_files = ["narrow.css"]
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+html_show_search_summary = False  # summaries are fetched, which no browser does from disk
+html_domain_indices = False  # one module
 
 
 def setup(app: Sphinx) -> None:

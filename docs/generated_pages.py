@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import io
+import os
 import re
 from importlib import import_module
 from pathlib import Path
 
 from fcmae import errors
+from fcmae.__main__ import main
 from fcmae.cli import COMMANDS
 from fcmae.settings.ablation import AblationConfig
 from fcmae.settings.bench import BenchSettings
@@ -24,6 +29,15 @@ SETTINGS = {
     "ablate": AblationConfig,
     "submit": SubmitConfig,
     "bench": BenchSettings,
+}
+OF_SETTINGS = {
+    "pretrain": ["pretrain"],
+    "plan": ["pretrain"],
+    "finetune": ["finetune", "segmentation"],
+    "compare": ["finetune", "segmentation"],
+    "ablate": ["ablate"],
+    "submit": ["submit"],
+    "bench": ["bench"],
 }
 STATUSES = {
     errors.DONE: "done",
@@ -48,11 +62,15 @@ def write(docs: Path) -> None:
 
 def _settings(command: str) -> str:
     config_class = SETTINGS[command]
-    title = "finetune --task segmentation" if command == "segmentation" else command
-    parts = [f"# Settings of fcmae {title}", (config_class.__doc__ or "").strip()]
+    parts = [f"# {_title(command)}", inspect.getdoc(config_class) or ""]
     for section in sections_of(config_class):
         parts += _section(section)
     return "\n\n".join(parts) + "\n"
+
+
+def _title(command: str) -> str:
+    words = "finetune --task segmentation" if command == "segmentation" else command
+    return f"Settings of fcmae {words}"
 
 
 def _section(section: Section) -> list[str]:
@@ -81,7 +99,27 @@ def _commands() -> str:
             import_module(module), f"{function.upper()}_SUMMARY" if function else "SUMMARY"
         )
         lines.append(f"| `fcmae {name}` | {summary} |")
-    lines += ["", "`fcmae COMMAND --help` lists what a command takes.", "", "## Exit statuses", ""]
-    lines += ["| status | what it says |", "|---|---|"]
+    lines += ["", "What a command takes, as `fcmae COMMAND --help` prints it:", ""]
+    for name in COMMANDS:
+        own, _, _ = help_of(name).partition("usage: ")
+        if name in OF_SETTINGS:
+            links = [f"[{_title(of)}](settings-{of}.md)" for of in OF_SETTINGS[name]]
+            lines += [f"## fcmae {name}", "", f"{', '.join(links)}.", ""]
+            lines += ["```text", own.strip(), "```", ""] if own.strip() else []
+        else:
+            lines += [f"## fcmae {name}", "", "```text", help_of(name).strip(), "```", ""]
+    lines += ["## Exit statuses", "", "| status | what it says |", "|---|---|"]
     lines += [f"| {status} | {words} |" for status, words in STATUSES.items()]
     return "\n".join(lines) + "\n"
+
+
+def help_of(command: str) -> str:
+    """Return what `fcmae COMMAND --help` prints on a screen of 88 columns."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "88"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+            main([command, "--help"])
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+    return shown.getvalue()

@@ -18,7 +18,7 @@ print(inspected.problems)  # {file: reason}
 settings = inspected.settings  # what fcmae.pretrain(config=...) takes
 inspected.save("inspection.html", write="my.yaml")
 # [curate]
-curated = fcmae.curate(run, "/path/to/images", threshold=0.97)
+curated = fcmae.curate(run, "/path/to/images")
 print(curated.near_duplicates, curated.odd_pictures, curated.label_first)  # paths
 curated.save("curation")
 # [verify]

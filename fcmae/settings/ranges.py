@@ -100,7 +100,13 @@ def _hints(settings_class: type, ranges: bool) -> dict[str, Any]:
 
 def words_for(hint: Any) -> str:
     """Say an annotation in the words of a user: a range, or otherwise a type."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        Any: "any value",
+    }
     if hint in words:
         return words[hint]
     if hint is type(None):
@@ -116,8 +122,6 @@ def words_for(hint: Any) -> str:
         return f"names with {words_for(inner[1])} each, {{name: value}}"
     if origin is tuple:
         return f"a list of {len(inner)}, each {words_for(inner[0])}"
-    if origin is dict:
-        return f"names with {words_for(inner[1])}"
     if len(_alternatives(hint)) > 1:
         return (", or " if _has_range(hint) else " or ").join(map(words_for, inner))
     return str(hint)

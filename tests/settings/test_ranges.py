@@ -90,5 +90,6 @@ def test_settings_that_python_builds_are_checked_like_those_of_a_file() -> None:
 
 
 def test_a_type_is_said_in_words() -> None:
+    assert words_for(dict[str, Any]) == "names with any value each, {name: value}"
     assert words_for(int | None) == "a whole number or null"
     assert words_for(str | list[str]) == "a text or a list, each a text"
