@@ -56,6 +56,7 @@ _MAGIC = (
 )
 _PNM = re.compile(rb"P[1-6]\s+(#.*\n)?\d+\s")
 HEAD_BYTES = 132
+MASK_SUFFIX = ".msk"  # behind a TIFF's whole name: GDAL's mask of it, which is a TIFF itself
 HIDDEN = "hidden"  # kind of files whose name, or whose folder's name, begins with a dot
 NO_SUFFIX = "without suffix"
 
@@ -83,6 +84,12 @@ def begins_like_a_picture(head: bytes) -> bool:
     return any(head[start : start + len(magic)] == magic for start, magic in _MAGIC)
 
 
+def is_mask_of_gdal(name: str) -> bool:
+    """Whether a file says where another one has data, by its name: a.tif.msk."""
+    stem, extension = os.path.splitext(name)
+    return extension.lower() == MASK_SUFFIX and extension_of(stem) in PICTURE_EXTENSIONS
+
+
 def is_picture(path: str) -> bool:
     """Whether a file is taken for an image: by its suffix, else by its first bytes.
 
@@ -92,7 +99,7 @@ def is_picture(path: str) -> bool:
     extension = extension_of(path)
     if extension in PICTURE_EXTENSIONS:
         return True
-    if extension in OTHER_EXTENSIONS or extension in SHARD_EXTENSIONS:
+    if extension in OTHER_EXTENSIONS or extension in SHARD_EXTENSIONS or is_mask_of_gdal(path):
         return False
     with open(path, "rb") as file:
         return begins_like_a_picture(file.read(HEAD_BYTES))

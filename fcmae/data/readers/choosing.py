@@ -98,7 +98,7 @@ def opened(path: str) -> Iterator[Source]:
     with open(name, "rb") as file:
         head = file.read(HEAD_BYTES)
         file.seek(0)
-        yield Source(name, item, head, file, status.st_size)
+        yield Source(name, item, head, file, status.st_size, is_on_disk=True)
 
 
 def reader_of(source: Source) -> tuple[Reader, str]:

@@ -132,6 +132,7 @@ class Source:
         head: its first HEAD_BYTES bytes, b"" of a folder.
         file: at position 0; None for a folder.
         size: bytes; 0 for a folder.
+        is_on_disk: whether `path` is that of a file, beside which others may lie.
     """
 
     path: str
@@ -139,6 +140,7 @@ class Source:
     head: bytes
     file: BinaryIO | None
     size: int
+    is_on_disk: bool = False
 
     @property
     def suffix(self) -> str:

@@ -13,11 +13,11 @@ from fcmae.data.readers.contract import Colour, Description, Pixels, Source, Unr
 from fcmae.data.readers.layout import check_type
 from fcmae.data.readers.orientation import EXIF_ORIENTATION, as_seen, stored_part, upright
 from fcmae.data.readers.tiff_axes import Axes, axes_of, main_series
+from fcmae.data.readers.tiff_masks import has_mask, mask_of, nodata_of
 from fcmae.data.readers.tiff_pixels import read_part
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-GDAL_NODATA, COLOUR_MAP = 42113, 320
-MASK_PAGE = 4  # a bit of NewSubfileType: says where another page has content
+COLOUR_MAP = 320
 JPEGS = {6, 7, 34892, 33007}  # compressions whose YCbCr is decoded to RGB
 GREYS = {"MINISBLACK", "MINISWHITE"}
 UNKNOWN = {"CFA", "CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV"}  # that nobody converts here
@@ -43,21 +43,22 @@ class TiffReader:
         with _opened(source) as file:
             series = main_series(file)
             axes = axes_of(series, source.item, wanted)
-            return _about(file, series, axes)
+            return _about(file, series, axes, source)
 
     def read(self, source: Source, wanted: Wanted) -> Pixels:
         """Return the part of one image that is wanted."""
         with _opened(source) as file:
             series = main_series(file)
             axes = axes_of(series, source.item, wanted)
-            about, page = _about(file, series, axes), series.keyframe
+            about, page = _about(file, series, axes, source), series.keyframe
             if page.is_subsampled and page.compression not in JPEGS:
                 return _by_pillow(source, about, wanted)
             orientation = _orientation(page)
             part = None
             if wanted.choose is not None:
                 part = stored_part(wanted.choose, axes.height, axes.width, orientation)
-            values, valid = read_part(series, axes, part, about.nodata, _mask_of(file, page))
+            with mask_of(file, page, source) as mask:
+                values, valid = read_part(series, axes, part, about.nodata, mask)
             values = _colours(page, values)
             valid = None if valid is None else upright(valid, orientation)
             return Pixels(upright(values, orientation), valid, about)
@@ -79,7 +80,7 @@ def _photometric(page: Any) -> str:
     return getattr(page.photometric, "name", str(page.photometric))
 
 
-def _about(file: Any, series: Any, axes: Axes) -> Description:
+def _about(file: Any, series: Any, axes: Axes, source: Source) -> Description:
     page, dtype = series.keyframe, series.dtype
     if dtype is None:
         raise UnreadableError(
@@ -96,7 +97,7 @@ def _about(file: Any, series: Any, axes: Axes) -> Description:
     if photometric == "MINISWHITE":
         black, white = white, black
     height, width = as_seen(axes.height, axes.width, _orientation(page))
-    nodata = page.nodata if GDAL_NODATA in page.tags else None
+    nodata = nodata_of(page, series.dtype)
     return Description(
         kind="TIFF",
         height=height,
@@ -107,8 +108,8 @@ def _about(file: Any, series: Any, axes: Axes) -> Description:
         colour=_meaning(page, bands, axes),
         black=black,
         white=white,
-        nodata=None if nodata is None else float(nodata),
-        has_mask=nodata is not None or dtype.kind == "f" or _mask_of(file, page) is not None,
+        nodata=nodata,
+        has_mask=nodata is not None or dtype.kind == "f" or has_mask(file, page, source),
         images=axes.images,
         note=_note(file, series, axes),
         facts={
@@ -156,18 +157,6 @@ def _note(file: Any, series: Any, axes: Axes) -> str:
     if len(kinds) > 1 and len(file.series) > 1:
         return f"its {len(file.pages)} pages differ in size or type, and only the first is used"
     return ""
-
-
-def _mask_of(file: Any, page: Any) -> Any:
-    """Return the page that says where `page` has content, as GDAL writes it behind; None."""
-    if len(file.pages) < 2:
-        return None
-    second = file.pages[1]
-    tag = getattr(second, "tags", {}).get(254)
-    if tag is None or not int(tag.value) & MASK_PAGE:
-        return None
-    same = (second.imagelength, second.imagewidth) == (page.imagelength, page.imagewidth)
-    return second if same else None
 
 
 def _colours(page: Any, values: np.ndarray) -> np.ndarray:

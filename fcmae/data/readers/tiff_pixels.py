@@ -33,14 +33,14 @@ def read_part(
         nodata: the value of all bands where a pixel has no content, or None.
         mask: a page that is 0 where there is no content, or None.
     """
-    read = _reader(series, axes)
-    read_mask = None if mask is None else _page_reader(mask)
+    read = _reader(series, axes, 0 if nodata is None else nodata)
+    read_mask = None if mask is None else _page_reader(mask, 0)
 
     def both(top: int, left: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
         values = read(top, left, height, width)
         valid = _validity(values, nodata)
         if read_mask is not None:
-            has_content = read_mask(top, left, height, width)[..., 0] != 0
+            has_content = (read_mask(top, left, height, width) != 0).any(-1)
             valid = has_content if valid is None else valid & has_content
         return values, valid
 
@@ -102,8 +102,11 @@ def _as_type(means: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return means.round().astype(dtype) if dtype.kind != "b" else means >= 0.5
 
 
-def _reader(series: Any, axes: Axes) -> ReadRows:
-    """Return what reads rows and columns of the image in the cheapest way that its file allows."""
+def _reader(series: Any, axes: Axes, left_out: float) -> ReadRows:
+    """Return what reads rows and columns of the image in the cheapest way that its file allows.
+
+    `left_out` is the value of tiles and strips that are not in the file.
+    """
     offset = series.dataoffset
     if offset is not None:
         file = series.parent.filehandle
@@ -114,7 +117,7 @@ def _reader(series: Any, axes: Axes) -> ReadRows:
         return _array_reader(mapped, axes)
     pages = _pages_of(series, axes)
     if pages is not None:
-        readers = [_page_reader(page) for page in pages]
+        readers = [_page_reader(page, left_out) for page in pages]
         if len(readers) == 1:
             return readers[0]
         return lambda *window: np.concatenate([read(*window) for read in readers], -1)
@@ -160,7 +163,7 @@ def _pages_of(series: Any, axes: Axes) -> list[Any] | None:
     return [series.pages[int(number)] for number in chosen]
 
 
-def _page_reader(page: Any) -> ReadRows:
+def _page_reader(page: Any, left_out: float) -> ReadRows:
     """Read the tiles or strips of a page that a window touches."""
     key, file = page.keyframe, page.parent.filehandle
     offsets, counts = page.dataoffsets, page.databytecounts
@@ -182,7 +185,7 @@ def _page_reader(page: Any) -> ReadRows:
         raise UnreadableError("damaged: it names fewer tiles or strips than its size needs")
 
     def read(top: int, left: int, height: int, width: int) -> np.ndarray:
-        values = np.full((height, width, planes * samples), key.nodata, key.dtype)
+        values = np.full((height, width, planes * samples), left_out, key.dtype)
         for plane in range(planes):
             for row in range(top // rows, -(-(top + height) // rows)):
                 for column in range(left // columns, -(-(left + width) // columns)):
