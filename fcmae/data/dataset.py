@@ -7,19 +7,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fcmae.data.augmentation import SMALL_CROPS, EvaluationTransform, PretrainAugmentation
+from fcmae.data.augmentation import EvaluationTransform, PretrainAugmentation
 from fcmae.data.cache import PixelCache
+from fcmae.data.crop_stream import ATTEMPTS, RANDOM_CROPS, CropStream
 from fcmae.data.decoding import Decoded, UndecodableImageError, decode
 from fcmae.data.files import ImageList, Problem
 from fcmae.data.parts import Choose
 from fcmae.data.reading import Reading
 from fcmae.errors import DataError
 from fcmae.model.masking import draw_visible, num_visible_patches, valid_patches
-from fcmae.randomness import sample_seed, seeded
+from fcmae.randomness import sample_seed
 
 MAX_STAND_INS = 10
-RANDOM_CROPS = 10  # of a file with holes, before the smallest ones are tried one after another
-GOOD_CROPS = 4  # so many are drawn for one with enough to score; each of them is read
+GOOD_CROPS = 4  # so many are drawn for one with enough to score, where each of them is read
+FULL_SHARE, HALF_SHARE = 0.9, 0.5  # of a whole crop's hidden patches, which are enough to score
 
 
 class PretrainDataset(Dataset[dict[str, Any]]):
@@ -34,11 +35,12 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         label: int, -1 without labels; path: str, the file that was read; index: int, as asked for;
         skipped: list of (path, reason), the files that could not be used on the way.
 
-    A crop of an image with holes should leave half as many hidden patches to score as a whole one:
-    images weigh the same, and one that is scored at a single patch, with all others visible, would
-    make of this patch an easy task that weighs much. While it leaves fewer, it is drawn again, by
-    (seed, epoch, index, attempt), and of four the fullest is taken. It must have K + 1 valid
-    patches; in the end the smallest crops are tried all over the picture. A file without such a
+    Images weigh the same in the loss, and one that is scored at few patches says little and makes
+    the steps noisy. So while a crop of an image with holes leaves less than nine in ten of the
+    patches that are scored of a whole one, others are drawn, by (seed, epoch, index, attempt), and
+    of ten the fullest is taken (of four, in pictures too large to be held meanwhile). It must have
+    K + 1 valid patches; in the end the smallest crops are tried all over the picture. A file
+    without such a
     crop counts as undecodable. An undecodable file is replaced by another image of the set, chosen
     by (seed, epoch, index), with the random numbers that the sample would have had anyway.
 
@@ -50,6 +52,8 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         num_patches, mask_ratio: of an image; they decide K.
         patch_size: px.
         min_valid: share of a patch's pixels that must have data for it to be valid.
+        fullest_crops: as said above; False takes the first crop that leaves half of the patches to
+            score, or the fullest of four.
         cache: where reduced pictures lie.
     """
 
@@ -64,12 +68,14 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         mask_ratio: float,
         patch_size: int = 32,
         min_valid: float = 0.5,
+        fullest_crops: bool = True,
         cache: PixelCache | None = None,
     ) -> None:
         self.images = images
         self.augmentation = augmentation
         self.patch_size = patch_size
         self.min_valid = min_valid
+        self.fullest_crops = fullest_crops
         self.cache = cache
         self.seed = seed
         self.reading = reading
@@ -127,31 +133,32 @@ class PretrainDataset(Dataset[dict[str, Any]]):
     def _make_crop(self, source: int, epoch: int, index: int) -> Decoded:
         """Return the first crop of the sample's stream that has enough valid patches.
 
-        Of those that may be used, none after the first four is waited for: the fullest is taken.
-        Random crops first; then the smallest ones that cover the picture, beginning at a random
-        one, so that it depends on the file and not on luck whether it is of use.
+        Of those that may be used, none after the first few is waited for: the fullest is taken.
         """
         visible = num_visible_patches(self.num_patches, self.mask_ratio)
-        least, enough = visible + 1, visible + math.ceil((self.num_patches - visible) / 2)
-        first, most = 0, 0
-        for attempt in range(RANDOM_CROPS + SMALL_CROPS):
-            key = (attempt,) if attempt else ()
-            with seeded(sample_seed(self.seed, "augment", epoch, index, *key)):
-                choose: Choose = self.augmentation.choose_crop
-                if attempt >= RANDOM_CROPS:
-                    if attempt == RANDOM_CROPS:
-                        first = int(torch.randint(SMALL_CROPS, ()))
-                    choose = self.augmentation.choose_small_crop((first + attempt) % SMALL_CROPS)
-                picture = self.augmentation.augment(self._read(source, choose))
-            patches = self._valid_patches(picture.valid)
+        share = FULL_SHARE if self.fullest_crops else HALF_SHARE
+        least, enough = visible + 1, visible + math.ceil(share * (self.num_patches - visible))
+        stream = CropStream(
+            self.augmentation,
+            (self.seed, epoch, index),
+            self.reading.in_chans,
+            lambda choose: self._read(source, choose),
+        )
+        most, fullest, waited_for, is_held = 0, 0, GOOD_CROPS, False
+        picture: Decoded | None = None
+        for attempt in range(ATTEMPTS):
+            drawn = None if is_held else stream.draw(attempt)
+            patches = self._valid_patches(stream.valid(attempt) if drawn is None else drawn.valid)
             count = self.num_patches if patches is None else int(patches.sum())
             if count > most:
-                fullest, most = picture, count
-            if most >= enough or (most >= least and attempt + 1 >= GOOD_CROPS):
-                return fullest
+                picture, fullest, most = drawn, attempt, count
+            if most >= enough or (most >= least and attempt + 1 >= waited_for):
+                return stream.draw(fullest) if picture is None else picture
+            if attempt == 0 and self.fullest_crops and stream.hold():
+                is_held, waited_for = True, RANDOM_CROPS
         raise UndecodableImageError(
             self.images.paths[source],
-            f"none of {RANDOM_CROPS + SMALL_CROPS} crops has data in {least} of "
+            f"none of {ATTEMPTS} crops has data in {least} of "
             f"{self.num_patches} patches, which mask.ratio {self.mask_ratio:g} and "
             f"mask.min_valid {self.min_valid:g} need",
         )

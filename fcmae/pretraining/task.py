@@ -246,6 +246,7 @@ class Pretraining(Task):
             mask_ratio=self.config.mask.ratio,
             patch_size=self.model.patch_size,
             min_valid=self.model.min_valid,
+            fullest_crops=self.config.data.fullest_crops,
             cache=self._cache,
         )
 

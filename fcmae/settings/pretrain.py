@@ -39,6 +39,8 @@ class DataConfig(CropConfig, ImagesConfig):
     """Pixels, one number or [height, width]; whole patches must tile it."""
     crop_scale: OrAuto[tuple[float, float]] = AUTO
     """Smallest and largest share of the picture's area that a random crop covers."""
+    fullest_crops: bool = field(default=True, metadata={"before": False})
+    """Of an image with holes take the fullest of ten crops; false: one half as full will do."""
     cache: str | None = field(default=None, metadata=MAY_MOVE)
     """Folder to keep reduced pictures in, where decoding is what takes the time; null: none."""
     cache_side: PositiveInt | None = None

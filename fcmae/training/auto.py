@@ -142,7 +142,7 @@ def as_recorded(config: Any, saved: Plain) -> dict[str, Any]:
 
     A setting that a run of an earlier version does not have counts as what that version did.
     """
-    values: dict[str, Any] = {}
+    values = _as_before(config, saved)
     for name in autos(config):
         section, _, leaf = name.partition(".")
         fields = {field.name: field for field in dataclasses.fields(getattr(config, section))}
@@ -152,6 +152,18 @@ def as_recorded(config: Any, saved: Plain) -> dict[str, Any]:
         train = saved.get("train", {})
         values |= {f"train.{name}": train.get(name) for name in ("steps", "epochs")}
         values["train.time"] = None
+    return values
+
+
+def _as_before(config: Any, saved: Plain) -> dict[str, Any]:
+    """Return {"section.name": value} of settings that nobody changed and a run did not yet have."""
+    values = {}
+    for section in dataclasses.fields(config):
+        now, then = getattr(config, section.name), saved.get(section.name, {})
+        for field in dataclasses.fields(now):
+            is_new = "before" in field.metadata and field.name not in then
+            if is_new and getattr(now, field.name) == field.default:
+                values[f"{section.name}.{field.name}"] = field.metadata["before"]
     return values
 
 

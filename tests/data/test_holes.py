@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import torch
+from holed_pictures import RGB, assert_same, half_empty, make_dataset, noise
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from fcmae.data import (
     EvaluationTransform,
     PixelCache,
     PretrainAugmentation,
-    PretrainDataset,
     Reading,
     UndecodableImageError,
     collate,
@@ -32,48 +32,7 @@ from fcmae.data import (
 from fcmae.data.augmentation import resize_image, resize_picture
 from fcmae.data.holes import resize_valid, without_masks
 from fcmae.errors import ConfigError
-from fcmae.model.masking import draw_visible, valid_patches
-
-RGB = Reading(in_chans=3)
-PATCH = 16  # px; images of 64 x 64 px have 16 patches, 6 of them visible at 0.6
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(1, 255, (height, width, 3), dtype=np.uint8)
-
-
-def half_empty(folder: Path, count: int = 4, *, seed: int = 0, share: float = 0.4) -> Path:
-    """Write pictures of which the left `share` is black."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        pixels = noise(90, 120, seed + number)
-        pixels[:, : int(120 * share)] = 0
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    return folder
-
-
-def make_dataset(folder: Path, reading: Reading, **changes: Any) -> PretrainDataset:
-    settings: dict[str, Any] = {
-        "seed": 3,
-        "reading": reading,
-        "num_patches": 16,
-        "mask_ratio": 0.6,
-        "patch_size": PATCH,
-    }
-    images = without_masks(find_images(str(folder)), reading)
-    augmentation = changes.pop("augmentation", PretrainAugmentation((64, 64)))
-    return PretrainDataset(images, augmentation, **{**settings, **changes})
-
-
-def assert_same(samples: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
-    for sample, other in zip(samples, others, strict=True):
-        assert sample.keys() == other.keys()
-        for name, value in sample.items():
-            if isinstance(value, Tensor):
-                assert torch.equal(value, other[name]), name
-            elif name not in ("path", "skipped"):
-                assert value == other[name], name
-
+from fcmae.model.masking import draw_visible
 
 # What marks them
 
@@ -367,69 +326,6 @@ def test_samples_without_holes_are_those_of_today(tmp_path: Path) -> None:
         assert torch.equal(sample["image"], augmentation(crop.image))
 
 
-def test_every_sample_shows_valid_patches_and_hides_one_to_score(tmp_path: Path) -> None:
-    folder = half_empty(tmp_path, share=0.55)
-    dataset = make_dataset(folder, dataclasses.replace(RGB, invalid=0.0))
-    attempts = 0
-    for epoch in range(12):
-        for index in range(4):
-            sample = dataset[epoch, index]
-            assert sample["skipped"] == []
-            assert sample["visible"].shape == (6,)
-            if "valid" not in sample:
-                continue
-            assert sample["valid"].shape == (1, 64, 64)
-            patches = valid_patches(sample["valid"][None], PATCH, 0.5)[0]
-            assert patches[sample["visible"]].all()
-            assert int(patches.sum()) >= 7
-            assert sample["image"].masked_select(~sample["valid"]).eq(0).all()
-            with seeded(sample_seed(3, "augment", epoch, index)):
-                first = dataset.augmentation.augment(
-                    decode(sample["path"], dataset.reading, dataset.augmentation.choose_crop)
-                )
-            attempts += not torch.equal(first.image, sample["image"])
-    assert attempts > 3, "no crop had to be drawn again"
-
-
-def test_a_crop_leaves_half_the_hidden_patches_to_score_or_is_the_fullest_of_four(
-    tmp_path: Path,
-) -> None:
-    """6 of 16 patches are visible, so 10 of a whole crop are scored, and 5 are half of them."""
-    dataset = make_dataset(half_empty(tmp_path, share=0.5), dataclasses.replace(RGB, invalid=0.0))
-    chosen = []
-    for epoch in range(12):
-        for index in range(4):
-            crops = []
-            for attempt in range(4):
-                with seeded(sample_seed(3, "augment", epoch, index, *([attempt] * (attempt > 0)))):
-                    choose = dataset.augmentation.choose_crop
-                    crop = decode(dataset.images.paths[index], dataset.reading, choose)
-                    image, valid = dataset.augmentation.augment(crop)
-                whole = torch.ones(1, 1, 64, 64, dtype=torch.bool)
-                mask = whole if valid is None else valid[None]
-                crops.append((int(valid_patches(mask, PATCH, 0.5).sum()), image))
-            counts = [count for count, _ in crops]
-            if max(counts) < 7:  # more are drawn then
-                continue
-            good = [place for place, count in enumerate(counts) if count >= 11]
-            place = good[0] if good else counts.index(max(counts))
-            assert torch.equal(dataset[epoch, index]["image"], crops[place][1])
-            chosen.append((bool(good), place))
-    assert {is_good for is_good, _ in chosen} == {True, False}
-    assert {place for _, place in chosen} == {0, 1, 2, 3}
-
-
-def test_a_crop_that_is_drawn_again_depends_on_the_key_alone(tmp_path: Path) -> None:
-    reading = dataclasses.replace(RGB, invalid=0.0)
-    dataset = make_dataset(half_empty(tmp_path, share=0.6), reading)
-    keys = [(epoch, index) for epoch in range(6) for index in range(4)]
-    before = torch.get_rng_state()
-    forwards = [dataset[key] for key in keys]
-    assert torch.equal(torch.get_rng_state(), before)
-    backwards = [make_dataset(tmp_path, reading)[key] for key in reversed(keys)][::-1]
-    assert_same(forwards, backwards)
-
-
 def test_what_the_holes_of_a_file_hold_changes_no_sample(tmp_path: Path) -> None:
     """From the file's pixels on: other values, NaN among them, where the mask is 0."""
     folders = []
@@ -452,33 +348,6 @@ def test_what_the_holes_of_a_file_hold_changes_no_sample(tmp_path: Path) -> None
     assert any("valid" in sample for sample in samples[0])
     for others in samples[1:]:
         assert_same(samples[0], others)
-
-
-def test_a_file_that_never_has_enough_is_skipped_with_its_reason(tmp_path: Path) -> None:
-    half_empty(tmp_path, 3, share=0.3)
-    half_empty(tmp_path / "empty", 1, seed=9, share=0.97)
-    dataset = make_dataset(tmp_path, dataclasses.replace(RGB, invalid=0.0))
-    (empty,) = [i for i, path in enumerate(dataset.images.paths) if "empty" in path]
-    for epoch in range(4):
-        sample = dataset[epoch, empty]
-        assert "empty" not in sample["path"]
-        assert sample["index"] == empty
-        path, reason = sample["skipped"][0]
-        assert path == dataset.images.paths[empty]
-        assert reason == (
-            "none of 26 crops has data in 7 of 16 patches, which mask.ratio 0.6 and "
-            "mask.min_valid 0.5 need"
-        )
-
-
-def test_a_file_with_one_good_corner_is_used_in_every_epoch(tmp_path: Path) -> None:
-    """Random crops of it fail more often than not; the smallest ones find the corner."""
-    pixels = noise(200, 200)
-    pixels[:, 95:] = 0
-    pixels[95:] = 0
-    Image.fromarray(pixels).save(tmp_path / "corner.png")
-    dataset = make_dataset(tmp_path, dataclasses.replace(RGB, invalid=0.0))
-    assert [dataset[epoch, 0]["skipped"] for epoch in range(25)] == [[]] * 25
 
 
 def test_a_batch_has_masks_where_one_of_its_images_has_holes() -> None:

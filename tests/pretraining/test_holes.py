@@ -111,6 +111,29 @@ def test_a_killed_run_on_pictures_with_holes_goes_on_bit_for_bit(tmp_path: Path)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+def test_a_run_that_began_before_fullest_crops_goes_on_with_its_own(tmp_path: Path) -> None:
+    """Its config.yaml does not know the setting, and it took the first crop that was half full."""
+    data, log = with_borders(tmp_path / "data"), tmp_path / "log"
+    before = {"data__invalid": 0, "data__fullest_crops": "false"}
+    whole = arguments(data, tmp_path / "whole", **before)
+    assert run(whole, log, before=without_pictures) == DONE, log.read_text()
+    parts = tmp_path / "parts"
+    stop = signal_in("loss", 4, signal.SIGTERM)
+    assert run(arguments(data, parts, **before), log, before=stop) == INTERRUPTED
+    config = parts / "config.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "fullest_crops" not in line]
+    assert len(kept) == len(lines) - 1
+    config.write_text("".join(kept))
+    today = arguments(data, parts, data__invalid=0)
+    assert run(today, log, before=without_pictures) == DONE, log.read_text()
+    assert_same_run(parts, tmp_path / "whole")
+    other = arguments(data, tmp_path / "other", data__invalid=0)
+    assert run(other, log, before=without_pictures) == DONE, log.read_text()
+    losses = [lines_without_clock(tmp_path / name)[-1] for name in ("whole", "other")]
+    assert losses[0] != losses[1], "the rules chose the same crops, and this shows nothing"
+
+
 def test_a_cache_changes_no_bit_of_a_run_that_reads_reduced_pictures(tmp_path: Path) -> None:
     data, log = with_borders(tmp_path / "data"), tmp_path / "log"
     changes = {"data__invalid": 0, "data__cache": tmp_path / "cache", "data__cache_side": 80}
