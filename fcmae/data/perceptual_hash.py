@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fcmae.runs.terminal import progress_bar
+
 SHORT, LONG = 8, 16  # cells per side of 64 and 256 bits
 MOST_BITS = 3  # of 64 that differ between pictures taken for near duplicates
 MOST_LONG_BITS = 16  # of 256
@@ -63,16 +65,17 @@ def near_duplicates(prints: Sequence[Fingerprint | None]) -> list[list[int]]:
             parent[value] = value = parent[parent[value]]
         return value
 
+    buckets: defaultdict[tuple[int, int], list[Fingerprint]] = defaultdict(list)
     for band in range(BANDS):
-        buckets: defaultdict[int, list[Fingerprint]] = defaultdict(list)
         for value in members:
-            buckets[value.short >> (band * BAND_BITS) & (1 << BAND_BITS) - 1].append(value)
-        for bucket in buckets.values():
-            some = bucket[:LARGEST_BUCKET]
-            for place, left in enumerate(some):
-                for right in some[place + 1 :]:
-                    if _are_alike(left, right):
-                        parent[root(left)] = root(right)
+            bits = value.short >> (band * BAND_BITS) & (1 << BAND_BITS) - 1
+            buckets[band, bits].append(value)
+    full = [bucket[:LARGEST_BUCKET] for bucket in buckets.values() if len(bucket) > 1]
+    for some in progress_bar(full, unit="bucket", title="near duplicates", is_brief=True):
+        for place, left in enumerate(some):
+            for right in some[place + 1 :]:
+                if _are_alike(left, right):
+                    parent[root(left)] = root(right)
     groups: defaultdict[Fingerprint, list[int]] = defaultdict(list)
     for value, indices in members.items():
         groups[root(value)] += indices

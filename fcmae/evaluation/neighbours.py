@@ -23,6 +23,7 @@ SHRUNK_BY = 20_000  # features that say how much is known of the variances
 # Of faiss: cells per root of the number of features, how many features train each of them, and
 # how many of them are searched. Near neighbours share a cell; the farther, the more are missed.
 CELLS, TRAINING, SEARCHED = 4.0, 40, 24
+ADDED = 100_000  # features that are sorted into their cells at a time
 
 
 class Neighbours(NamedTuple):
@@ -158,8 +159,13 @@ def _in_cells(faiss: Any, features: np.ndarray) -> Any:
     found = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, cells, faiss.METRIC_L2)
     found.nprobe = SEARCHED
     step = max(1, number // (cells * TRAINING))
-    found.train(np.ascontiguousarray(features[::step]))
-    found.add(features)
+    starts = range(0, number, ADDED)
+    with progress_bar((), unit="step", total=1 + len(starts), title="clustering") as bar:
+        found.train(np.ascontiguousarray(features[::step]))
+        bar.update()
+        for start in starts:
+            found.add(features[start : start + ADDED])
+            bar.update()
     return found
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from fcmae.errors import CheckpointError, ConfigError
 from fcmae.runs.durable import write_atomically
 from fcmae.runs.folder import RunFolder
+from fcmae.runs.terminal import progress_bar
 from fcmae.weights.conversion import State, left_out, read_weights, write_weights
 from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export_timm import export_timm, export_timm_folder
@@ -60,8 +61,21 @@ def convert_file(
             f"--to: got {SMP!r} for {source}, which is no segmenter; smp.Unet and others take "
             f'the folder of --to {TIMM_FOLDER} by "tu-local-dir:FOLDER".'
         )
-    found = open_source(source, from_format, origin)
-    path = Path(target) if target is not None else _default_target(Path(source), found, to)
+    bar = progress_bar(
+        (), unit="step", total=2, title=to, is_brief=True, is_shown=to != ONNX
+    )  # reading, then writing and proving; ONNX has more steps and a bar of its own
+    with bar:
+        found = open_source(source, from_format, origin)
+        bar.update()
+        path = Path(target) if target is not None else _default_target(Path(source), found, to)
+        told = _written(source, target, found, path, to)
+        bar.update()
+    return told
+
+
+def _written(
+    source: Path | str, target: Path | str | None, found: Source, path: Path, to: str
+) -> list[str]:
     told = licence_notices(source, found.metadata)
     told.append(f"{source}: {found.layout} layout, {len(found.state)} tensors.")
     if target is None and to == "timm" and path.is_file() and path.name.startswith("classifier"):

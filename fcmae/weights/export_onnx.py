@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fcmae.errors import BackendUnavailableError
 from fcmae.runs.durable import write_files
+from fcmae.runs.terminal import progress_bar
 from fcmae.weights.proof import largest_difference
 
 Shape: TypeAlias = tuple[int, int, int]  # batch, height, width
@@ -105,6 +106,10 @@ def write_graph(
     }
 
     def write(folder: Path) -> float:
+        with progress_bar((), unit="step", total=2 + len(compared), title="ONNX") as bar:
+            return write_and_compare(folder, bar)
+
+    def write_and_compare(folder: Path, bar: Any) -> float:
         partial = folder / path.name  # the same name: the file of weights is known by it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's advice to its own developers
@@ -120,11 +125,17 @@ def write_graph(
                 external_data=num_bytes > LARGEST_SINGLE_FILE,
                 verbose=False,
             )
+        bar.update()
         graph = onnx.load(partial, load_external_data=False)
         onnx.helper.set_model_props(graph, dict(metadata))
         onnx.save(graph, partial)
         onnx.checker.check_model(str(partial))
-        return _largest_difference(outputs, names, partial, channels, compared, tolerance)
+        bar.update()
+        largest = 0.0
+        for gap in _differences(outputs, names, partial, channels, compared, tolerance):
+            largest = max(largest, gap)
+            bar.update()
+        return largest
 
     largest = write_files(path.parent, write)
     shapes = [f"{batch} x {height} x {width}" for batch, height, width in compared]
@@ -137,31 +148,30 @@ def write_graph(
     )
 
 
-@torch.no_grad()
-def _largest_difference(
+def _differences(
     outputs: nn.Module,
     names: Sequence[str],
     path: Path,
     channels: int,
     compared: Sequence[Shape],
     tolerance: float | None,
-) -> float:
+) -> Iterator[float]:
+    """Yield by what share ONNX Runtime differs on images of each shape."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     rng = torch.Generator().manual_seed(0)
-    largest = 0.0
     for batch, height, width in compared:
         images = torch.randn(batch, channels, height, width, generator=rng)
         found = session.run(list(names), {"images": images.numpy()})
-        gap = largest_difference(
-            dict(zip(names, outputs(images), strict=True)),
+        with torch.no_grad():
+            expected = outputs(images)
+        yield largest_difference(
+            dict(zip(names, expected, strict=True)),
             dict(zip(names, map(torch.from_numpy, found), strict=True)),
             *("ONNX Runtime", "the model"),
             tolerance=tolerance,
         )
-        largest = max(largest, gap)
-    return largest
 
 
 def _import_onnx() -> Any:
