@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from fcmae.evaluation.pictures import printable, save_figure
+from fcmae.evaluation.pictures import new_figure, printable, save_figure
 
 MOST_NUMBERED_CLASSES = 20  # beyond it the counts in the cells cannot be read
 MOST_NAMED_CLASSES = 100  # beyond it the names overlap
@@ -79,7 +78,7 @@ def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], 
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     num_classes = len(classes)
     side = min(3.0 + 0.45 * num_classes, 16.0)
-    figure = Figure(figsize=(side + 1.0, side), dpi=DPI, layout="constrained")
+    figure = new_figure((side + 1.0, side), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, label="share of the class", shrink=0.8)

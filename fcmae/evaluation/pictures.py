@@ -1,21 +1,27 @@
-"""PNG pictures of a run: reconstructions of images, and the curve of the loss."""
+"""PNG pictures of a run: reconstructions of images, and the curve of the loss.
+
+Whoever draws gets a figure from `new_figure`: what only computes does without matplotlib.
+"""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from fcmae.evaluation.features import evaluating
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.patches import unpatchify
 from fcmae.runs.durable import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = ("original", "what the encoder sees", "prediction", "pasted into the original")
 BLANK = (0.80, 0.84, 0.90)  # a pale blue that grey pictures do not contain
@@ -41,6 +47,7 @@ def draw_reconstructions(
     path: Path,
     names: Sequence[str],
     valid: Tensor | None = None,
+    finish: Callable[[Callable[[], None]], None] = lambda draw: draw(),
 ) -> None:
     """Write a PNG with a row per image: original, masked, prediction, both pasted together.
 
@@ -56,6 +63,7 @@ def draw_reconstructions(
         path: the PNG; its folder is created; replaced as a whole.
         names: N captions.
         valid: bool [N, 1, H, W], False where an image has no data, which is hatched; or None.
+        finish: is given the drawing, which needs the model no more, to do it or have it done.
     """
     cells = reconstruct(model, images, visible, mean, std, valid)
     note = NORMALIZED_NOTE if model.normalize_targets else PLAIN_NOTE
@@ -63,8 +71,7 @@ def draw_reconstructions(
     note = f"{100 * hidden_share:.0f} % of the patches are hidden. {note}"
     if valid is not None and not valid.all():
         note += f"\n{HOLES_NOTE}"
-    figure = _grid(cells, names, note)
-    save_figure(figure, path)
+    finish(lambda: save_figure(_grid(cells, names, note), path))
 
 
 def reconstruct(
@@ -136,7 +143,7 @@ def draw_loss_curve(
     }
     steps = sorted(losses)
     values = np.array([losses[step] for step in steps])
-    figure = Figure(figsize=(7, 4), dpi=DPI, layout="constrained")
+    figure = new_figure((7, 4), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     if steps:
         axes.plot(steps, values, color="#9bb7d9", linewidth=1, label="loss")
@@ -179,7 +186,7 @@ def _grid(cells: Sequence[np.ndarray], names: Sequence[str], note: str) -> Figur
     pitch = CELL_INCHES + gap  # also of narrow pictures: titles and the note need the room
     total_width = len(cells) * pitch + gap
     total_height = title + num_images * (height + caption) + footer
-    figure = Figure(figsize=(total_width, total_height), dpi=DPI)
+    figure = new_figure((total_width, total_height), dpi=DPI)
 
     def add(row: int, column: int) -> Axes:
         x = gap + column * pitch + (CELL_INCHES - width) / 2
@@ -236,8 +243,17 @@ def smooth(values: Sequence[float] | np.ndarray) -> np.ndarray:
     return (total[places + reach + 1] - total[places - reach]) / (2 * reach + 1)
 
 
+def new_figure(inches: tuple[float, float], dpi: int = DPI, layout: Any = None) -> Figure:
+    """Return an empty figure, (width, height) in inches."""
+    from matplotlib.figure import Figure  # takes as long to import as some commands take
+
+    return Figure(figsize=inches, dpi=dpi, layout=layout)
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG; its folder is created; replaced as a whole."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     write_atomically(path, lambda partial: figure.savefig(partial, format="png"))

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from fcmae.errors import ConfigError
-from fcmae.evaluation.pictures import printable, save_figure
+from fcmae.evaluation.pictures import new_figure, printable, save_figure
 from fcmae.evaluation.statistics import bootstrap_interval
 
 DPI = 120
@@ -155,7 +154,7 @@ def draw_pixel_confusion(scores: SegmentationScores, classes: Sequence[str], pat
     counts = scores.confusion
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     side = min(3.0 + 0.45 * len(classes), 16.0)
-    figure = Figure(figsize=(side + 1.0, side), dpi=DPI, layout="constrained")
+    figure = new_figure((side + 1.0, side), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, label="share of the class's pixels", shrink=0.8)

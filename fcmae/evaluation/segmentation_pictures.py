@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from fcmae.data import to_float
 from fcmae.data.decoding import Decoded
 from fcmae.data.label_masks import IGNORED
-from fcmae.evaluation.pictures import printable, save_figure
+from fcmae.evaluation.pictures import new_figure, printable, save_figure
 
 MOST_SIDE_PX = 384  # of a picture in the sheet
 CELL_INCHES = 2.6
@@ -83,11 +81,10 @@ def draw_segmentations(
 ) -> Path:
     """Write a PNG with a row per picture; return `path`."""
     colours = class_colours(len(classes))
-    figure = Figure(
-        figsize=(4 * CELL_INCHES, (CELL_INCHES + 0.25) * len(pictures) + 0.8),
-        dpi=DPI,
-        layout="constrained",
-    )
+    from matplotlib.patches import Patch
+
+    height = (CELL_INCHES + 0.25) * len(pictures) + 0.8
+    figure = new_figure((4 * CELL_INCHES, height), dpi=DPI, layout="constrained")
     grid = figure.subplots(len(pictures), 4, squeeze=False)
     for row, picture in zip(grid, pictures, strict=True):
         for axes, title, cell in zip(row, COLUMNS, _cells(picture, colours), strict=True):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
 CONFIDENCE = 0.95
 # Of all pairs of three or more starts together. Student's t supposes normal scores; accuracies are
@@ -190,6 +189,8 @@ def _residual_noise(table: Table[Setting]) -> tuple[float, int]:
 
 @functools.cache
 def _quantile(freedom: int, comparisons: int = 1, confidence: float = CONFIDENCE) -> float:
+    from scipy.special import stdtrit  # not above: it takes a fifth of a second, scipy.stats more
+
     return float(stdtrit(freedom, 1 - (1 - confidence) / (2 * comparisons)))
 
 

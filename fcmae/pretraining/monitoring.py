@@ -6,7 +6,8 @@ fails here is a sentence: every look goes through TrainingLoop.look.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -223,7 +224,17 @@ class Watch:
         mean, std = mean_and_std(self._config.data)
         path = self._folder.reconstructions / f"step-{step:08d}.png"
         with self._run.around("picture"):
-            draw_reconstructions(self._model, pictures, visible, mean, std, path, names, valid)
+            draw_reconstructions(
+                self._model,
+                pictures,
+                visible,
+                mean,
+                std,
+                path,
+                names,
+                valid,
+                finish=lambda draw: self._look_at(step, f"the pictures of step {step}", draw),
+            )
 
     def _draw_loss_curve(self) -> None:
         path = self._folder.loss_curve
@@ -261,21 +272,34 @@ class Watch:
             return
         with self._run.around("health"):
             values: dict[str, Any] = self._health.measure()
-            if step == 0 and self._model.normalize_targets:
-                values |= self._health.trivial_losses()
             if self._drift is not None:
                 if step == 0:
                     self._drift.remember(self._model.encoder)
                 values |= self._drift.measure(self._model.encoder)
             if step == self._end_of_first_epoch:
                 values |= self._loss_of_start()
-            self._log.log(step, values)
-            path, lines = self._folder.health, read_metrics(self._folder.metrics)
-            has_decoder = self._config.model.init_decoder_from is not None
-            draw_health(lines, self._run.total_steps, path, has_decoder=has_decoder)
-            said = first_epoch(lines, has_decoder=has_decoder)
+            work = partial(self._write_health, step, values)
+            self._look_at(step, f"the health check of step {step}", work)
+
+    def _write_health(self, step: int, values: dict[str, Any]) -> None:
+        """Log and draw what was measured, at the start with the losses to beat."""
+        assert self._health is not None
+        if step == 0 and self._model.normalize_targets:
+            values = {**values, **self._health.trivial_losses()}
+        self._log.log(step, values)
+        path, lines = self._folder.health, read_metrics(self._folder.metrics)
+        has_decoder = self._config.model.init_decoder_from is not None
+        draw_health(lines, self._run.total_steps, path, has_decoder=has_decoder)
+        said = first_epoch(lines, has_decoder=has_decoder)
         if said and step == self._end_of_first_epoch:
             self._run.say(said)
+
+    def _look_at(self, step: int, what: str, work: Callable[[], None]) -> None:
+        """Do what needs no model any more: of the start after the first step, which it delays."""
+        if step == 0:
+            self._run.look_later(what, work)
+        else:
+            work()
 
     def _loss_of_start(self) -> dict[str, float]:
         """Return the held-out loss before the first step, as the log has it."""

@@ -4,6 +4,7 @@ Whatever a look meets, a full disk, a broken library, too little memory, becomes
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,6 +28,7 @@ class Looks:
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
+        self._waiting: deque[tuple[str, Callable[[], object]]] = deque()
         self.num_refused = 0
 
     def look(self, what: str, work: Callable[[], Result]) -> Result | None:
@@ -42,6 +44,15 @@ class Looks:
             LOGGER.debug("%s", what, exc_info=True)
             self._report(f"{what} failed ({reason_of(error)}); training goes on.")
             return None
+
+    def later(self, what: str, work: Callable[[], object]) -> None:
+        """Have `catch_up` look: what is drawn of a start need not keep the first step waiting."""
+        self._waiting.append((what, work))
+
+    def catch_up(self) -> None:
+        """Do the looks that wait, in their order."""
+        while self._waiting:
+            self.look(*self._waiting.popleft())
 
 
 def reason_of(error: Exception) -> str:

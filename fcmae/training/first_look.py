@@ -92,7 +92,7 @@ def look_first(
     *,
     is_normalised: bool,
 ) -> None:
-    """Say and write what the run uses; in the main process, before the first step.
+    """Say and write what the run uses, in the main process; the picture follows the first step.
 
     Changes no number of the run: samples depend on their key alone, and global generators stay.
 
@@ -128,8 +128,12 @@ def look_first(
         if values.num_with_holes:
             loop.say(values.holes_sentence())
         path = loop.folder.first_batch
-        sheet = draw_sheet([hatched(*pair) for pair in zip(raw, valid, strict=True)])
-        loop.attempt(lambda: write_atomically(path, sheet.save), path)
+
+        def draw() -> None:
+            sheet = draw_sheet([hatched(*pair) for pair in zip(raw, valid, strict=True)])
+            loop.attempt(lambda: write_atomically(path, sheet.save), path)
+
+        loop.look_later("the picture of the first batch", draw)
     write_files(loop, held_out, values)
 
 

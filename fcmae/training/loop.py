@@ -81,6 +81,8 @@ class TrainingLoop:
         say: prints one sentence above the progress bar, from the main process.
         attempt: writes what training can do without; see RunSaving.
         look: does what looks at the run and may fail; see Looks.
+        look_later: does so after the next step, before anything of that step is logged or saved;
+            a run that ends in it has been looked at, too. At once where work is measured.
         effective_batch: images of a step, in all processes.
         schedule: lengths in steps and learning rates.
         progress: how far the run is.
@@ -106,6 +108,8 @@ class TrainingLoop:
         self._saving = RunSaving(self.folder, config.checkpoint, processes, self.say)
         self.attempt = self._saving.attempt
         self.look = self._saving.looks.look
+        looks = self._saving.looks
+        self.look_later = looks.later if around is nothing else looks.look
         self.progress = Progress()
         self.is_continued = False
         self.log: MetricsLog | None = None
@@ -148,6 +152,7 @@ class TrainingLoop:
                 self._start()
                 return self._train(stop)
         finally:
+            self._saving.looks.catch_up()
             if self.log is not None:
                 self.log.close()
             self.folder.close()
@@ -318,6 +323,9 @@ class TrainingLoop:
                 should_stop |= any(result.agreed[0] for result in self._read_results(0))
             result = self._results[-1]
             self._note_skipped(is_shared=should_save or is_log_step or is_last)
+            started = time.monotonic()
+            self._saving.looks.catch_up()
+            self._clock += time.monotonic() - started
             if is_log_step or is_last:
                 self._log(result)
             started = time.monotonic()

@@ -1,13 +1,18 @@
-"""Answers that need no computation come at once: help and mistakes load neither torch nor timm."""
+"""Answers that need no computation come at once: help and mistakes load neither torch nor timm.
+
+And a training does not wait for what it needs later, or never.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pictures_on_disk import write_pictures
 
 from fcmae.cli import COMMANDS
 from fcmae.errors import DONE, MISTAKE
@@ -23,6 +28,19 @@ try:
 except SystemExit as left:
     status = left.code or 0
 print("\\n" + json.dumps([status, sorted(sys.modules)]))
+"""
+# Notes how many steps were taken when a library is imported for the first time.
+WHEN = """
+import gc, json, sys
+late, found = {"matplotlib", "scipy", "sklearn", "pandas"}, {}
+def note(event, arguments):
+    if event == "import" and arguments[0] in late and arguments[0] not in found:
+        loops = [one for one in gc.get_objects() if type(one).__name__ == "TrainingLoop"]
+        found[arguments[0]] = loops[0].progress.step if loops else 0
+sys.addaudithook(note)
+from fcmae.__main__ import main
+status = main(sys.argv[1:])
+print("\\n" + json.dumps([status, found, sorted(sys.modules)]))
 """
 
 
@@ -82,3 +100,29 @@ def test_a_typing_error_is_told_without_what_takes_seconds_to_load(
     assert message in told
     assert len(told.splitlines()) == 1
     assert modules & HEAVY == set()
+
+
+def test_a_training_takes_its_first_step_before_it_loads_what_draws_and_timm_loads_no_wandb(
+    tmp_path: Path,
+) -> None:
+    write_pictures(tmp_path / "data", 24)
+    wandb = tmp_path / "stand-ins" / "wandb"
+    wandb.mkdir(parents=True)
+    (wandb / "__init__.py").touch()
+    arguments = ["pretrain", "--run.dir", "run", "--data.path", "data", "--data.image_size", "64"]
+    arguments += ["--data.workers", "0", "--model.name", "convnextv2_atto", "--train.steps", "2"]
+    arguments += ["--model.decoder_dim", "8", "--train.batch_size", "2", "--health.images", "4"]
+    done = subprocess.run(
+        [sys.executable, "-c", WHEN, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(wandb.parent), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    status, found, modules = json.loads(done.stdout.splitlines()[-1])
+    assert status == DONE, done.stderr
+    assert found == {"matplotlib": 1}  # drawn after the first step, before the second
+    assert "wandb" not in modules
+    assert "timm" in modules
+    assert (tmp_path / "run" / "first_batch.png").is_file()

@@ -19,6 +19,7 @@ from real_runs import assert_same_state, final_state, options, pretrain_argument
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, FAILED, DataError
+from fcmae.pretraining.task import Pretraining
 from fcmae.runs.metrics import read_metrics
 
 STEPS = 6
@@ -270,3 +271,38 @@ def test_no_draws_score_nothing_whatever_the_cadence_is(
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert not any("knn_balanced_accuracy" in line for line in lines)
     assert "evaluate.draws is 0: nothing is scored" in capfd.readouterr().err
+
+
+def test_a_start_is_pictured_after_the_first_step_and_measured_before_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, losses = tmp_path / "run", []
+    compute_loss = Pretraining.compute_loss
+
+    def noting(task: Pretraining, *arguments: Any) -> torch.Tensor:
+        losses.append(sorted(path.name for path in folder.rglob("*.png")))
+        return compute_loss(task, *arguments)
+
+    monkeypatch.setattr(Pretraining, "compute_loss", noting)
+    assert main(pretraining(data, folder, evaluate__draws=0)) == DONE
+    drawn = ["first_batch.png", "health.png", "step-00000000.png"]
+    assert losses[0] == []
+    assert losses[1] == drawn
+    lines = list(read_metrics(folder / "metrics.jsonl"))
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(steps)
+    assert {"health/loss", "health/loss_patch_mean"} <= set().union(*lines[: steps.count(0)])
+
+
+def test_a_run_whose_first_loss_is_not_finite_has_the_pictures_of_its_start(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    nan = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(Pretraining, "compute_loss", lambda *_: nan * 1)
+    assert main(pretraining(data, tmp_path / "run")) != DONE
+    assert "loss" in capfd.readouterr().err
+    for name in ("first_batch.png", "health.png", "reconstructions/step-00000000.png"):
+        assert (tmp_path / "run" / name).is_file(), name

@@ -3,16 +3,19 @@
 Source: ConvNeXt V2, section 3.1, "feature cosine distance analysis".
 """
 
+from __future__ import annotations
+
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
-from fcmae.evaluation.pictures import save_figure
+from fcmae.evaluation.pictures import new_figure, save_figure
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Layers = tuple[float, ...]  # one value per block, first to last
 
@@ -63,7 +66,7 @@ def collapse_figure(groups: Mapping[str, Sequence[Layers | None]]) -> Figure | N
     Returns:
         None when no run was checked.
     """
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    figure = new_figure((7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for number, (label, runs) in enumerate(groups.items()):
         colour = COLOURS[number % len(COLOURS)]

@@ -59,8 +59,9 @@ class ChannelRanges:
     def update(self, maps: Tensor) -> None:
         """Take in the features of some images: [N, H, W, C]."""
         rows = maps.double().flatten(0, 2)  # [N * H * W, C]
-        largest = rows.abs().amax(dim=0)
-        sums = torch.stack([rows.sum(dim=0), rows.square().sum(dim=0), rows.abs().sum(dim=0)])
+        magnitudes = rows.abs()
+        largest = magnitudes.amax(dim=0)
+        sums = torch.stack([rows.sum(dim=0), rows.square().sum(dim=0), magnitudes.sum(dim=0)])
         self._count += len(rows)
         self._largest = largest if self._largest is None else largest.maximum(self._largest)
         self._sums = sums if self._sums is None else sums + self._sums

@@ -1,17 +1,18 @@
 """The health of a run as one PNG."""
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from fcmae.evaluation.health.drift import NAME
 from fcmae.evaluation.health.verdict import first_epoch, verdict
-from fcmae.evaluation.pictures import save_figure
+from fcmae.evaluation.pictures import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -37,7 +38,7 @@ def draw_health(lines: Lines, total_steps: int, path: Path, *, has_decoder: bool
     checks = [line for line in lines if "health/loss" in line]
     has_start = any(name.startswith(DRIFT) for line in checks for name in line)
     columns = 4 if has_start else 3
-    figure = Figure(figsize=(4 * columns, 7.2), dpi=110, layout="constrained")
+    figure = new_figure((4 * columns, 7.2), dpi=110, layout="constrained")
     axes = figure.subplots(2, columns)
     losses, ratios, rank, diversity, channels, norms, *more = axes.flat
     _draw_losses(losses, lines, checks)
@@ -99,6 +100,8 @@ def _draw_losses(axes: Axes, lines: Lines, checks: Lines) -> None:
 def _draw_group(
     axes: Axes, checks: Lines, prefix: str, label: str, *, scale: float = 1.0, style: str = "-"
 ) -> None:
+    from matplotlib import colormaps
+
     names = sorted({name for line in checks for name in line if name.startswith(prefix)})
     for number, name in enumerate(names):
         what = label + name.removeprefix(prefix)
