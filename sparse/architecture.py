@@ -6,6 +6,7 @@ Patches must nest: the stem and the downsampling layers may not look across a pa
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from timm.layers.mlp import GlobalResponseNormMlp, Mlp
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
 from torch import nn
 
@@ -76,6 +77,15 @@ def read_architecture(dense: nn.Module) -> Architecture:
     return Architecture(
         stem[0].in_channels, tuple(strides), tuple(dims), tuple(depths), tuple(kernel_sizes)
     )
+
+
+def runs_natively(block: ConvNeXtBlock) -> bool:
+    """Whether a block is made of the layers that the native backend computes."""
+    try:
+        _check_block("block", block)
+    except UnsupportedModelError:
+        return False
+    return isinstance(block.norm, nn.LayerNorm) and type(block.mlp) in (Mlp, GlobalResponseNormMlp)
 
 
 def _keeps_to_blocks(convolution: nn.Conv2d) -> bool:

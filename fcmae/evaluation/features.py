@@ -22,6 +22,7 @@ from fcmae.data.holes import has_masks, without_masks
 from fcmae.errors import DataError
 from fcmae.runs.terminal import progress_bar
 from fcmae.weights.encoder_info import EncoderInfo
+from sparse.whole import native_blocks
 
 THUMBNAIL_SIDE_PX = 32
 
@@ -163,7 +164,8 @@ def pooled_features(encoder: Any, images: Tensor) -> Tensor:
 
     timm's norm after the pooling (`head.norm`) is left out: pretraining does not train it.
     """
-    return encoder.forward_features(images).mean(dim=(2, 3))
+    with native_blocks(encoder):
+        return encoder.forward_features(images).mean(dim=(2, 3))
 
 
 def thumbnails(images: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -27,6 +27,7 @@ from fcmae.runs.terminal import progress_bar
 from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.segmenter import load_segmenter, segmenter_file
 from fcmae.weights.sources import open_source
+from sparse.whole import native_blocks
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class TrainedModel:
             probabilities = np.full((len(listed), len(self.classes)), np.nan, np.float32)
             problems: dict[str, str] = {}
             bar = progress_bar(loader, unit="batch", total=len(batches), is_shown=is_bar_shown)
-            with torch.no_grad(), bar:
+            with torch.no_grad(), native_blocks(self.network), bar:
                 for batch in bar:
                     problems |= dict(batch["skipped"])
                     if batch["path"]:

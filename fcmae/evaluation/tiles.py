@@ -20,6 +20,7 @@ from fcmae.data import Normalisation
 from fcmae.data.decoding import Decoded
 from fcmae.data.holes import fill
 from fcmae.model.segmenter import SIDE_PX
+from sparse.whole import native_blocks
 
 EDGE_SHARE = 0.25  # of the overlap at a tile's inner edge counts nothing: its view is cut there
 
@@ -128,7 +129,7 @@ def predict_bands(
         waiting = iter(range(len(lefts)))
         while batch := list(itertools.islice(waiting, tiling.batch_size)):
             tiles = torch.stack([cut(top, lefts[column]) for column in batch]).to(device)
-            with torch.no_grad(), autocast():
+            with torch.no_grad(), autocast(), native_blocks(network):
                 logits = network(tiles)
             shares = logits.float().softmax(dim=1).cpu()
             if sums is None:

@@ -40,6 +40,7 @@ from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.optimization import autocast, check_precision, set_tf32
 from fcmae.training.processes import Processes
 from fcmae.weights.loading import load_classifier
+from sparse.whole import native_blocks
 
 Problem = tuple[str, str]  # path and reason
 
@@ -105,7 +106,7 @@ def _count(
     counts = torch.zeros(num_classes, num_classes, dtype=torch.float64)
     loss_sum = torch.zeros((), dtype=torch.float64)
     skipped: list[Any] = []
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), native_blocks(model):
         for batch in progress_bar(
             loader, unit="batch", title="evaluating", is_shown=processes.is_main, is_brief=True
         ):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_run import make_pictures
 
 from fcmae.data import Loader, find_images
@@ -13,10 +14,14 @@ from fcmae.evaluation import (
     evaluation_loader,
     extract_features,
     extract_together,
+    pooled_features,
     raw_pixel_features,
     thumbnails,
 )
 from fcmae.weights.encoder_info import EncoderInfo
+from fcmae.weights.export import export
+from sparse.backends import native
+from sparse.ops.compiler import missing_kernels
 
 INFO = EncoderInfo(
     model_name="convnextv2_atto",
@@ -99,3 +104,25 @@ def test_thumbnails_average_squares_of_pixels_and_keep_small_images() -> None:
     found = thumbnails(image).view(32, 32)
     torch.testing.assert_close(found, torch.arange(32.0).mul(2).add(0.5).expand(32, 32))
     assert thumbnails(torch.zeros(2, 3, 8, 40)).shape == (2, 3 * 8 * 32)
+
+
+def test_features_are_the_native_backends_and_what_is_saved_stays_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = INFO.create_model()
+    loader, calls = loader_of(make_pictures(tmp_path / "p", 3)), []
+    run_block = native.run_block
+    monkeypatch.setattr(
+        "sparse.whole.run_block", lambda *given: (calls.append(1), run_block(*given))[1]
+    )
+    export(encoder, "timm", tmp_path / "before.safetensors", INFO)
+    extract_together(
+        {"encoder": encoder, "evened": lambda images, _: pooled_features(encoder, images)}, loader
+    )
+    export(encoder, "timm", tmp_path / "after.safetensors", INFO)
+    before, after = (load_file(tmp_path / f"{name}.safetensors") for name in ("before", "after"))
+    assert list(before) == list(after)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    num_blocks = sum(len(stage.blocks) for stage in encoder.stages)
+    num_batches = 2
+    assert missing_kernels() is not None or len(calls) == 2 * num_batches * num_blocks
