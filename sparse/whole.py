@@ -33,7 +33,11 @@ def native_blocks(*models: nn.Module) -> Iterator[None]:
             segmentation; others are left alone.
     """
     parts = dict.fromkeys(part for model in models for part in model.modules())
-    runs = [part for part in parts if _is_run(part) and "forward" not in vars(part)]
+    runs = [
+        part
+        for part in parts
+        if isinstance(part, nn.Sequential) and _is_run(part) and "forward" not in vars(part)
+    ]
     for run in runs:
         vars(run)["forward"] = functools.partial(_forward, run)
     try:
@@ -43,19 +47,17 @@ def native_blocks(*models: nn.Module) -> Iterator[None]:
             del vars(run)["forward"]
 
 
-def _is_run(part: nn.Module) -> bool:
-    return (
-        type(part) is nn.Sequential
-        and len(part) > 0
-        and all(type(block) is ConvNeXtBlock and runs_natively(block) for block in part)
-    )
+def _is_run(part: nn.Sequential) -> bool:
+    blocks = [block for block in part if isinstance(block, ConvNeXtBlock) and runs_natively(block)]
+    return type(part) is nn.Sequential and len(blocks) == len(part) > 0
 
 
 def _forward(run: nn.Sequential, maps_NCHW: Tensor) -> Tensor:
     if not _pays(run, maps_NCHW):
         return nn.Sequential.forward(run, maps_NCHW)
     maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)
-    canvas = Canvas.whole(*maps_NHWC.shape[:3], maps_NHWC.device)
+    num_images, height, width, _ = maps_NHWC.shape
+    canvas = Canvas.whole(num_images, height, width, maps_NHWC.device)
     blocks = canvas.gather(maps_NHWC).contiguous()  # [N, K, m, m, C]
     for block in run:
         blocks = run_block(block, blocks, canvas)
