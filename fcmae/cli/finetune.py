@@ -24,12 +24,15 @@ def run(arguments: list[str]) -> int:
     config_class, words = task_settings(arguments)
     config: Any = parse(config_class, words, prog="fcmae finetune", otherwise=length)
 
+    from fcmae.runs.folder import RunFolder
     from fcmae.runs.terminal import tell
     from fcmae.training.processes import is_main_process
 
     signal = carry_out(config)
     if signal is not None and is_main_process():
         tell("\nStart the same command again to go on from here.")
+    elif is_main_process() and (pictures := RunFolder(config.run.dir).to_look_at()):
+        tell(f"\n{pictures}")
     return DONE if signal is None else INTERRUPTED
 
 

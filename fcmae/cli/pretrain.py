@@ -32,8 +32,11 @@ def run(arguments: list[str]) -> int:
         if signal is not None:
             tell("\nStart the same command again to go on from here.")
         else:
+            from fcmae.runs.folder import RunFolder
             from fcmae.runs.loading import load_run_config
 
+            if pictures := RunFolder(config.run.dir).to_look_at():
+                tell(f"\n{pictures}")
             tell(
                 "\nNext, fine-tune from the exported weights:\n\n  "
                 + next_command(load_run_config(config.run.dir), arguments)

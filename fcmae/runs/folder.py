@@ -1,6 +1,7 @@
 """The folder of one run: its files' names, its settings, and the one process that may write."""
 
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Callable
@@ -55,6 +56,15 @@ class RunFolder:
             return " ".join(self.origin.read_text(encoding="utf-8").split())
         except OSError:
             return ""
+
+    def to_look_at(self) -> str:
+        """Name the pictures of the run, and the command that shows its curves; "" of none."""
+        names = ("reconstructions", "predictions", "health.png", "loss_curve.png")
+        there = [self.path / name for name in (*names, "confusion_matrix.png")]
+        said = [f"Look at {', '.join(str(path) for path in there if path.exists())}."]
+        if (self.path / "tensorboard").is_dir():
+            said += [f"Curves: {shlex.join(['tensorboard', '--logdir', str(self.path)])}"]
+        return "\n".join(said) if any(path.exists() for path in there) else ""
 
     def open(self, config: Any, *, report: Callable[[str], None] = print) -> bool:
         """Create the folder and its config.yaml, or check that it holds the run of `config`.

@@ -72,7 +72,10 @@ def commands_of(script: str, pictures: Path) -> list[list[str]]:
 
 
 def test_the_commands_of_the_start_page_run_one_after_another(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for words in commands_of("start.sh", pictures):
         smaller = SMALLER[words[0]]
@@ -81,6 +84,9 @@ def test_the_commands_of_the_start_page_run_one_after_another(
         options = [word.replace("=None", "=null").replace("=False", "=false")
                    for word in real_runs.options(smaller, {})]  # fmt: skip
         assert main([*words, *(options if words[0] != "export" else [])]) == DONE, words
+    said = capsys.readouterr().out
+    assert "\nLook at runs/quickstart/reconstructions, runs/quickstart/loss_curve.png.\n" in said
+    assert "\nLook at runs/mine-finetune/" in said
     made = ("features.npz", "probe.safetensors", "inspection.html", "my.yaml", "predictions.csv")
     assert [name for name in made if not (tmp_path / name).is_file()] == []
     for name in ("quickstart", "mine"):

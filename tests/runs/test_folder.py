@@ -291,3 +291,18 @@ def test_too_many_skipped_files_stop_with_a_summary(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=message):
         skipped.check_share()
+
+
+def test_a_folder_names_the_pictures_that_are_there_and_the_command_of_its_curves(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "my run"
+    (run / "tensorboard").mkdir(parents=True)
+    assert RunFolder(run).to_look_at() == ""
+    (run / "reconstructions").mkdir()
+    (run / "health.png").touch()
+    assert RunFolder(run).to_look_at() == (
+        f"Look at {run}/reconstructions, {run}/health.png.\nCurves: tensorboard --logdir '{run}'"
+    )
+    (run / "tensorboard").rmdir()
+    assert RunFolder(run).to_look_at() == f"Look at {run}/reconstructions, {run}/health.png."
