@@ -124,7 +124,8 @@ ENTRIES = [
         "Nebulae: colour photographs",
         "colour photographs of the sky, of Debian's stellarium-data, of at most 128 px.",
         "galaxy, open cluster, globular cluster, planetary nebula, nebula",
-        "As Debian's stellarium-data (GPL-2+, some CC BY 3.0 or by permission with credit).",
+        "as Debian's stellarium-data, GPL-2+, some CC BY 3.0 or by permission with credit; what is "
+        "shown here keeps that licence.",
         {},
         lambda root: smaller(datasets.nebulae(root)),
         debian="stellarium-data",
@@ -165,7 +166,7 @@ ENTRIES = [
         "made pictures, seed 0: waves in noise, five channels of 12 bit in 16, a random "
         "phase in each (the page shows the first three as red, green and blue).",
         "the angle of the waves, 0, 60 or 120 degrees, and how many there are, 6 or 9",
-        "Made by studies/recipes/datasets.py, MIT as the toolkit.",
+        "made by studies/recipes/datasets.py, MIT as the toolkit.",
         {"data.in_chans": "5", "data.value_range": "[0, 4095]", "train.steps": "200"},
         lambda root: datasets.textures(),
         show=(0, 4095),

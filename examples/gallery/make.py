@@ -53,7 +53,7 @@ def run(entry: entries.Entry, work: Path, settings: Mapping[str, str], note: str
     """Run the commands of an entry and return what the page says of them.
 
     Raises:
-        CalledProcessError: a command failed; what it said has been printed.
+        CalledProcessError: a command failed or was stopped; what it said has been printed.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": THREADS}
     commands = commands_of(entry, settings)
@@ -77,7 +77,7 @@ def run(entry: entries.Entry, work: Path, settings: Mapping[str, str], note: str
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is not done, and write the page."""
+    """Do what a command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[entry.name for entry in entries.ENTRIES])
     parser.add_argument("--work", type=Path, default=Path("gallery"), help="Images and runs.")
@@ -87,7 +87,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="SETTING=VALUE")
     given = parser.parse_args(arguments)
     packages = given.packages or given.work / "packages"
+    if wrong := [word for word in given.set if "=" not in word]:
+        parser.error(f"--set: got {wrong[0]!r}, expected SETTING=VALUE, such as train.steps=20.")
     settings = dict(word.split("=", 1) for word in given.set)
+    try:
+        make(given, packages, settings)
+    except subprocess.CalledProcessError as error:
+        command = shlex.join(map(str, error.cmd))
+        raise SystemExit(
+            f"{command!r} ended with status {error.returncode}, for the reason above; the same "
+            "command goes on from there."
+        ) from error
+
+
+def make(given: argparse.Namespace, packages: Path, settings: Mapping[str, str]) -> None:
+    """Run the entries that are asked for and not done, and write the page."""
     for entry in entries.ENTRIES:
         if given.only and entry.name not in given.only:
             continue

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 import fcmae
 
 NEAREST = 5
-ROWS = 6
+ROWS = 5
 CELL_PX, CAPTION_PX, GAP_PX, FRAME_PX = 96, 16, 6, 3
 SAME, OTHER, INK = "#1f6f8b", "#c8501e", "#333333"
 
@@ -105,7 +105,7 @@ def draw(found: Nearest, work: Path, show: tuple[float, float]) -> tuple[Image.I
     pitch = CELL_PX + GAP_PX
     size = (GAP_PX + (NEAREST + 1) * pitch + GAP_PX, GAP_PX + len(queries) * (pitch + CAPTION_PX))
     sheet = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
     shown = []
     for row, query in enumerate(queries):
         y = GAP_PX + row * (pitch + CAPTION_PX)

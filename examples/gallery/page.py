@@ -17,9 +17,10 @@ from fcmae.data.recorded import read_paths
 from fcmae.settings.pretrain import PretrainConfig
 
 # As wide as a picture becomes, and of how many colours: a third of the bytes.
-WIDEST_PX = {"loss": 840, "health": 1100, "reconstructions": 600, "neighbours": 700}
-COLOURS = {"loss": 192, "health": 192, "reconstructions": 96, "neighbours": 80}
+WIDEST_PX = {"loss": 840, "health": 1100, "reconstructions": 560, "neighbours": 700}
+COLOURS = {"loss": 192, "health": 192, "reconstructions": 128, "neighbours": 112}
 FIGURES = ("loss", "health")  # of few colours, all of which are to be kept
+ROUNDS = 2  # of k-means, which make a palette of photographs a good one
 COMMAND_WIDTH = 84
 BASE_IMAGES = 256  # which optim.base_lr is for
 RIVALS = ("untrained", "raw pixels")
@@ -52,9 +53,12 @@ def save(picture: Image.Image, name: str, folder: Path) -> None:
     if flat.width > WIDEST_PX[name]:
         height = round(flat.height * WIDEST_PX[name] / flat.width)
         flat = flat.resize((WIDEST_PX[name], height), Image.Resampling.LANCZOS)
-    method = Image.Quantize.MAXCOVERAGE if name in FIGURES else Image.Quantize.MEDIANCUT
-    palette = flat.quantize(COLOURS[name], method, dither=Image.Dither.NONE)
-    palette.save(folder / f"{name}.png", optimize=True)
+    if name in FIGURES:
+        method, rounds = Image.Quantize.MAXCOVERAGE, 0
+    else:
+        method, rounds = Image.Quantize.MEDIANCUT, ROUNDS
+    reduced = flat.quantize(COLOURS[name], method, kmeans=rounds, dither=Image.Dither.NONE)
+    reduced.save(folder / f"{name}.png", optimize=True)
 
 
 def write_entry(
@@ -161,8 +165,12 @@ def verdict(record: Mapping[str, Any]) -> str:
     by = [method for method in methods if len(beaten[method]) == len(RIVALS)]
     if by:
         return f"helped in part: beats both by {' and '.join(by)} only"
-    said = [f"{' and '.join(rivals)} by {m}" for m, rivals in beaten.items() if rivals]
-    return f"did not help: beats {'; '.join(said)} only" if said else "did not help: beats neither"
+    said = {
+        rival: " and ".join(method for method in methods if rival in beaten[method])
+        for rival in RIVALS
+    }
+    beats = " and ".join(f"{rival} by {probes}" for rival, probes in said.items() if probes)
+    return f"did not help: beats {beats} only" if beats else "did not help: beats neither"
 
 
 def wrapped(command: str) -> str:
