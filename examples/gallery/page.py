@@ -17,8 +17,8 @@ from fcmae.data.recorded import read_paths
 from fcmae.settings.pretrain import PretrainConfig
 
 # As wide as a picture becomes, and of how many colours: a third of the bytes.
-WIDEST_PX = {"loss": 840, "health": 1100, "reconstructions": 560, "neighbours": 700}
-COLOURS = {"loss": 192, "health": 192, "reconstructions": 128, "neighbours": 112}
+WIDEST_PX = {"loss": 840, "health": 1100, "reconstructions": 500, "neighbours": 700}
+COLOURS = {"loss": 192, "health": 192, "reconstructions": 128, "neighbours": 96}
 FIGURES = ("loss", "health")  # of few colours, all of which are to be kept
 ROUNDS = 2  # of k-means, which make a palette of photographs a good one
 COMMAND_WIDTH = 84

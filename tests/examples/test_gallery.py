@@ -22,7 +22,7 @@ from PIL import Image
 
 DOCS = EXAMPLES.parent / "docs"
 PICTURES = ("loss", "health", "reconstructions", "neighbours")
-MOST_BYTES = 2_100_000  # of all pictures together
+MOST_BYTES = 2_000_000  # of all pictures together
 
 
 class Gallery(NamedTuple):
