@@ -3,9 +3,11 @@
 Command: `python studies/holes.py OUT [--pictures elpv] [--seeds 4] [--steps 200]`. It writes grey
 pictures of 144 px three times: whole, and twice with 20 to 60 % of the area (40 % in the mean) made
 black behind a straight border at a random place and angle. The arms "whole", "holes" and "black"
-are alike but for the pictures and `data.invalid 0`; flips and turns are given, since `auto` may
-choose others for other pictures. Each is scored by the loss of hidden patches on 200 other whole
-pictures, two crops each, the same crops and masks for every arm and seed.
+are alike but for the pictures and `data.invalid 0`; "half" is "holes" with the rule of runs that
+began before `data.fullest_crops`, and is run where --half asks for it. Flips and turns are given,
+since `auto` may choose others for other pictures. Each is scored by the loss of hidden patches on
+200 other whole pictures, two crops each, the same crops and masks for every arm and seed. "Its own"
+is the mean of the training loss over the last quarter of the steps.
 A cell that has a row in OUT/scores.csv is not run again.
 """
 
@@ -35,6 +37,7 @@ from fcmae.data import (
 )
 from fcmae.evaluation.statistics import RULE, means, pairwise
 from fcmae.runs.loading import load_run
+from fcmae.runs.metrics import read_metrics
 
 SIDE_PX, IMAGE_PX, PATCH_PX, MASK_RATIO = 144, 96, 32, 0.6
 LEAST_HOLE, MOST_HOLE = 0.2, 0.6  # share of a picture's area
@@ -44,6 +47,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (folder of pictures, se
     "whole": ("whole", {}),
     "holes": ("holes", {"data.invalid": 0}),
     "black": ("holes", {}),
+    "half": ("holes", {"data.invalid": 0, "data.fullest_crops": False}),
 }
 SETTINGS: dict[str, Any] = {
     "data.in_chans": 1,
@@ -119,6 +123,13 @@ def held_out_loss(run: Path, folder: Path) -> float:
     return statistics.fmean(losses)
 
 
+def end_loss(run: Path) -> float:
+    """Return the mean loss of the run's last quarter of steps, on its own pictures."""
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if line.get("loss") is not None]
+    last = lines[-1]["step"]
+    return statistics.fmean(line["loss"] for line in lines if line["step"] > 0.75 * last)
+
+
 def read_scores(file: Path) -> dict[str, dict[int, float]]:
     """Return {arm: {seed: loss}} of the rows that are there."""
     table: dict[str, dict[int, float]] = {arm: {} for arm in ARMS}
@@ -136,11 +147,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=1000, help="pictures trained on, at most")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--half", action="store_true", help='run the arm "half", too')
     parsed = parser.parse_args(arguments)
     write_pictures(parsed.out, parsed.pictures, parsed.count)
     file = parsed.out / "scores.csv"
     for seed in range(parsed.seeds):
         for arm, (folder, settings) in ARMS.items():
+            if arm == "half" and not parsed.half:
+                continue
             if seed in read_scores(file)[arm]:
                 continue
             run = parsed.out / f"{arm}-{seed}"
@@ -155,8 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             loss = held_out_loss(run, parsed.out / "held-out")
             with file.open("a", encoding="utf-8") as rows:
                 rows.write(f"{arm},{seed},{loss:.5f}\n")
-            print(f"{arm}, seed {seed}: {loss:.4f}", flush=True)
-    table = read_scores(file)
+            print(f"{arm}, seed {seed}: {loss:.4f}, its own {end_loss(run):.4f}", flush=True)
+    table = {arm: losses for arm, losses in read_scores(file).items() if losses}
     for arm, mean in means(table).items():
         seeds = ", ".join(f"{loss:.3f}" for _, loss in sorted(table[arm].items()))
         print(f"{arm}: {mean.text(3)} ({seeds})")
