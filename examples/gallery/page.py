@@ -39,8 +39,9 @@ How to read a part:
   untrained encoder and raw pixels. *What helped* and *what did not* are the sentences that the run
   prints: a difference counts when its interval over draws of labels leaves out 0
   ({doc}`more <health>`). Another seed of the pretraining may say otherwise.
-- **Nearest pictures**: queries drawn by a seed, one of each class in turn, and the five pictures
-  whose features are most alike (cosine). Blue frames have the query's class, orange ones another.
+- **Nearest pictures**: five queries drawn by a seed, of one class after another, and of each the
+  five pictures whose features are most alike (cosine). Blue frames have the query's class, orange
+  ones another; of pictures that are cut from one slab none is shown beside the query.
 - **Reconstructions** are of pictures that the run never trained on.
 
 """
