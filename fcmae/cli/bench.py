@@ -34,6 +34,12 @@ def run(arguments: list[str]) -> None:
     _, image_size, threads = settings.sizes[0]
     if threads:
         torch.set_num_threads(threads)
+    if settings.starting:
+        from fcmae.machine.bench.starting import describe_starting, measure_starting
+
+        print(computing(torch.device("cpu")))
+        print(describe_starting(*measure_starting(settings.repeats)))
+        return
     if settings.data is not None:
         from fcmae.machine.bench.reading import measure_reading
         from fcmae.machine.bench.tiff_crops import measure_tiff
@@ -75,8 +81,8 @@ def _spelt_out(arguments: list[str]) -> list[str]:
 
     Unless parts are named.
     """
-    flags = {"--suite": "--suite=true", "--small": "--small=true"}
-    arguments = [flags.get(word, word) for word in arguments]
+    flags = ("--suite", "--small", "--starting")
+    arguments = [f"{word}=true" if word in flags else word for word in arguments]
     if "--against" not in arguments:
         return arguments
     at = arguments.index("--against")

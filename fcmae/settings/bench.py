@@ -16,7 +16,7 @@ from fcmae.settings.ranges import (
 
 Backend = Literal["native", "masked_dense", "minkowski"]
 Pixels = Annotated[int, at_least(32)]
-Part = Literal["forward", "backward", "step"]
+Part = Literal["forward", "backward", "step", "evaluation"]
 Precision = Literal["fp32", "bf16"]
 
 
@@ -38,7 +38,8 @@ class BenchSettings:
     """fp32, or bf16 by autocast."""
     parts: list[Part] = field(default_factory=lambda: ["backward", "step"])
     """forward: of the encoder; backward: forward and backward of it; step: a whole training step
-    with decoder, loss and optimizer, against the dense timm model and a ViT-MAE."""
+    with decoder, loss and optimizer, against the dense timm model and a ViT-MAE; evaluation:
+    features of whole images as scores and embed take them, against timm's own forward."""
     batch_size: PositiveInt | list[PositiveInt] = 8
     """Images per step; several are compared in turns, in units of the first."""
     image_size: Pixels | list[Pixels] = 224
@@ -66,6 +67,9 @@ class BenchSettings:
     """Minutes that the suite may take; what finds no time is listed."""
     small: bool = False
     """`--small`: the suite on the smallest model and images, which shows that it runs."""
+    starting: bool = False
+    """`--starting`: seconds from the command of a pretraining on 10,000 made files to the end of
+    its first step; of the other options only repeats counts."""
     data: str | None = None
     """Folder of images: measure how fast they are read, beside training steps of the models."""
 

@@ -15,15 +15,17 @@ import torch
 from PIL import Image
 
 from fcmae.__main__ import main
-from fcmae.errors import DONE, MISTAKE
+from fcmae.errors import DONE, MISTAKE, DataError
 from fcmae.machine.bench import BenchSettings, measure, output, vit_mae
 from fcmae.machine.bench.measuring import Measurement, compared_groups, partner_of, peak_memory
 from fcmae.machine.bench.roofline import counted_flops, matmul_rates
+from fcmae.machine.bench.starting import describe_starting, measure_starting
 from fcmae.machine.bench.subjects import Subject, prepare
 from fcmae.machine.bench.timing import Times, time_in_turns
 from fcmae.machine.bench.vit_mae import VitMae
 from sparse.backends import native
 from sparse.ops import depthwise
+from sparse.ops.compiler import missing_kernels
 
 CPU = torch.device("cpu")
 
@@ -295,3 +297,43 @@ def test_a_folder_that_cannot_be_made_is_refused(
     (tmp_path / "file").touch()
     assert main(["bench", "--output", str(tmp_path / "file" / "bench")]) == MISTAKE
     assert "cannot be made (Not a directory); name another folder" in capsys.readouterr().err
+
+
+def test_features_of_whole_images_are_compared_with_timms_own_forward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed: list[object] = []
+    run_block = native.run_block
+    monkeypatch.setattr(
+        "sparse.whole.run_block", lambda *given: (computed.append(1), run_block(*given))[1]
+    )
+    settings = BenchSettings(
+        models=["convnextv2_atto"], parts=["evaluation"], batch_size=1, image_size=64, repeats=1
+    )
+    (group,) = compared_groups(settings)
+    mine, timms = group
+    assert (mine.contender, timms.contender) == ("native", "dense")
+    assert (mine.ratio, timms.ratio) == (0, 0)
+    assert partner_of(mine, group) == timms
+    assert partner_of(timms, group) is None
+    prepare(timms, CPU)()
+    assert computed == []
+    prepare(mine, CPU)()
+    assert bool(computed) == (missing_kernels() is None)
+    forward = subject(part="forward", ratio=0.0)
+    prepare(forward, CPU)()
+    assert counted_flops(mine) == counted_flops(forward)
+
+
+def test_starting_is_measured_to_the_end_of_the_first_step() -> None:
+    told: list[str] = []
+    clock, computing = measure_starting(1, files=100, tell=told.append)
+    assert told == ["making 100 files ..."]
+    assert 0 < computing.median < clock.median + 5  # clocks of processes tick coarsely
+    said = describe_starting(clock, computing, files=100)
+    assert said.startswith("fcmae pretrain on 100 files ends its first step ")
+
+
+def test_a_pretraining_that_cannot_start_is_told() -> None:
+    with pytest.raises(DataError, match="bench: the pretraining failed: "):
+        measure_starting(1, files=0, tell=lambda _: None)

@@ -64,7 +64,7 @@ def measure(
         gc.collect()  # an optimizer is part of cycles
         for subject in subjects:
             partner = partner_of(subject, subjects)
-            with_memory = settings.memory and subject.part != "forward"
+            with_memory = settings.memory and subject.part not in ("forward", "evaluation")
             results.append(
                 Measurement(
                     subject=subject,
@@ -114,6 +114,8 @@ def compared_groups(settings: BenchSettings) -> Iterator[list[Subject]]:
         contenders: list[tuple[str, float]] = list(
             itertools.product(settings.backends, settings.ratios)
         )
+        if part == "evaluation":  # nothing is hidden
+            contenders = [("native", 0.0), ("dense", 0.0)]
         folder = settings.against[1] if settings.against else ""
         if folder:
             contenders += [(authors.NAME, ratio) for ratio in settings.ratios]
@@ -136,6 +138,7 @@ def compared_groups(settings: BenchSettings) -> Iterator[list[Subject]]:
             for is_compiled in compiled
             for contender, ratio in contenders
             if not (is_compiled and contender in ("minkowski", authors.NAME))
+            if not (is_compiled and part == "evaluation")
         ]
 
 
@@ -145,7 +148,7 @@ def partner_of(subject: Subject, subjects: list[Subject]) -> Subject | None:
         alike = dataclasses.replace(other, contender=subject.contender, folder="")
         if other.contender == authors.NAME and alike == subject:
             return other
-    name = "dense" if subject.part == "step" else "masked_dense"
+    name = "dense" if subject.part in ("step", "evaluation") else "masked_dense"
     ratio = 0.0 if name == "dense" else subject.ratio
     wanted = dataclasses.replace(subject, contender=name, ratio=ratio, is_on_canvas=False)
     return wanted if wanted in subjects and wanted != subject else None

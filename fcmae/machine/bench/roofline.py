@@ -15,7 +15,11 @@ from sparse.ops.linear import linear
 
 SIDE = 2048
 REPEATS = 5
-PASSES = {"forward": 1, "backward": 3}  # backward: one more for the inputs, one for the weights
+PASSES = {
+    "forward": 1,
+    "evaluation": 1,
+    "backward": 3,
+}  # backward: one more for the inputs, one for the weights
 
 
 def counted_flops(subject: Subject) -> float:
@@ -30,7 +34,9 @@ def counted_flops(subject: Subject) -> float:
         return sum(stage.flops for stage in stages_of(model, subject.batch_size))
     with torch.device("meta"):
         architecture = read_architecture(create_backbone(subject.model, in_chans=3))
-    patches = num_visible_patches((subject.image_size // PATCH) ** 2, subject.ratio)
+    patches = (subject.image_size // PATCH) ** 2
+    if subject.ratio:
+        patches = num_visible_patches(patches, subject.ratio)
     total, previous_width, previous_stride = 0, architecture.in_chans, 1
     for stride, width, depth, kernel in zip(
         architecture.strides,

@@ -1,5 +1,6 @@
 """What is measured: one piece of work on one model, as a function without arguments."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fcmae.model.masking import draw_visible
 from fcmae.settings.sections import OptimConfig
 from fcmae.training.optimization import autocast, create_optimizer, parameter_groups
 from sparse import SparseConvNeXt
+from sparse.whole import native_blocks
 
 ALTERNATIVES = ("dense", "vit_mae", authors.NAME)
 PATCH = 32
@@ -29,11 +31,11 @@ class Subject:
 
     Attributes:
         model: timm name of the encoder.
-        contender: a backend, `dense` (supervised training of the timm model), `vit_mae`, or
-            `authors`, whose code lies in `folder`.
+        contender: a backend, `dense` (the timm model: its supervised training, or its features in
+            `evaluation`), `vit_mae`, or `authors`, whose code lies in `folder`.
         ratio: masking ratio; 0 for `dense`.
         precision: fp32 or bf16.
-        part: forward, backward or step.
+        part: forward, backward, step or evaluation.
         batch_size: images per step.
         image_size: pixels per side.
         is_compiled: whether torch.compile is used.
@@ -69,6 +71,8 @@ def prepare(subject: Subject, device: torch.device) -> Callable[[], None]:
     make = _encoder
     if subject.contender in ALTERNATIVES or subject.part == "step":
         make = _training_step
+    if subject.part == "evaluation":
+        make = _evaluation
     work = make(subject, images, device)
     if subject.threads:
         work = _with_threads(work, subject.threads)
@@ -106,7 +110,10 @@ def _encoder(subject: Subject, images: Tensor, device: torch.device) -> Callable
     encoder: Any = SparseConvNeXt(dense, backend=subject.contender).to(device)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
     num_patches = (subject.image_size // PATCH) ** 2
-    visible = draw_visible(subject.batch_size, num_patches, subject.ratio, generator).to(device)
+    visible = torch.arange(num_patches).expand(subject.batch_size, -1)
+    if subject.ratio:
+        visible = draw_visible(subject.batch_size, num_patches, subject.ratio, generator)
+    visible = visible.to(device)
     run = torch.compile(encoder) if subject.is_compiled else encoder
 
     def forward() -> None:
@@ -120,6 +127,17 @@ def _encoder(subject: Subject, images: Tensor, device: torch.device) -> Callable
         features.sum().backward()
 
     return forward if subject.part == "forward" else forward_and_backward
+
+
+def _evaluation(subject: Subject, images: Tensor, device: torch.device) -> Callable[[], None]:
+    model: Any = create_backbone(subject.model, in_chans=3).to(device).eval()
+    exchanging = native_blocks if subject.contender == "native" else contextlib.nullcontext
+
+    def features() -> None:
+        with torch.no_grad(), autocast(device, subject.precision), exchanging(model):
+            model.forward_features(images).mean(dim=(2, 3))
+
+    return features
 
 
 def _training_step(subject: Subject, images: Tensor, device: torch.device) -> Callable[[], None]:
