@@ -256,6 +256,7 @@ def test_the_checks_see_what_they_should() -> None:
 OWN_WRITERS = {
     "fcmae/data/cache.py": "appends pixels, and an index that counts them afterwards",
     "fcmae/evaluation/given_images.py": "pictures in memory, in a folder that is removed",
+    "fcmae/machine/bench/starting.py": "pictures to start on, in a folder that is removed",
     "fcmae/machine/memory.py": "asks the kernel, by a file of /proc",
     "fcmae/runs/checkpoints.py": "a folder of two files, with a checksum",
     "fcmae/runs/durable.py": "what the others go through",

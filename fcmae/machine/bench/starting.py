@@ -1,7 +1,7 @@
 """How long a pretraining takes from its command to the end of its first step."""
 
-import io
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +17,7 @@ from fcmae.errors import DataError
 from fcmae.machine.bench.timing import Times
 from fcmae.pretraining.task import Pretraining
 from fcmae.training.loop import TrainingLoop
+from fcmae.training.task import Task
 
 FILES = 10_000
 DIFFERENT, SIZE_PX = 64, (320, 240)
@@ -61,14 +62,12 @@ def _write(folder: Path, files: int) -> None:
     """Write so many small JPEGs, of DIFFERENT pictures."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    contents = []
-    for _ in range(DIFFERENT):
+    paths = [folder / f"{number:06d}.jpg" for number in range(files)]
+    for path in paths[:DIFFERENT]:
         pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        content = io.BytesIO()
-        Image.fromarray(pixels).resize(SIZE_PX).save(content, format="JPEG", quality=80)
-        contents.append(content.getvalue())
-    for number in range(files):
-        (folder / f"{number:06d}.jpg").write_bytes(contents[number % DIFFERENT])
+        Image.fromarray(pixels).resize(SIZE_PX).save(path, quality=80)
+    for number, path in enumerate(paths[DIFFERENT:]):
+        shutil.copyfile(paths[number % DIFFERENT], path)
 
 
 def _start(folder: Path, number: int) -> tuple[float, float]:
@@ -91,8 +90,8 @@ def _start(folder: Path, number: int) -> tuple[float, float]:
 def end_after_a_step() -> None:
     """Have this process end where a pretraining has taken its first step; print when, and what."""
 
-    def end(task: Pretraining, run: TrainingLoop, was_taken: bool | Tensor) -> None:
+    def end(task: Task, run: TrainingLoop, was_taken: bool | Tensor) -> None:
         print(time.time(), sum(os.times()[:2]), flush=True)
         os._exit(0)
 
-    Pretraining.after_update = end  # type: ignore[method-assign]
+    Pretraining.after_update = end  # type: ignore[assignment, method-assign]
