@@ -10,7 +10,7 @@ from fcmae.data.augmentation import SMALL_CROPS, PretrainAugmentation
 from fcmae.data.decoding import Decoded
 from fcmae.data.holes import none_if_all, resize_valid
 from fcmae.data.parts import Choose, Part
-from fcmae.randomness import sample_seed, seeded
+from fcmae.randomness import sample_seed, torch_seeded
 
 RANDOM_CROPS = 10  # of a file with holes, before the smallest ones are tried one after another
 ATTEMPTS = RANDOM_CROPS + SMALL_CROPS
@@ -77,7 +77,7 @@ class CropStream:
     def _randomness(self, attempt: int) -> contextlib.AbstractContextManager[None]:
         seed, epoch, index = self._key
         further = (attempt,) if attempt else ()
-        return seeded(sample_seed(seed, "augment", epoch, index, *further))
+        return torch_seeded(sample_seed(seed, "augment", epoch, index, *further))
 
     def _choice(self, attempt: int) -> Choose:
         if attempt < RANDOM_CROPS:

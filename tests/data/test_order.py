@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fcmae.data import MicroBatches, SampleStream, in_order, sample_seed, seeded
+from fcmae.randomness import torch_seeded
 
 
 def test_sample_seed_is_the_same_in_every_process() -> None:
@@ -114,3 +115,16 @@ def test_in_order_visits_all_once_and_ends_with_what_is_left() -> None:
 def test_a_name_of_a_file_draws_the_same_under_every_locale() -> None:
     assert sample_seed(3, "\u00e9t\u00e9") == sample_seed(3, "\udcc3\udca9t\udcc3\udca9")
     assert sample_seed(3, "\udce9") != sample_seed(3, "\u00e9")
+
+
+def test_torchs_generator_alone_is_seeded_as_with_all_and_restored() -> None:
+    before = torch.get_rng_state()
+    with seeded(7):
+        expected = torch.rand(5)
+    with torch_seeded(7):
+        found = torch.rand(5)
+    assert torch.equal(found, expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(KeyError), torch_seeded(7):
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
