@@ -19,6 +19,7 @@ from fcmae.evaluation.features import (
 from fcmae.evaluation.knn import knn_predict
 from fcmae.evaluation.label_draws import Sides, draw_labels, sides_of
 from fcmae.evaluation.linear_probe import (
+    MOST_CLASSES,
     LinearProbe,
     balanced_accuracy,
     fit_linear_probe,
@@ -38,6 +39,7 @@ from fcmae.evaluation.statistics import RULE, Mean, PairedDifference, difference
 
 __all__ = [
     "METHODS",
+    "MOST_CLASSES",
     "RULE",
     "Chosen",
     "Describer",

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcmae.data import EvaluationDataset, EvaluationTransform, ImageList, in_order, make_loader
 from fcmae.errors import DataError
 from fcmae.evaluation import (
     METHODS,
+    MOST_CLASSES,
     Describer,
     Features,
     balanced_accuracy,
@@ -29,8 +30,8 @@ from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.schedule import Schedule
 
 MOST_LABELS = 2000  # that a probe sees: fitting it takes seconds
-MOST_CLASSES = 50  # beyond them the linear probe takes minutes and is left out
 BATCH_IMAGES = 32  # bounds memory, changes no number
+START = "start"  # the describer that a fine-tuning starts from
 LINE = "frozen_{}_balanced_accuracy"  # in metrics.jsonl, of step 0
 
 # What tends to be wrong where a recipe falls behind its own start.
@@ -89,13 +90,20 @@ class FrozenFeatures:
             DataError: no image can be decoded, the images are of one class, or features are not
                 finite.
         """
+        known, unknown = self.of_labelled(train, seed), self._of(validation)
+        scores = {name: score_split(known[name], unknown[name]) for name in self._describers}
+        return FrozenScores(scores, len(next(iter(known.values())).labels))
+
+    def of_labelled(self, train: ImageList, seed: int) -> dict[str, Features]:
+        """Return the features of the training images that `score` learns from, by describer.
+
+        Raises:
+            DataError: no image can be decoded.
+        """
         rng = torch.Generator().manual_seed(sample_seed(seed, "frozen"))
         places = list({path: n for n, path in enumerate(train.paths)}.values())  # some repeat
         chosen = torch.randperm(len(places), generator=rng)[:MOST_LABELS].tolist()
-        known = self._of(train.select([places[c] for c in chosen]))
-        unknown = self._of(validation)
-        scores = {name: score_split(known[name], unknown[name]) for name in self._describers}
-        return FrozenScores(scores, len(next(iter(known.values())).labels))
+        return self._of(train.select([places[c] for c in chosen]))
 
     def _of(self, images: ImageList) -> dict[str, Features]:
         assert images.labels is not None
@@ -149,21 +157,15 @@ def score_split(known: Features, unknown: Features) -> dict[str, float]:
 
 
 def measure(
-    model: nn.Module,
-    train: ImageList,
-    validation: ImageList,
-    transform: EvaluationTransform,
-    config: FinetuneConfig,
-    device: torch.device,
+    features: FrozenFeatures, train: ImageList, validation: ImageList, seed: int
 ) -> tuple[dict[str, Any], str]:
     """Return a line for metrics.jsonl, and a sentence.
 
-    See FrozenFeatures for the arguments and what is raised; `model` is the classifier before its
+    See FrozenFeatures for the arguments and what is raised; START is the classifier before its
     first step, and is left as it was.
     """
-    features = FrozenFeatures({"start": model}, transform, config, device)
-    found = features.score(train, validation, config.train.seed)
-    scores = found.scores["start"]
+    found = features.score(train, validation, seed)
+    scores = found.scores[START]
     line: dict[str, Any] = {LINE.format(name.lower()): value for name, value in scores.items()}
     line["frozen_labels"] = found.num_labels
     return line, f"before the first step: {_frozen_sentence(line, len(train))}"

@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 
 from fcmae.data import ImageList, Reading
+from fcmae.evaluation import MOST_CLASSES
+from fcmae.finetuning.setup import brings_classifier
+from fcmae.settings.auto import is_auto
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.auto import Choices, choose_flips
 
@@ -38,6 +41,23 @@ def steps_for(num_labels: int, effective_batch: int) -> int:
     return min(max(steps, FEWEST_STEPS), MOST_STEPS)
 
 
+def why_no_probe(config: FinetuneConfig, train: ImageList) -> str | None:
+    """Return why the classifier is better not started as a linear probe; None where it may be.
+
+    Source: Kumar et al. 2022 (arXiv:2202.10054), linear probing then fine-tuning.
+    """
+    classes, labels = train.classes or (), len(set(train.paths))
+    if config.model.weights is None:
+        return "from scratch there are no features to probe"
+    if config.model.head_init_scale is not None:
+        return "model.head_init_scale says how it is drawn"
+    if brings_classifier(config, classes):
+        return "model.weights bring a classifier of these classes"
+    if len(classes) > MOST_CLASSES:
+        return f"more than {MOST_CLASSES} classes"
+    return f"{labels:,} labels" if labels >= MANY_LABELS else None
+
+
 def choose_before_length(
     config: FinetuneConfig, train: ImageList, reading: Reading, variant: str, processes: int = 1
 ) -> Choices:
@@ -55,6 +75,11 @@ def choose_before_length(
     few = labels < MANY_LABELS
     said = f"{labels:,} labels"
     choices.choose("model.name", variant, "as model.weights say")
+    why = why_no_probe(config, train) if is_auto(config, "model.head_start") else None
+    if why is None:
+        choices.choose("model.head_start", "probe", f"{said} and weights that know the images")
+    else:
+        choices.choose("model.head_start", "random", why)
     batch = batch_for(len(train), config.train.accumulate * processes)
     choices.choose("train.batch_size", batch, f"{said}, {LARGEST_BATCH} at most")
     choices.choose("augment.crop_scale", (0.4, 1.0) if few else (0.08, 1.0), said)

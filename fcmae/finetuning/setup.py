@@ -97,10 +97,16 @@ def create_classifier(
     told = licence_notices(model_config.weights)
     told += load_encoder(model, model_config.weights, inflate=model_config.inflate)
     known = weights_metadata(config).get("classes")
-    if known is not None and tuple(known) != classes and len(known) == len(classes):
+    if known is not None and len(known) == len(classes) and not brings_classifier(config, classes):
         _draw_head(model, scale, config.train.seed)
         told.append(f"{model_config.weights}: its classifier is for other classes and left out.")
     return model, told
+
+
+def brings_classifier(config: FinetuneConfig, classes: tuple[str, ...]) -> bool:
+    """Whether model.weights say that they have a classifier of these classes in this order."""
+    known = weights_metadata(config).get("classes")
+    return known is not None and tuple(known) == classes
 
 
 def _draw_head(model: ConvNeXt, scale: float, seed: int) -> None:

@@ -14,6 +14,8 @@ from fcmae.evaluation.classification import ClassificationScores, draw_confusion
 from fcmae.finetuning import frozen
 from fcmae.finetuning.classifier_export import export_classifier
 from fcmae.finetuning.data import FinetuneDataset
+from fcmae.finetuning.frozen import FrozenFeatures
+from fcmae.finetuning.head import start_at_probe
 from fcmae.finetuning.opening import open_or_recall
 from fcmae.finetuning.recipe import (
     EPOCHS,
@@ -173,10 +175,29 @@ class Finetuning(ScoredTask[ClassificationScores]):
         self._told = [*sentences, *told]
         super().__init__(config, train, validation, model)
         self._scores_frozen = scores_frozen
+        self._frozen: FrozenFeatures | None = None  # from prepare to begin
         self._augmentation = create_augmentation(config)
         self._transform = create_evaluation_transform(config)
         self._mixup = create_mixup(config, len(self.classes))
         self._loss = create_loss(config)
+
+    def prepare(self, run: TrainingLoop) -> None:
+        """Let the classifier start as a linear probe where it is to; then as every task does."""
+        if self.config.model.head_start == "probe" and not run.is_continued:
+            features = self._frozen_features(run)
+            dataset = self.create_dataset()
+            told = start_at_probe(self.model, features, dataset, self.config, run.processes)
+            self._told.append(told)
+        super().prepare(run)
+
+    def _frozen_features(self, run: TrainingLoop) -> FrozenFeatures:
+        """Return features of the start, each image read once while they are asked for."""
+        if self._frozen is None:
+            describers = {frozen.START: self.model}
+            self._frozen = FrozenFeatures(
+                describers, self._transform, self.config, run.processes.device
+            )
+        return self._frozen
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return a group per layer and decay."""
@@ -219,16 +240,11 @@ class Finetuning(ScoredTask[ClassificationScores]):
             )
             if self._scores_frozen and run.progress.step == 0:
                 run.look("scoring the frozen features", lambda: self._look_at_frozen(run))
+        self._frozen = None
 
     def _look_at_frozen(self, run: TrainingLoop) -> None:
-        line, said = frozen.measure(
-            self.model,
-            self.images,
-            self.validation,
-            self._transform,
-            self.config,
-            run.processes.device,
-        )
+        features, seed = self._frozen_features(run), self.config.train.seed
+        line, said = frozen.measure(features, self.images, self.validation, seed)
         if run.log is not None:
             run.log.log(0, line)
         run.say(said)

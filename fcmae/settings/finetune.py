@@ -90,6 +90,11 @@ class FinetuneModelConfig:
     """Stochastic depth rate of the last block, rising linearly from 0."""
     head_init_scale: FiniteFloat | None = None
     """The classifier starts with deviation 0.02 times this; null: 0.001 with weights, else 1."""
+    head_start: OrAuto[Literal["probe", "random"]] = field(
+        default=AUTO, metadata={"before": "random"}
+    )
+    """The classifier starts as a linear probe of model.weights' features, or is drawn (unless these
+    weights bring one of the same classes); auto: probe, where there are few labels to fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,5 +302,13 @@ class FinetuneConfig(TaskConfig):
             "train.batch_size",
             self.train.batch_size,
             "an even number, since mixup and cutmix pair the images of a batch",
+        )
+        require(
+            self.model.head_start != "probe"
+            or self.model.weights is not None
+            or self.compare.starts is not None,
+            "model.head_start",
+            "probe with model.weights null",
+            "weights whose features can be probed, or random",
         )
         self.compare.check_beside(self.model.weights, evaluates_only=evaluate.only)

@@ -107,7 +107,8 @@ def resolved(labels: int, steps: int, *words: str) -> FinetuneConfig:
     """Return settings for so many labels and steps of 32, whose pictures nobody looks at."""
     plain = ["--run.dir=r", "--data.path=d", "--model.weights=w", "--train.batch_size=32"]
     flips = [f"--augment.{name}=false" for name in ("horizontal_flip", "vertical_flip", "rotate90")]
-    config = parse(FinetuneConfig, [*plain, *flips, *words], prog="fcmae")
+    asks_no_file = ["--model.head_start=random"]
+    config = parse(FinetuneConfig, [*plain, *flips, *asks_no_file, *words], prog="fcmae")
     images = ImageList(paths=tuple(f"{number}.png" for number in range(labels)))
     choices = choose_before_length(config, images, Reading(in_chans=3), "convnextv2_atto")
     choose_after_length(choices, steps, 32)

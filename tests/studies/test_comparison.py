@@ -182,6 +182,7 @@ def test_every_start_share_and_seed_is_a_run_and_the_report_agrees(
     assert pretrained.train == scratch.train
     assert pretrained.augment == scratch.augment
     assert (pretrained.optim.layer_decay, scratch.optim.layer_decay) == (0.5, 1.0)
+    assert (pretrained.model.head_start, scratch.model.head_start) == ("probe", "random")
     assert (pretrained.model.weights, scratch.model.weights) == (str(material / "run"), None)
     lists = [
         (folder / "labels-10" / f"{name}-2" / "images.jsonl").read_text()
@@ -278,6 +279,7 @@ def test_named_starts_are_compared_by_fine_tuning_and_by_probes_in_one_report(
     }
     assert [one.model.weights for one in settings.values()] == list(starts.values())
     assert [one.optim.layer_decay for one in settings.values()] == [1.0, 0.5, 0.5]
+    assert [one.model.head_start for one in settings.values()] == ["random", "probe", "probe"]
     assert len({str(one.data.mean) for one in settings.values()}) == 1
     rows = list(csv.DictReader(io.StringIO((folder / "report.csv").read_text())))
     assert {(row["start"], row["score"]) for row in rows} == {

@@ -14,6 +14,7 @@ PUBLISHED: dict[str, Any] = {
     "model.name": "convnextv2_atto",
     "train.batch_size": 64,
     "model.drop_path": 0.0,
+    "model.head_start": "random",
     "mask.patch_size": 32,
     "optim.base_lr": 1.5e-4,
     "optim.schedule": "cosine",

@@ -15,7 +15,7 @@ from fcmae.runs.folder import RunFolder
 from fcmae.runs.loading import is_pretraining_run, load_run_config
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.auto import AUTO
-from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.finetune import FinetuneConfig, FinetuneModelConfig
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.studies.comparison.scores import OTHER, PRETRAINED, SCRATCH
 from fcmae.weights.public import is_public
@@ -109,6 +109,8 @@ def settings_of(config: Settings, arms: Arms, arm: Arm, seed: int) -> Settings:
         optim = dataclasses.replace(optim, base_lr=rate, layer_decay=compare.scratch_layer_decay)
     if arm is not arms.first_trained:
         model = dataclasses.replace(model, weights=arm.weights)
+    if arm.weights is None and isinstance(model, FinetuneModelConfig):
+        model = dataclasses.replace(model, head_start="random")  # there is nothing to probe
     if arms.are_named and arm.weights is None:
         left = {name: known.get(name) for name in READ_AS if getattr(data, name) is None}
         told = {name: value for name, value in left.items() if value is not None}
