@@ -251,7 +251,7 @@ def what_to_change(config: FinetuneConfig, schedule: Schedule, num_images: int) 
     if passes < FEW_PASSES:
         more = max(2 * steps, math.ceil(FEW_PASSES * num_images / batch))
         changes.append(f"train longer (--train.steps {more}; it saw each image {passes:.0f} times)")
-    usual = usual_peak(batch)
+    usual = usual_peak(batch, config.model.head_start)
     if not usual / FAR <= schedule.peak <= usual * FAR:
         verb = "raise" if schedule.peak < usual else "lower"
         changes.append(

@@ -19,7 +19,6 @@ from fcmae.evaluation import Features, extract_together, fit_linear_probe
 from fcmae.evaluation.probe_classifier import normed
 from fcmae.finetuning.data import FinetuneDataset
 from fcmae.finetuning.frozen import BATCH_IMAGES, START, FrozenFeatures
-from fcmae.finetuning.setup import HEAD_STD
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.processes import Processes
 
@@ -124,11 +123,9 @@ def with_views(
 
 
 def probe_state(model: ConvNeXt, known: Features) -> dict[str, Tensor] | None:
-    """Return weight and bias of the last layer with which `model` predicts as the probe does.
+    """Return weight and bias of the last layer with which `model` answers as the probe does.
 
-    They are scaled to the deviation of timm's own: the class that wins is the same, and a step of
-    the features moves no logit by tens, as it does with a probe's weights. A class without an
-    image keeps its row.
+    A class without an image keeps its row.
 
     Args:
         model: the classifier.
@@ -136,17 +133,13 @@ def probe_state(model: ConvNeXt, known: Features) -> dict[str, Tensor] | None:
 
     Returns:
         {"weight": float32 [C, D], "bias": float32 [C]}; None without two classes, or where
-        features are not finite or all the same.
+        features are not finite.
     """
     if len(known.labels.unique()) < 2 or not known.vectors.isfinite().all():
         return None
     probe = fit_linear_probe(known.vectors, known.labels)
-    spread = float(probe.weight.std())
-    if spread == 0:  # features of one value
-        return None
     layer: Any = model.head.fc
     weight, bias = layer.weight.detach().cpu().clone(), layer.bias.detach().cpu().clone()
-    size = HEAD_STD / spread
-    weight[probe.classes] = (size * probe.weight).float()
-    bias[probe.classes] = (size * probe.bias).float()
+    weight[probe.classes] = probe.weight.float()
+    bias[probe.classes] = probe.bias.float()
     return {"weight": weight, "bias": bias}

@@ -14,20 +14,27 @@ from fcmae.finetuning.setup import brings_classifier
 from fcmae.settings.auto import is_auto
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.auto import Choices, choose_flips
+from fcmae.training.schedule import peak_lr
 
 MANY_LABELS = 20_000  # from here on the paper's ImageNet recipe is the nearer one
 EPOCHS = 30
 FEWEST_STEPS, MOST_STEPS = 300, 4000
 LARGEST_BATCH = 32
 PEAK_LR = 5e-4  # absolute, of LARGEST_BATCH images
+# Fewer steps than these change the features without finding the classes in them again. They begin
+# with the classes as a linear probe has them, at a rate that keeps what it knows.
+FEW_STEPS = 100
+NEAR_PEAK_LR = 2e-5
+MOST_NEAR = 2.0  # factor above it at which a probe is lost
 WARMUP_SHARE = 0.1
 LAYER_DECAY = 0.9
 EMA_FROM_STEPS = 2000
 
 
-def usual_peak(effective_batch: int) -> float:
-    """Return the absolute peak rate: rises as the root of the batch."""
-    return PEAK_LR * math.sqrt(effective_batch / LARGEST_BATCH)
+def usual_peak(effective_batch: int, head_start: str = "random") -> float:
+    """Return the absolute peak rate: rises as the root of the batch, low from a probe."""
+    rate = NEAR_PEAK_LR if head_start == "probe" else PEAK_LR
+    return rate * math.sqrt(effective_batch / LARGEST_BATCH)
 
 
 def batch_for(num_labels: int, parts: int) -> int:
@@ -42,10 +49,7 @@ def steps_for(num_labels: int, effective_batch: int) -> int:
 
 
 def why_no_probe(config: FinetuneConfig, train: ImageList) -> str | None:
-    """Return why the classifier is better not started as a linear probe; None where it may be.
-
-    Source: Kumar et al. 2022 (arXiv:2202.10054), linear probing then fine-tuning.
-    """
+    """Return why no run, however short, should start its classifier as a probe; None: it may."""
     classes, labels = train.classes or (), len(set(train.paths))
     if config.model.weights is None:
         return "from scratch there are no features to probe"
@@ -76,9 +80,7 @@ def choose_before_length(
     said = f"{labels:,} labels"
     choices.choose("model.name", variant, "as model.weights say")
     why = why_no_probe(config, train) if is_auto(config, "model.head_start") else None
-    if why is None:
-        choices.choose("model.head_start", "probe", f"{said} and weights that know the images")
-    else:
+    if why is not None:
         choices.choose("model.head_start", "random", why)
     batch = batch_for(len(train), config.train.accumulate * processes)
     choices.choose("train.batch_size", batch, f"{said}, {LARGEST_BATCH} at most")
@@ -102,7 +104,11 @@ def choose_before_length(
 def choose_after_length(choices: Choices, total_steps: int, effective_batch: int) -> None:
     """Choose what depends on the number of steps."""
     steps = f"{total_steps:,} steps of {effective_batch} images"
-    rate = usual_peak(effective_batch)
+    head_start = "random"
+    if isinstance(choices.config, FinetuneConfig):
+        _choose_head_start(choices, total_steps, effective_batch)
+        head_start = choices.config.model.head_start
+    rate = usual_peak(effective_batch, head_start)
     base = float(f"{rate * 256 / effective_batch:.3g}")
     choices.choose("optim.base_lr", base, f"a peak rate of {rate:.2g} for {steps}")
     is_pretrained = choices.config.model.weights is not None
@@ -116,3 +122,19 @@ def choose_after_length(choices: Choices, total_steps: int, effective_batch: int
     is_long = total_steps >= EMA_FROM_STEPS
     decay = round(1 - 10 / total_steps, 5) if is_long else None
     choices.choose("ema.decay", decay, f"{EMA_FROM_STEPS:,} steps or more average the last tenth")
+
+
+def _choose_head_start(choices: Choices, total_steps: int, effective_batch: int) -> None:
+    """Choose where the classifier starts, unless it was chosen before the length.
+
+    Source: Kumar et al. 2022 (arXiv:2202.10054), linear probing then fine-tuning.
+    """
+    config = choices.config
+    start, why = "probe", f"fewer than {FEW_STEPS} steps do not find the classes by themselves"
+    if total_steps >= FEW_STEPS:
+        start, why = "random", f"{FEW_STEPS} steps or more find the classes by themselves"
+    elif not is_auto(config, "optim.base_lr"):
+        peak = peak_lr(config.optim.base_lr, effective_batch)
+        if peak > MOST_NEAR * usual_peak(effective_batch, "probe"):
+            start, why = "random", f"optim.base_lr, a peak rate of {peak:.2g}, would undo a probe"
+    choices.choose("model.head_start", start, why)

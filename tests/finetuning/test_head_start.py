@@ -18,13 +18,15 @@ from fcmae.__main__ import main
 from fcmae.data import ImageList, Reading
 from fcmae.data.splits import open_labelled
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
-from fcmae.evaluation import Features, linear_probe_predict
+from fcmae.evaluation import Features, fit_linear_probe
 from fcmae.evaluation.probe_classifier import normed
 from fcmae.finetuning import head
 from fcmae.finetuning.frozen import START, FrozenFeatures
 from fcmae.finetuning.head import with_views
 from fcmae.finetuning.recipe import (
+    FEW_STEPS,
     MANY_LABELS,
+    NEAR_PEAK_LR,
     PEAK_LR,
     choose_after_length,
     choose_before_length,
@@ -122,12 +124,34 @@ def test_from_weights_with_few_labels_the_classifier_starts_as_the_probe_of_what
     model, _ = create_classifier(config, ("left", "middle", "right"))
     model.eval()
     known, unknown = described(model, train, validation, config)
-    expected = linear_probe_predict(known.vectors, known.labels, unknown.vectors)
+    probe = fit_linear_probe(known.vectors, known.labels)
+    expected = unknown.vectors.double() @ probe.weight.T + probe.bias
     model.load_state_dict(load_file(tmp_path / "run" / "export" / "classifier_last.safetensors"))
     with torch.no_grad():
-        found = model.head.fc(unknown.vectors).argmax(dim=1)
-    assert found.tolist() == expected.tolist()
-    assert len(set(expected.tolist())) > 1
+        found = model.head.fc(unknown.vectors)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+    assert len(set(expected.argmax(dim=1).tolist())) > 1
+
+
+def test_what_is_said_wins_over_a_classifier_that_the_weights_bring(
+    folder: Path, tmp_path: Path
+) -> None:
+    assert finetune(tmp_path / "first", folder, model__head_start="random", **STAYS) == DONE
+    again = {"model__weights": tmp_path / "first", **STAYS}
+    assert finetune(tmp_path / "kept", folder, **again) == DONE
+    assert finetune(tmp_path / "probed", folder, model__head_start="probe", **again) == DONE
+    first, kept, probed = (head_of(tmp_path / name) for name in ("first", "kept", "probed"))
+    assert torch.equal(kept["head.fc.weight"], first["head.fc.weight"])
+    assert not torch.allclose(probed["head.fc.weight"], first["head.fc.weight"])
+
+
+def test_the_number_of_reading_processes_changes_no_bit_of_a_probe(
+    folder: Path, tmp_path: Path
+) -> None:
+    assert finetune(tmp_path / "none", folder) == DONE
+    assert finetune(tmp_path / "some", folder, data__workers=2) == DONE
+    for name, value in head_of(tmp_path / "none").items():
+        assert torch.equal(head_of(tmp_path / "some")[name], value)
 
 
 def test_what_is_said_wins_and_is_drawn_as_before(folder: Path, tmp_path: Path) -> None:
@@ -193,27 +217,45 @@ def with_classifier(folder: Path) -> dict[str, object]:
 
 
 Given = Callable[[Path], dict[str, object]]
-RULES: list[tuple[Given, ImageList, str, str]] = [
-    (lambda folder: {}, images(40), "probe", "40 labels"),
-    (lambda folder: {}, images(MANY_LABELS), "random", "20,000 labels"),
-    (lambda folder: {}, images(200, 51), "random", "more than 50 classes"),
-    (lambda folder: {"model__weights": "null"}, images(40), "random", "from scratch"),
-    (lambda folder: {"model__head_init_scale": 0.5}, images(40), "random", "init_scale"),
-    (with_classifier, images(40), "random", "bring a classifier of these classes"),
+HIGH = {"optim__base_lr": PEAK_LR * 256 / 32}
+LOW = {"optim__base_lr": NEAR_PEAK_LR * 256 / 32}
+RULES: list[tuple[Given, ImageList, int, str, str]] = [
+    (lambda folder: {}, images(40), FEW_STEPS - 1, "probe", "fewer than 100 steps"),
+    (lambda folder: LOW, images(40), FEW_STEPS - 1, "probe", "fewer than 100 steps"),
+    (lambda folder: {}, images(40), FEW_STEPS, "random", "100 steps or more"),
+    (lambda folder: HIGH, images(40), 50, "random", "a peak rate of 0.0005, would undo a probe"),
+    (lambda folder: {}, images(MANY_LABELS), 50, "random", "20,000 labels"),
+    (lambda folder: {}, images(200, 51), 50, "random", "more than 50 classes"),
+    (lambda folder: {"model__weights": "null"}, images(40), 50, "random", "from scratch"),
+    (lambda folder: {"model__head_init_scale": 0.5}, images(40), 50, "random", "init_scale"),
+    (with_classifier, images(40), 50, "random", "bring a classifier of these classes"),
 ]
 
 
-@pytest.mark.parametrize(("given", "train", "start", "why"), RULES)
-def test_the_rule_takes_a_probe_where_there_are_features_and_few_labels_and_says_why(
-    folder: Path, tmp_path: Path, given: Given, train: ImageList, start: str, why: str
+@pytest.mark.parametrize(("given", "train", "steps", "start", "why"), RULES)
+def test_short_runs_from_weights_start_as_a_probe_at_a_rate_that_keeps_it(
+    folder: Path, tmp_path: Path, given: Given, train: ImageList, steps: int, start: str, why: str
 ) -> None:
-    config = read(tmp_path / "run", folder, **UPRIGHT, **given(tmp_path))
+    changes = given(tmp_path)
+    config = read(tmp_path / "run", folder, **UPRIGHT, **changes)
     choices = choose_before_length(config, train, Reading(in_chans=3), "convnextv2_speck")
-    choose_after_length(choices, 50, 32)
+    choose_after_length(choices, steps, 32)
     assert choices.config.model.head_start == start
     (told,) = [line for line in choices.lines if "model.head_start" in line]
-    assert told.startswith(f"auto: model.head_start {start}: ") and why in told
-    assert choices.config.optim.base_lr * 32 / 256 == pytest.approx(PEAK_LR)
+    assert told.startswith(f"auto: model.head_start {start}: ")
+    assert why in told
+    peak = choices.config.optim.base_lr * 32 / 256
+    if "optim__base_lr" not in changes:
+        assert peak == pytest.approx(NEAR_PEAK_LR if start == "probe" else PEAK_LR)
+
+
+def test_a_long_run_that_is_told_to_start_as_a_probe_has_the_rate_that_keeps_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    config = read(tmp_path / "run", folder, model__head_start="probe", **UPRIGHT)
+    choices = choose_before_length(config, images(40), Reading(in_chans=3), "convnextv2_speck")
+    choose_after_length(choices, 10 * FEW_STEPS, 32)
+    assert choices.config.optim.base_lr * 32 / 256 == pytest.approx(NEAR_PEAK_LR)
 
 
 @pytest.mark.parametrize(("start", "train"), [("random", 40), ("probe", MANY_LABELS)])
@@ -222,6 +264,7 @@ def test_no_rule_changes_a_start_that_is_said(
 ) -> None:
     config = read(tmp_path / "run", folder, model__head_start=start, **UPRIGHT)
     choices = choose_before_length(config, images(train), Reading(in_chans=3), "convnextv2_speck")
+    choose_after_length(choices, 50 if start == "random" else FEW_STEPS, 32)
     assert choices.config.model.head_start == start
     assert not [line for line in choices.lines if "model.head_start" in line]
 
@@ -232,7 +275,8 @@ def test_a_probe_from_scratch_is_refused_in_a_sentence(
     changes = {"model__weights": "null", "model__head_start": "probe"}
     assert finetune(tmp_path / "run", folder, **changes) == MISTAKE
     said = capsys.readouterr().err
-    assert "model.head_start" in said and "weights whose features can be probed" in said
+    assert "model.head_start" in said
+    assert "weights whose features can be probed" in said
     assert not (tmp_path / "run").exists()
 
 
