@@ -109,7 +109,11 @@ def choose_after_length(choices: Choices, total_steps: int, effective_batch: int
         _choose_head_start(choices, total_steps, effective_batch)
         head_start = choices.config.model.head_start
     rate = usual_peak(effective_batch, head_start)
-    base = float(f"{rate * 256 / effective_batch:.3g}")
+    if is_auto(choices.config, "compare.scratch_base_lr"):  # nothing there is to be kept
+        is_low = is_auto(choices.config, "optim.base_lr") and head_start == "probe"
+        usual = _base_lr(usual_peak(effective_batch), effective_batch) if is_low else None
+        choices.set({"compare.scratch_base_lr": usual})
+    base = _base_lr(rate, effective_batch)
     choices.choose("optim.base_lr", base, f"a peak rate of {rate:.2g} for {steps}")
     is_pretrained = choices.config.model.weights is not None
     if is_pretrained:
@@ -122,6 +126,11 @@ def choose_after_length(choices: Choices, total_steps: int, effective_batch: int
     is_long = total_steps >= EMA_FROM_STEPS
     decay = round(1 - 10 / total_steps, 5) if is_long else None
     choices.choose("ema.decay", decay, f"{EMA_FROM_STEPS:,} steps or more average the last tenth")
+
+
+def _base_lr(peak: float, effective_batch: int) -> float:
+    """Return the rate per 256 images, as a person would write it."""
+    return float(f"{peak * 256 / effective_batch:.3g}")
 
 
 def _choose_head_start(choices: Choices, total_steps: int, effective_batch: int) -> None:

@@ -177,8 +177,9 @@ class CompareConfig:
     """Fine-tune from model.weights and from scratch, in folders of run.dir, and compare."""
     seeds: EnoughToSpread = 3
     """Runs of each, with train.seed and the seeds that follow it."""
-    scratch_base_lr: FiniteFloat | None = None
-    """optim.base_lr of the runs from scratch; null takes the same."""
+    scratch_base_lr: OrAuto[FiniteFloat | None] = field(default=AUTO, metadata={"before": None})
+    """optim.base_lr of the runs from scratch; null takes the same, and so does auto, unless rules
+    choose a rate for classifiers that start as probes."""
     scratch_layer_decay: ShareAboveZero = 1.0
     """optim.layer_decay of the runs from scratch: untrained first layers must learn, too."""
     starts: dict[str, str | None] | None = None

@@ -28,7 +28,10 @@ PLAIN = ["--run.dir", "run", "--data.path", "images"]
 def test_a_published_recipe_leaves_nothing_to_a_rule(path: Path) -> None:
     kind = PretrainConfig if path.parent.stem == "pretrain" else FinetuneConfig
     config = parse(kind, ["--config", str(path), "--data.path", "images"], prog="fcmae")
-    assert set(autos(config)) <= {"optim.warmup_steps"}, "warm-up is said in epochs"
+    beside = {"optim.warmup_steps", "compare.scratch_base_lr"}
+    assert set(autos(config)) <= beside, (
+        "warm-up is said in epochs, the rate from scratch is theirs"
+    )
     assert config.optim.warmup_epochs is not None
     assert (config.optim.schedule, config.train.time) == ("cosine", None)
     flips = config.data if isinstance(config, PretrainConfig) else config.augment

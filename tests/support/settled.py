@@ -28,6 +28,7 @@ PUBLISHED: dict[str, Any] = {
     "augment.cutmix": 0.0,
     "augment.smoothing": 0.1,
     "ema.decay": None,
+    "compare.scratch_base_lr": None,
 }
 
 

@@ -18,6 +18,7 @@ from fcmae.model.masking import effective_mask_ratio
 from fcmae.model.structure import with_structure
 from fcmae.pretraining.recipe import with_numbers
 from fcmae.settings.ablation import Ablation, Plain
+from fcmae.settings.auto import AUTO
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import from_plain, to_plain
@@ -221,7 +222,7 @@ def _finetune(
         return complete
     compare, optim = complete.compare, to_plain(complete)["optim"]
     optim["layer_decay"] = compare.scratch_layer_decay
-    if compare.scratch_base_lr is not None:
+    if compare.scratch_base_lr not in (None, AUTO):  # rules choose the rate of each run by itself
         optim["base_lr"] = compare.scratch_base_lr
     return from_plain(kind, {**to_plain(complete), "optim": optim}, where="finetune")
 

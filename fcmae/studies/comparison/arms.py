@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fcmae.data.augmentation import mean_and_std
 from fcmae.errors import EXPECTED_ERRORS, ConfigError
@@ -102,7 +102,8 @@ def settings_of(config: Settings, arms: Arms, arm: Arm, seed: int) -> Settings:
         arm: one of them.
         seed: of the run.
     """
-    model, optim, compare, data = config.model, config.optim, config.compare, config.data
+    model: Any = config.model
+    optim, compare, data = config.optim, config.compare, config.data
     known = weights_metadata(config)
     if arm.weights is None:
         rate = optim.base_lr if compare.scratch_base_lr is None else compare.scratch_base_lr

@@ -163,6 +163,11 @@ def _resolve(
     resolved, rules = resolve(config, *images, processes, record)
     for sentence in rules if processes.is_main else ():
         terminal.say(sentence)
+    rate = resolved.compare.scratch_base_lr
+    if rules and rate != config.compare.scratch_base_lr and rate is not None and processes.is_main:
+        terminal.say(
+            f"auto: compare.scratch_base_lr {rate:.3g}: from scratch there is no probe to keep."
+        )
     return resolved
 
 
