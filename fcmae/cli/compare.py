@@ -164,4 +164,7 @@ def _stopped(config: FinetuneConfig | SegmentationConfig, signal: str) -> Report
 
 def _settled(resolved: Settings | None, config: Settings) -> Settings:
     """Return the settings with nothing left to a rule, and with the starts that were named."""
-    return dataclasses.replace(resolved or config, compare=config.compare)
+    if resolved is None:
+        return config
+    compare = dataclasses.replace(resolved.compare, starts=config.compare.starts)
+    return dataclasses.replace(resolved, compare=compare)

@@ -183,6 +183,10 @@ def test_every_start_share_and_seed_is_a_run_and_the_report_agrees(
     assert pretrained.augment == scratch.augment
     assert (pretrained.optim.layer_decay, scratch.optim.layer_decay) == (0.5, 1.0)
     assert (pretrained.model.head_start, scratch.model.head_start) == ("probe", "random")
+    rates = (pretrained.optim.base_lr, scratch.optim.base_lr)
+    assert rates == pytest.approx(
+        [rate * (256 / 4) * (4 / 32) ** 0.5 for rate in (2e-5, 5e-4)], 0.01
+    )
     assert (pretrained.model.weights, scratch.model.weights) == (str(material / "run"), None)
     lists = [
         (folder / "labels-10" / f"{name}-2" / "images.jsonl").read_text()
