@@ -170,7 +170,11 @@ class PretrainAugmentation:
 
     def augment(self, crop: Decoded) -> Decoded:
         """Return the image of a crop, as a call does, and which of its pixels have data."""
-        image, valid = resize_picture(crop, self.image_size)
+        return self.flip(resize_picture(crop, self.image_size))
+
+    def flip(self, picture: Decoded) -> Decoded:
+        """Return a picture mirrored and turned at random."""
+        image, valid = picture
         if self.horizontal_flip and torch.rand(1) < 0.5:
             image, valid = image.flip(2), None if valid is None else valid.flip(2)
         if self.vertical_flip and torch.rand(1) < 0.5:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as images_to
 
 from fcmae.data import (
+    EvaluationTransform,
     ImageList,
     Normalisation,
     PretrainAugmentation,
@@ -25,6 +26,8 @@ from fcmae.data.holes import fill
 from fcmae.data.parts import Part
 from fcmae.errors import ConfigError
 from fcmae.settings.finetune import AugmentConfig
+
+EVALUATED_SHARE = 0.5
 
 
 class FinetuneAugmentation:
@@ -73,6 +76,10 @@ class FinetuneAugmentation:
     def __call__(self, crop: Tensor) -> Tensor:
         """Return the image of a crop, which may have been decoded at less than its full size."""
         return self.augment(Decoded(crop)).image
+
+    def flip(self, picture: Decoded) -> Decoded:
+        """Return a picture mirrored and turned at random, and changed no further."""
+        return self._crop.flip(picture)
 
     def augment(self, crop: Decoded) -> Decoded:
         """Return the image of a crop; pixels without data are 0, as in pretraining.
@@ -139,6 +146,14 @@ class FinetuneDataset(PretrainDataset):
 
     A sample is a dict of image, label, path, index and skipped as in PretrainDataset. The image
     that stands in for an undecodable file brings its own label.
+
+    Args:
+        images: with labels.
+        augmentation: how crops are drawn and changed.
+        seed: of everything random.
+        reading: how values become channels.
+        evaluated: prepares a share EVALUATED_SHARE of the images instead, which are then flipped
+            alone; None: all are crops.
     """
 
     def __init__(
@@ -148,7 +163,9 @@ class FinetuneDataset(PretrainDataset):
         *,
         seed: int,
         reading: Reading,
+        evaluated: EvaluationTransform | None = None,
     ) -> None:
+        self._evaluated = evaluated
         super().__init__(
             images,
             augmentation,  # type: ignore[arg-type]
@@ -161,6 +178,9 @@ class FinetuneDataset(PretrainDataset):
     def _make_crop(self, source: int, epoch: int, index: int) -> Decoded:
         """Return one random crop: nothing is hidden, so that no number of patches is needed."""
         with seeded(sample_seed(self.seed, "augment", epoch, index)):
+            if self._evaluated is not None and float(torch.rand(())) < EVALUATED_SHARE:
+                picture = self._read(source, self._evaluated.choose_part)
+                return self.augmentation.flip(self._evaluated.prepare(picture))
             return self.augmentation.augment(self._read(source, self.augmentation.choose_crop))
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:

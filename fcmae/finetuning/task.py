@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fcmae.data import ImageList
+from fcmae.data import EvaluationTransform, ImageList
 from fcmae.data.augmentation import mean_and_std
 from fcmae.errors import DataError
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
@@ -185,8 +185,8 @@ class Finetuning(ScoredTask[ClassificationScores]):
         """Let the classifier start as a linear probe where it is to; then as every task does."""
         if self.config.model.head_start == "probe" and not run.is_continued:
             features = self._frozen_features(run)
-            dataset = self.create_dataset()
-            told = start_at_probe(self.model, features, dataset, self.config, run.processes)
+            crops = self._dataset(None)
+            told = start_at_probe(self.model, features, crops, self.config, run.processes)
             self._told.append(told)
         super().prepare(run)
 
@@ -204,12 +204,20 @@ class Finetuning(ScoredTask[ClassificationScores]):
         return layer_groups(self.config, self.model)
 
     def create_dataset(self) -> FinetuneDataset:
-        """Return the augmented training images."""
+        """Return the augmented training images; beside a probe half of them as evaluation has them.
+
+        What a probe knows of pictures is lost by learning from crops alone.
+        """
+        keeps_probe = self.config.model.head_start == "probe"
+        return self._dataset(self._transform if keeps_probe else None)
+
+    def _dataset(self, evaluated: EvaluationTransform | None) -> FinetuneDataset:
         return FinetuneDataset(
             self.images,
             self._augmentation,
             seed=self.config.train.seed,
             reading=create_reading(self.config),
+            evaluated=evaluated,
         )
 
     def compute_loss(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:

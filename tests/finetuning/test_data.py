@@ -10,7 +10,15 @@ import torch
 from pictures_on_disk import write_pictures
 from PIL import Image
 
-from fcmae.data import ImageList, Reading, decode_image, sample_seed, seeded
+from fcmae.data import (
+    EvaluationDataset,
+    EvaluationTransform,
+    ImageList,
+    Reading,
+    decode_image,
+    sample_seed,
+    seeded,
+)
 from fcmae.data.parts import cut
 from fcmae.data.splits import draw_per_class, open_labelled
 from fcmae.errors import ConfigError
@@ -178,3 +186,30 @@ def test_the_stand_in_of_a_broken_file_brings_its_own_label(tmp_path: Path) -> N
     assert [path for path, _ in sample["skipped"]] == [str(broken)]
     decode_image(sample["path"], 3)
     assert sample_seed(0, "augment", 0, 0) != sample_seed(0, "augment", 0, 1)
+
+
+def test_half_of_the_images_beside_a_probe_are_as_evaluation_has_them_but_for_flips(
+    tmp_path: Path,
+) -> None:
+    for name in ("a", "b"):
+        write_pictures(tmp_path / name, 20)
+    train, _ = open_labelled(FinetuneDataConfig(path=str(tmp_path), val_share=0.3), seed=0)
+    look = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    evaluated = EvaluationTransform((32, 32), **look)
+    reading = Reading(in_chans=3)
+    as_scored = EvaluationDataset(train, evaluated, reading=reading)
+    change = FinetuneAugmentation(changes(rand_augment=None, reprob=0.0), (32, 32), **look)
+    crops = FinetuneDataset(train, change, seed=3, reading=reading)
+    mixed = FinetuneDataset(train, change, seed=3, reading=reading, evaluated=evaluated)
+
+    def turned(image: torch.Tensor, other: torch.Tensor) -> int:
+        """Whether `other` is the image (1), its mirror image (2) or neither (0)."""
+        return 1 if torch.equal(image, other) else 2 * torch.equal(image.flip(2), other)
+
+    keys = [(epoch, index) for epoch in range(4) for index in range(len(train))]
+    seen = [turned(as_scored[key[1]]["image"], mixed[key]["image"]) for key in keys]
+    assert 0.35 < sum(map(bool, seen)) / len(keys) < 0.65
+    assert 0.3 < seen.count(1) / sum(map(bool, seen)) < 0.7
+    assert not any(turned(as_scored[key[1]]["image"], crops[key]["image"]) for key in keys)
+    for key in keys[:9]:
+        assert torch.equal(mixed[key]["image"], mixed[key]["image"])

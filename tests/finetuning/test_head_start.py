@@ -21,6 +21,7 @@ from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 from fcmae.evaluation import Features, fit_linear_probe
 from fcmae.evaluation.probe_classifier import normed
 from fcmae.finetuning import head
+from fcmae.finetuning.data import FinetuneDataset
 from fcmae.finetuning.frozen import START, FrozenFeatures
 from fcmae.finetuning.head import with_views
 from fcmae.finetuning.recipe import (
@@ -31,8 +32,12 @@ from fcmae.finetuning.recipe import (
     choose_after_length,
     choose_before_length,
 )
-from fcmae.finetuning.setup import create_classifier, create_evaluation_transform
-from fcmae.finetuning.task import Finetuning
+from fcmae.finetuning.setup import (
+    create_augmentation,
+    create_classifier,
+    create_evaluation_transform,
+    create_reading,
+)
 from fcmae.model.backbones import create_backbone
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.reading import load, parse
@@ -103,7 +108,8 @@ def described(
     transform, device = create_evaluation_transform(config), torch.device("cpu")
     features = FrozenFeatures({START: model}, transform, config, device)
     known = features.of_labelled(train, config.train.seed)[START]
-    dataset = Finetuning(config, train, validation).create_dataset()
+    look = create_augmentation(config)
+    dataset = FinetuneDataset(train, look, seed=config.train.seed, reading=create_reading(config))
     seen, views = with_views(model, known, dataset, config, device)
     assert (len(seen.labels), views) == (5 * 18, 4)
     assert [*dict.fromkeys(seen.paths)] == [*known.paths]
