@@ -59,9 +59,8 @@ def test_shares_of_the_images_are_nested_and_fill_a_batch() -> None:
 
 
 def test_the_page_has_every_score_and_the_same_pictures_from_both_starts(tmp_path: Path) -> None:
-    words = segment_arguments(
-        tmp_path, tmp_path / "run", model__weights="mine", optim__layer_decay=0.9
-    )
+    settled = {"optim__layer_decay": 0.9, "compare__scratch_base_lr": "null"}
+    words = segment_arguments(tmp_path, tmp_path / "run", model__weights="mine", **settled)
     _, words = task_settings(words[1:])
     config = parse(SegmentationConfig, words, prog="test")
     for start in ("pretrained", "from-scratch"):
