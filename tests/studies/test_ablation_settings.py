@@ -12,6 +12,7 @@ from fcmae.__main__ import main
 from fcmae.data import ImageList
 from fcmae.errors import DONE, MISTAKE, ConfigError
 from fcmae.settings.ablation import Ablation, parse_ablation
+from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.reading import to_yaml
 from fcmae.studies.ablation.evaluation import check_labels
 from fcmae.studies.ablation.grid import build_cells, default_settings
@@ -328,3 +329,17 @@ def test_shipped_grid_builds_every_cell(path: Path) -> None:
     cells = build_cells(one_seed, split)
     assert len(cells) >= 2
     assert any(cell.is_scratch for cell in cells)
+
+
+def test_a_probe_that_is_asked_for_is_left_out_where_nothing_was_pretrained(
+    tmp_path: Path, labelled: Path
+) -> None:
+    asked = ablation(tmp_path / "a", labelled)
+    wanted = {"data": {}, "train": {"steps": 2}, "model": {"head_start": "probe"}}
+    asked = dataclasses.replace(asked, finetune=wanted)
+    starts = {
+        cell.is_scratch: cell.finetune.model.head_start
+        for cell in build_cells(asked, open_split(asked))
+        if isinstance(cell.finetune, FinetuneConfig)
+    }
+    assert starts == {False: "probe", True: "random"}

@@ -210,6 +210,8 @@ def _finetune(
             )
         plain[section] = {**plain.get(section, {}), **values}
     plain["model"]["weights"] = None if is_scratch else config.run.dir
+    if is_scratch and plain["model"].get("head_start") == "probe":
+        plain["model"]["head_start"] = "random"  # there is nothing to probe
     size = data.image_size
     defaults: Plain = {
         "image_size": list(size) if isinstance(size, tuple) else size,
