@@ -9,7 +9,7 @@ from importlib import import_module
 from fcmae.cli import COMMANDS
 from fcmae.errors import DONE, MISTAKE, complain, status_of
 from fcmae.machine.allocator import keep_freed_memory
-from fcmae.machine.console import allow_open_files, show_all_letters, spare_wandb
+from fcmae.machine.console import allow_open_files, show_all_letters
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +45,6 @@ def run_command(name: str, arguments: list[str]) -> int:
     keep_freed_memory()
     allow_open_files()
     show_all_letters()
-    spare_wandb()
     return status_of(lambda: _command(name)[0](arguments))
 
 

@@ -1,4 +1,4 @@
-"""What a command asks of the process it runs in: files, letters of its screen, no idle imports.
+"""What a command asks of the process it runs in: files that it may open, letters that it can show.
 
 The screen of a command may know fewer letters than the names of files have.
 """
@@ -9,13 +9,9 @@ import codecs
 import contextlib
 import io
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from types import ModuleType
 
 ENOUGH_FILES = 65536  # an unlimited number makes some programs close as many at their start
 SHOW = "fcmae.show"  # name of the rule for letters that a screen does not have
-LOGGER_OF_TIMM = "timm.utils.summary"
 
 
 def allow_open_files() -> None:
@@ -36,25 +32,6 @@ def show_all_letters() -> None:
     codecs.register_error(SHOW, _show)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=SHOW)
-
-
-def spare_wandb() -> None:
-    """Let timm go without wandb, which takes most of a second to import where it is installed.
-
-    timm would log trainings of its own there, of which a command has none. Whoever else asks for
-    wandb gets it.
-    """
-    sys.meta_path.insert(0, _NoWandbForTimm())
-
-
-class _NoWandbForTimm(MetaPathFinder):
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> None:
-        if name == "wandb":
-            asking = getattr(sys.modules.get(LOGGER_OF_TIMM), "__spec__", None)
-            if getattr(asking, "_initializing", False):
-                raise ModuleNotFoundError("timm is not given wandb here", name=name)
 
 
 def _show(error: UnicodeError) -> tuple[str | bytes, int]:

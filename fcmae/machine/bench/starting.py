@@ -24,8 +24,6 @@ DIFFERENT, SIZE_PX = 64, (320, 240)
 # The command itself, in an interpreter of its own.
 _CHILD = """
 import sys
-from fcmae.machine.console import spare_wandb
-spare_wandb()
 from fcmae.machine.bench.starting import end_after_a_step
 end_after_a_step()
 from fcmae.__main__ import main
