@@ -122,14 +122,39 @@ class Run:
         return self.model.classes
 
     def predict(self, images: Images, **how: Any) -> Predictions | MaskPredictions:
-        """Return the probabilities of images, or the classes of their pixels.
+        """Return the probabilities of images, or the classes of their pixels, in their order.
 
-        Arguments and errors as `TrainedModel.predict` or `TrainedSegmenter.predict`.
+        Args:
+            images: a folder or file, several, or pictures: arrays [H, W] or [H, W, C] (or N of
+                them in one) with values as files have them, or pictures of Pillow.
+            how: batch_size, workers and is_bar_shown; none changes more than the last digits.
+
+        Returns:
+            Predictions with probabilities float32 [N, C] of C classes, or MaskPredictions with
+            class numbers uint8 or uint16 [H, W] per picture.
+
+        Raises:
+            ConfigError: the run of a pretraining, which has no classes.
+            CheckpointError: no checkpoint yet, or damaged ones.
+            DataError: no images, or none that can be read.
         """
         return self.model.predict(images, **how)
 
     def embed(self, images: Images, **how: Any) -> Features:
-        """Return one vector per image; arguments and errors as `TrainedModel.embed`."""
+        """Return one vector per image that can be read: the mean of the last feature map.
+
+        Args:
+            images: as of `predict`.
+            how: batch_size and workers, which change no number.
+
+        Returns:
+            Features with vectors float32 [N, D], paths, labels and what was skipped.
+
+        Raises:
+            ConfigError: the run of a segmentation.
+            CheckpointError: no checkpoint yet, or damaged ones.
+            DataError: no images, or none that can be read.
+        """
         return self.model.embed(images, **how)
 
     def reconstruct(self, images: Paths, output: str | os.PathLike[str], **options: Any) -> Path:
