@@ -29,9 +29,11 @@ def run(arguments: list[str]) -> int:
     from fcmae.training.processes import is_main_process
 
     signal = carry_out(config)
+    # Evaluation alone says what stands in its scores.txt, and draws none of these.
+    pictures = "" if config.evaluate.only else RunFolder(config.run.dir).to_look_at()
     if signal is not None and is_main_process():
         tell("\nStart the same command again to go on from here.")
-    elif is_main_process() and (pictures := RunFolder(config.run.dir).to_look_at()):
+    elif pictures and is_main_process():
         tell(f"\n{pictures}")
     return DONE if signal is None else INTERRUPTED
 
