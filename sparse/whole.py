@@ -23,8 +23,8 @@ from sparse.sites import Canvas
 def native_blocks(*models: nn.Module) -> Iterator[None]:
     """Let ConvNeXt blocks inside of models compute as the native backend does, to rounding.
 
-    It is done where it is faster: without gradients, in float32 on a CPU, with the compiled
-    kernels, and of blocks without GRN only where oneDNN multiplies faster than torch does.
+    It is done where it is faster, with gradients and without: in float32 on a CPU, with the
+    compiled kernels, and of blocks without GRN only where oneDNN multiplies faster than torch does.
     Elsewhere, and where somebody listens to a layer of a block or a block is not as the backend
     knows it, timm's own forward runs. Nothing of the models is changed for longer.
 
@@ -69,7 +69,6 @@ def _pays(run: nn.Sequential, maps: Tensor) -> bool:
     return (
         maps.device.type == "cpu"
         and maps.dtype == torch.float32
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()

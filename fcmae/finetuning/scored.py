@@ -27,6 +27,7 @@ from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult
 from fcmae.training.task import Task
 from fcmae.weights.files import read_metadata
+from sparse.whole import native_blocks
 
 Scores = TypeVar("Scores")
 Problem = tuple[str, str]  # path and reason
@@ -71,6 +72,13 @@ class ScoredTask(Task, Generic[Scores]):
         self._unwritten_best: dict[str, Tensor] | None = None  # in the main process
         self._score_to_beat = -math.inf  # of a file that the run made when it was shorter
         self._folder = RunFolder(config.run.dir)
+
+    def outputs(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return a network's outputs in float32, its blocks computed as model.native says."""
+        is_native = self.config.model.native
+        with native_blocks(network) if is_native else contextlib.nullcontext():
+            outputs: Tensor = network(images).float()
+        return outputs
 
     @abc.abstractmethod
     def evaluate(self, run: TrainingLoop) -> tuple[Scores, list[Problem]]:

@@ -225,7 +225,7 @@ class Finetuning(ScoredTask[ClassificationScores]):
         images, target = batch["image"], batch["label"]
         if self._mixup is not None:
             images, target = self._mixup(images, target)
-        loss: Tensor = self._loss(network(images).float(), target)
+        loss: Tensor = self._loss(self.outputs(network, images), target)
         return loss
 
     def begin(self, run: TrainingLoop) -> None:

@@ -95,6 +95,8 @@ class FinetuneModelConfig:
     )
     """The classifier starts as a linear probe of model.weights' features, or is drawn (unless these
     weights bring one of the same classes); auto: probe, where there are few labels to fit."""
+    native: bool = field(default=True, metadata={"before": False})
+    """Blocks are computed by the native backend on a CPU, faster; false: by timm, to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,6 +95,8 @@ class SegmentationModelConfig:
     """Pixels per cell of the stem: 4, since decoders begin at a quarter of the picture."""
     drop_path: OrAuto[ShareBelowOne] = AUTO
     """Stochastic depth rate of the last block, rising linearly from 0."""
+    native: bool = field(default=True, metadata={"before": False})
+    """Blocks are computed by the native backend on a CPU, faster; false: by timm, to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,8 @@ from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.metrics import WALL_CLOCK, read_metrics
 from fcmae.training.signals import StopRequest
 from fcmae.weights.files import read_metadata
+from sparse.backends import native
+from sparse.ops.compiler import missing_kernels
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -211,6 +213,31 @@ def test_undecodable_validation_images_are_left_out_and_said(
     said = " ".join(capfd.readouterr().err.split())
     assert f"1 validation images left out; the first is {str(broken)!r}:" in said
     assert "% of 23" in said
+
+
+def test_training_by_the_native_backend_is_timms_to_rounding(
+    finished: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks: list[torch.Tensor] = []
+
+    def noting(block: Any, *arguments: Any) -> torch.Tensor:
+        if torch.is_grad_enabled():  # a step, no evaluation
+            blocks.append(arguments[0])
+        return native.run_block(block, *arguments)
+
+    monkeypatch.setattr("sparse.whole.run_block", noting)
+    assert finetune(tmp_path / "timm", labelled, *RANDOM, "--model.native", "false") == DONE
+    assert not blocks
+    assert finetune(tmp_path / "native", labelled, *RANDOM) == DONE
+    if missing_kernels() is None:
+        assert blocks
+    timms, natives, again = (
+        load_file(run / "export" / "classifier_last.safetensors")
+        for run in (tmp_path / "timm", tmp_path / "native", finished)
+    )
+    assert_same(natives, again)
+    for name, value in timms.items():
+        torch.testing.assert_close(natives[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_evaluation_alone_repeats_the_best_scores_and_trains_nothing(

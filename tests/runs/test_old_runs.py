@@ -89,7 +89,9 @@ def test_a_run_folder_of_version_0_1_0_goes_on_exactly(
     if is_the_machine_of_then():
         found = without_clock(Path(job) / "metrics.jsonl")
         for line, then in zip(found, without_clock(OLD / f"{job}_metrics.jsonl"), strict=True):
-            assert line == pytest.approx(then, rel=0 if job == "finetune" else 1e-5)
+            # Since 0.2.0 whole images are evaluated by other kernels.
+            is_exact = job == "finetune" and "val_loss" not in line
+            assert line == pytest.approx(then, rel=0 if is_exact else 1e-5)
 
 
 def without_clock(path: Path) -> list[dict[str, object]]:

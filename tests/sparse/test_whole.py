@@ -83,6 +83,28 @@ def test_features_and_classes_of_whole_images_are_timms(
 
 
 @needs_kernels
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_of_training_are_timms_with_the_same_paths_dropped(
+    name: str, computed: list[object]
+) -> None:
+    model = model_of(**MODELS[name], drop_path_rate=0.5).train()
+    images = pictures(model, 4, 64, 96).requires_grad_()
+    wanted = [images, *(one for one in model.parameters() if one.requires_grad)]
+
+    def gradients() -> list[Tensor]:
+        torch.manual_seed(5)  # of the paths that are dropped
+        outputs = model(images)
+        return [outputs.detach(), *torch.autograd.grad(outputs.square().sum(), wanted)]
+
+    expected = gradients()
+    with native_blocks(model):
+        found = gradients()
+    assert len(computed) == 5
+    for mine, timms in zip(found, expected, strict=True):
+        assert_relative(mine, timms, 1e-3)  # some are float32 sums that nearly cancel
+
+
+@needs_kernels
 @pytest.mark.parametrize("name", ["convnextv2_atto", "convnextv2_pico"])
 def test_feature_maps_of_a_model_for_other_tasks_are_timms(
     name: str, computed: list[object]
@@ -146,7 +168,6 @@ def listened_to(model: ConvNeXt, images: Tensor) -> Tensor:
 
 
 ELSEWHERE: dict[str, Callable[[ConvNeXt, Tensor], Tensor]] = {
-    "with gradients": lambda model, images: model(images),
     "float64": lambda model, images: model.double()(images.double()).detach(),
     "bfloat16": half,
     "autocast": under_autocast,

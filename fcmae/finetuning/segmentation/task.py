@@ -165,7 +165,7 @@ class Segmentation(ScoredTask[SegmentationScores]):
 
     def compute_loss(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Score the predictions of a batch."""
-        loss: Tensor = self._loss(network(batch["image"]).float(), batch["mask"])
+        loss: Tensor = self._loss(self.outputs(network, batch["image"]), batch["mask"])
         return loss
 
     def begin(self, run: TrainingLoop) -> None:
