@@ -160,7 +160,7 @@ def _finetuned(run_dir: str) -> _Known:
             found["its start"] = create_classifier(config, classes)[0]
         except CheckpointError as error:
             told.append(f"the run's start is left out: {error}")
-    scratch = replace(config, model=replace(config.model, weights=None))
+    scratch = replace(config, model=replace(config.model, weights=None, head_start="random"))
     found["untrained"] = create_classifier(scratch, classes)[0]
     return _Known(found, info, config.data.group, told)
 
