@@ -16,13 +16,15 @@ PLAN_SUMMARY = "measure the time and memory that a pretraining will take, and ad
 def run(arguments: list[str]) -> int:
     """Parse the settings, pretrain, and print the command that comes next."""
     from fcmae.errors import DONE, INTERRUPTED
+    from fcmae.machine.console import without_collections
     from fcmae.settings.pretrain import PretrainConfig
     from fcmae.settings.reading import parse
 
     config = parse(PretrainConfig, arguments, prog="fcmae pretrain")
 
-    from fcmae.pretraining.task import pretrain
-    from fcmae.training.processes import is_main_process, processes_of_node
+    with without_collections():
+        from fcmae.pretraining.task import pretrain
+        from fcmae.training.processes import is_main_process, processes_of_node
 
     _tell_of_readers(config.data.workers * processes_of_node())
     signal = pretrain(config)

@@ -1,4 +1,4 @@
-"""What a command asks of the process it runs in: files that it may open, letters that it can show.
+"""What a command asks of the process it runs in: files, letters of its screen, quick loading.
 
 The screen of a command may know fewer letters than the names of files have.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import gc
 import io
 import sys
+from collections.abc import Iterator
 
 ENOUGH_FILES = 65536  # an unlimited number makes some programs close as many at their start
 SHOW = "fcmae.show"  # name of the rule for letters that a screen does not have
@@ -25,6 +27,18 @@ def allow_open_files() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@contextlib.contextmanager
+def without_collections() -> Iterator[None]:
+    """Collect no garbage inside: loading libraries makes none, and looking for it takes a fifth."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def show_all_letters() -> None:
