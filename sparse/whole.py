@@ -79,4 +79,5 @@ def _pays(run: nn.Sequential, maps: Tensor) -> bool:
 
 
 def _is_heard(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks)
+    forward = part._forward_hooks or part._forward_pre_hooks
+    return bool(forward or part._backward_hooks or part._backward_pre_hooks)

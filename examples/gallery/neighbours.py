@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import fcmae
+from fcmae.data.grouping import group_numbers
 
 NEAREST = 5
 ROWS = 5
@@ -67,10 +67,7 @@ def find(file: Path, group: str | None) -> Nearest:
     vectors -= vectors.mean(axis=0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosine = vectors @ vectors.T
-    names = [str(n) for n in range(len(files))]
-    if group is not None:
-        names = [match[1] if (match := re.search(group, f)) else f for f in files]
-    _, numbers = np.unique(names, return_inverse=True)
+    numbers = np.arange(len(files)) if group is None else group_numbers(files, group)
     is_out = numbers[:, None] == numbers[None, :]
     cosine[is_out] = -np.inf
     places = np.argsort(-cosine, axis=1, kind="stable")[:, :NEAREST]

@@ -40,9 +40,9 @@ class PretrainDataset(Dataset[dict[str, Any]]):
     patches that are scored of a whole one, others are drawn, by (seed, epoch, index, attempt), and
     of ten the fullest is taken (of four, in pictures too large to be held meanwhile). It must have
     K + 1 valid patches; in the end the smallest crops are tried all over the picture. A file
-    without such a
-    crop counts as undecodable. An undecodable file is replaced by another image of the set, chosen
-    by (seed, epoch, index), with the random numbers that the sample would have had anyway.
+    without such a crop counts as undecodable. An undecodable file is replaced by another image of
+    the set, chosen by (seed, epoch, index), with the random numbers that the sample would have had
+    anyway.
 
     Args:
         images: the files.

@@ -97,7 +97,7 @@ def create_classifier(
     told = licence_notices(model_config.weights)
     told += load_encoder(model, model_config.weights, inflate=model_config.inflate)
     known = weights_metadata(config).get("classes")
-    if known is not None and len(known) == len(classes) and not brings_classifier(config, classes):
+    if known is not None and tuple(known) != classes and len(known) == len(classes):
         _draw_head(model, scale, config.train.seed)
         told.append(f"{model_config.weights}: its classifier is for other classes and left out.")
     return model, told

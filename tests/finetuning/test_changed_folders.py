@@ -227,20 +227,25 @@ def test_a_validation_folder_of_its_own_may_change_too(
     assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
 
 
+def images_scored(run_dir: Path, data: Path, labels: dict[str, object]) -> int:
+    """Return how many images of a folder evaluation alone scores in a run that was copied."""
+    config = load_finetuning_settings(run_dir / "config.yaml")
+    config = replace(
+        config,
+        data=replace(config.data, path=str(data)),
+        run=replace(config.run, dir=str(run_dir)),
+    )
+    evaluate = of_masks.evaluate_only if labels else of_classes.evaluate_only
+    return evaluate(config, start_processes("cpu")).num_images
+
+
 def test_evaluation_alone_knows_what_was_held_back_after_a_move(
     stopped: Path, labels: dict[str, object], tmp_path: Path
 ) -> None:
     shutil.copytree(stopped / "undisturbed", tmp_path / "run")
     shutil.copytree(stopped / "data", tmp_path / "moved")
     add_pictures(tmp_path / "moved")
-    config = load_finetuning_settings(tmp_path / "run" / "config.yaml")
-    config = replace(
-        config,
-        data=replace(config.data, path=str(tmp_path / "moved")),
-        run=replace(config.run, dir=str(tmp_path / "run")),
-    )
-    evaluate = of_masks.evaluate_only if labels else of_classes.evaluate_only
-    assert evaluate(config, start_processes("cpu")).num_images == 9
+    assert images_scored(tmp_path / "run", tmp_path / "moved", labels) == 9
 
 
 def test_evaluation_alone_scores_no_trained_picture_where_no_record_is_left(
@@ -248,11 +253,4 @@ def test_evaluation_alone_scores_no_trained_picture_where_no_record_is_left(
 ) -> None:
     shutil.copytree(stopped / "undisturbed", tmp_path / "run")
     RunFolder(tmp_path / "run").validation.unlink()
-    config = load_finetuning_settings(tmp_path / "run" / "config.yaml")
-    config = replace(
-        config,
-        data=replace(config.data, path=str(stopped / "data")),
-        run=replace(config.run, dir=str(tmp_path / "run")),
-    )
-    evaluate = of_masks.evaluate_only if labels else of_classes.evaluate_only
-    assert evaluate(config, start_processes("cpu")).num_images == 9
+    assert images_scored(tmp_path / "run", stopped / "data", labels) == 9

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pictures_on_disk import write_pictures
 from real_runs import assert_same_run, options
+from speck import THREE_STEPS
 
 from fcmae.__main__ import main
 from fcmae.data import ImageList
@@ -22,19 +23,6 @@ from fcmae.settings.reading import load, parse
 from fcmae.training.schedule import Schedule
 from fcmae.training.signals import StopRequest
 
-SETTINGS = {
-    "data.image_size": 32,
-    "data.workers": 0,
-    "data.val_share": 0.5,
-    "model.name": "convnextv2_speck",
-    "train.batch_size": 4,
-    "train.steps": 3,
-    "train.device": "cpu",
-    "log.every_steps": 2,
-    "log.tensorboard": "false",
-    "checkpoint.every_steps": 1,
-}
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -45,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(run: Path, data: Path, **changes: object) -> list[str]:
-    return options({"run.dir": run, "data.path": data, **SETTINGS}, changes)
+    return options({"run.dir": run, "data.path": data, **THREE_STEPS}, changes)
 
 
 def read(run: Path, data: Path, **changes: object) -> FinetuneConfig:

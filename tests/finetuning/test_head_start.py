@@ -13,6 +13,7 @@ import yaml
 from pictures_on_disk import write_pictures
 from real_runs import assert_same_run, options, run_together, without_pictures
 from safetensors.torch import load_file, save_file
+from speck import THREE_STEPS
 
 from fcmae.__main__ import main
 from fcmae.data import ImageList, Reading
@@ -43,18 +44,6 @@ from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.reading import load, parse
 from fcmae.training.signals import StopRequest
 
-SETTINGS = {
-    "data.image_size": 32,
-    "data.workers": 0,
-    "data.val_share": 0.5,
-    "model.name": "convnextv2_speck",
-    "train.batch_size": 4,
-    "train.steps": 3,
-    "train.device": "cpu",
-    "log.every_steps": 1,
-    "log.tensorboard": "false",
-    "checkpoint.every_steps": 1,
-}
 UPRIGHT = {
     "augment__horizontal_flip": "false",
     "augment__vertical_flip": "false",
@@ -84,7 +73,7 @@ def weights(**more: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def arguments(run: Path, folder: Path, **changes: object) -> list[str]:
-    plain = {"run.dir": run, "data.path": folder / "pictures", **SETTINGS}
+    plain = {"run.dir": run, "data.path": folder / "pictures", **THREE_STEPS}
     return options(plain | {"model.weights": folder / "weights.safetensors"}, changes)
 
 

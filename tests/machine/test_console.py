@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fcmae.errors import FAILED, MISTAKE, status_of
+from fcmae.machine.console import without_collections
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOW = """
@@ -19,6 +21,26 @@ from fcmae.machine.console import show_all_letters
 show_all_letters()
 print("\\u00e9", os.fsdecode(b"\\xc3\\xa9"), os.fsdecode(b"\\xff"))
 """
+
+
+def test_garbage_is_collected_again_after_loading_also_after_an_error() -> None:
+    were_enabled: list[bool] = []
+
+    def fail() -> None:
+        were_enabled.append(gc.isenabled())
+        raise ImportError
+
+    with pytest.raises(ImportError), without_collections():
+        fail()
+    assert were_enabled == [False]
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with without_collections():
+            pass
+        assert not gc.isenabled()  # somebody else wants none
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

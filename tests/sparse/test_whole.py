@@ -167,11 +167,26 @@ def listened_to(model: ConvNeXt, images: Tensor) -> Tensor:
     return found
 
 
+def listened_to_backwards(model: ConvNeXt, images: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    handles = [
+        part.mlp.register_full_backward_hook(lambda *what: seen.append(what[-1][0]))
+        for stage in model.stages
+        for part in stage.blocks
+    ]
+    (found,) = torch.autograd.grad(model(images.requires_grad_()).sum(), [images])
+    for handle in handles:
+        handle.remove()
+    assert len(seen) == 5
+    return found
+
+
 ELSEWHERE: dict[str, Callable[[ConvNeXt, Tensor], Tensor]] = {
     "float64": lambda model, images: model.double()(images.double()).detach(),
     "bfloat16": half,
     "autocast": under_autocast,
     "listened to": listened_to,
+    "listened to backwards": listened_to_backwards,
 }
 
 

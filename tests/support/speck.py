@@ -13,6 +13,19 @@ from timm.models import convnext, register_model
 from timm.models.convnext import ConvNeXt
 
 SPECK = "convnextv2_speck"
+# A fine-tuning of three steps, as options of its settings.
+THREE_STEPS: dict[str, object] = {
+    "data.image_size": 32,
+    "data.workers": 0,
+    "data.val_share": 0.5,
+    "model.name": SPECK,
+    "train.batch_size": 4,
+    "train.steps": 3,
+    "train.device": "cpu",
+    "log.every_steps": 1,
+    "log.tensorboard": "false",
+    "checkpoint.every_steps": 1,
+}
 
 
 @register_model

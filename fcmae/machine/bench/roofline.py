@@ -15,11 +15,8 @@ from sparse.ops.linear import linear
 
 SIDE = 2048
 REPEATS = 5
-PASSES = {
-    "forward": 1,
-    "evaluation": 1,
-    "backward": 3,
-}  # backward: one more for the inputs, one for the weights
+# backward: one more for the inputs, one for the weights
+PASSES = {"forward": 1, "evaluation": 1, "backward": 3}
 
 
 def counted_flops(subject: Subject) -> float:

@@ -24,7 +24,9 @@ DIFFERENT, SIZE_PX = 64, (320, 240)
 # The command itself, in an interpreter of its own.
 _CHILD = """
 import sys
-from fcmae.machine.bench.starting import end_after_a_step
+from fcmae.machine.console import without_collections
+with without_collections():  # as the command loads the same
+    from fcmae.machine.bench.starting import end_after_a_step
 end_after_a_step()
 from fcmae.__main__ import main
 sys.exit(main(sys.argv[1:]))
