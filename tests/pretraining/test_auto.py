@@ -140,3 +140,10 @@ def test_more_images_fill_a_larger_encoder() -> None:
 def test_a_time_keeps_a_twentieth_for_looks_and_has_a_step_at_least() -> None:
     assert steps_in(1200, 0.5) == 2280
     assert steps_in(1, 100) == 1
+
+
+def test_the_rate_is_the_same_up_to_400_steps_and_falls_with_longer_runs() -> None:
+    assert peak_rate(20, 32) == peak_rate(400, 32) == pytest.approx(5e-4)
+    assert peak_rate(1600, 32) == pytest.approx(2.5e-4)
+    assert peak_rate(500_000, 4096) == pytest.approx(2e-4 * 128**0.5)
+    assert peak_rate(400, 8) == pytest.approx(2.5e-4)
