@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from safetensors import safe_open
+from said import without_progress
 from tiny_run import make_pictures, make_run
 
 from fcmae.__main__ import main
@@ -137,6 +138,6 @@ def test_a_name_that_cannot_be_written_is_one_sentence(
 ) -> None:
     capsys.readouterr()
     assert main([*command(saved), "--save", name]) == MISTAKE
-    error = capsys.readouterr().err
+    error = without_progress(capsys.readouterr().err)
     assert message in error
     assert error.count("\n") == 1

@@ -194,9 +194,11 @@ def tell_threads_after_closing() -> None:
 
     def close_and_tell(self: Processes) -> None:
         close(self)
-        threads = Path("/proc/self/task").iterdir()
-        names = sorted((thread / "comm").read_text().strip() for thread in threads)
-        print(f"threads of {self.rank} left:", *names, flush=True)
+        names = []
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended just now
+                names.append((thread / "comm").read_text().strip())
+        print(f"threads of {self.rank} left:", *sorted(names), flush=True)
 
     Processes.close = close_and_tell  # type: ignore[method-assign]
 
