@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from sparse import BackendUnavailableError, UnsupportedModelError
 
@@ -33,6 +33,7 @@ __all__ = [
     "lacks_descriptors",
     "remark",
     "status_of",
+    "writing",
 ]
 
 
@@ -73,6 +74,21 @@ EXPECTED_ERRORS = (
     NonFiniteLossError,
     UnsupportedModelError,
 )
+
+
+@contextlib.contextmanager
+def writing(what: str, advice: str = "name another file") -> Iterator[None]:
+    """Raise what a disk refuses inside as a ConfigError.
+
+    Args:
+        what: the option that names the place, and the place: "--output: 'a.csv'".
+        advice: what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"{what} cannot be written ({reason}); {advice}.") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> None:
 
     from fcmae.data import open_images
     from fcmae.data.accounting import account_sentence
-    from fcmae.errors import ConfigError
+    from fcmae.errors import ConfigError, writing
     from fcmae.evaluation import evaluation_loader, extract_features, with_masks
     from fcmae.evaluation.tables import write_csv, write_parquet
     from fcmae.finetuning.loading import load_finetuned
@@ -81,16 +81,12 @@ def run(arguments: list[str]) -> None:
         print(f"skipped {file!r}: {reason}")
     if features.num_with_holes:
         print(features.holes_sentence())
-    try:
+    with writing(f"--output: {parsed.output!r}"):
         if form == "npz":
             _write(path, features, images.classes, info.origin)
         else:
             write = write_csv if form == "csv" else write_parquet
             write(path, _columns(features, images.classes))
-    except OSError as error:
-        raise ConfigError(
-            f"--output: {parsed.output!r} cannot be written ({error.strerror}); name another file."
-        ) from error
     count, width = features.vectors.shape
     print(f"{path}: features of {count} images, {width} numbers each.")
 

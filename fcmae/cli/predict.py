@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
 
     from fcmae.data import open_images
     from fcmae.data.accounting import account_sentence
-    from fcmae.errors import ConfigError
+    from fcmae.errors import ConfigError, writing
     from fcmae.evaluation.mask_prediction import TrainedSegmenter
     from fcmae.evaluation.prediction import load
     from fcmae.evaluation.tables import write_csv
@@ -56,12 +56,8 @@ def run(arguments: list[str]) -> None:
     found = model.predict(
         images, batch_size=parsed.batch_size, workers=parsed.workers, is_bar_shown=True
     )
-    try:
+    with writing(f"--output: {parsed.output!r}"):
         write_csv(path, found.table(parsed.top))
-    except OSError as error:
-        raise ConfigError(
-            f"--output: {parsed.output!r} cannot be written ({error.strerror}); name another file."
-        ) from error
     for file, reason in found.problems.items():
         print(f"no prediction for {file!r}: {reason}")
     count = len(found.files) - len(found.problems)
@@ -73,7 +69,7 @@ def run(arguments: list[str]) -> None:
 
 def _write_masks(model: TrainedSegmenter, images: ImageList, parsed: Any) -> None:
     """Write a mask and an overlay per picture, and the table of them."""
-    from fcmae.errors import ConfigError
+    from fcmae.errors import ConfigError, writing
     from fcmae.evaluation.tables import write_csv
 
     if parsed.top is not None:
@@ -83,7 +79,7 @@ def _write_masks(model: TrainedSegmenter, images: ImageList, parsed: Any) -> Non
         raise ConfigError(
             f"--output: got {parsed.output!r}, and masks are files; expected a folder for them."
         )
-    try:
+    with writing(f"--output: {parsed.output!r}", "name another folder"):
         found = model.predict_into(
             folder,
             images,
@@ -92,11 +88,6 @@ def _write_masks(model: TrainedSegmenter, images: ImageList, parsed: Any) -> Non
             is_bar_shown=True,
         )
         write_csv(folder / FILE_NAME, found.table())
-    except OSError as error:
-        raise ConfigError(
-            f"--output: {parsed.output!r} cannot be written ({error.strerror}); name another "
-            "folder."
-        ) from error
     for file, reason in found.problems.items():
         print(f"no mask for {file!r}: {reason}")
     count = len(found.files) - len(found.problems)

@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> None:
     import torch
 
     from fcmae.data import open_images, sample_seed
-    from fcmae.errors import ConfigError, DataError
+    from fcmae.errors import ConfigError, DataError, writing
     from fcmae.evaluation import evaluation_loader, with_masks
     from fcmae.evaluation.pictures import draw_reconstructions
     from fcmae.model.masking import draw_visible, num_visible_patches
@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> None:
             visible.append(draw_visible(1, model.num_patches, ratio, rng, patches))
         picture = folder / f"images-{number:04d}.png"
         names = [Path(path).name for path in batch["path"]]
-        try:
+        with writing(f"--output: {picture}", "name another folder"):
             draw_reconstructions(
                 model,
                 batch["image"],
@@ -84,10 +84,6 @@ def run(arguments: list[str]) -> None:
                 names,
                 valid,
             )
-        except OSError as error:
-            raise ConfigError(
-                f"--output: {picture} cannot be written ({error.strerror}); name another folder."
-            ) from error
         drawn += len(batch["path"])
         print(picture)
     if not drawn:

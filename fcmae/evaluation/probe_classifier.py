@@ -12,7 +12,7 @@ import torch
 from timm.models.convnext import ConvNeXt
 from torch import Tensor
 
-from fcmae.errors import ConfigError, DataError
+from fcmae.errors import ConfigError, DataError, writing
 from fcmae.evaluation.features import Features, evaluating
 from fcmae.evaluation.linear_probe import fit_linear_probe
 from fcmae.weights.encoder_info import EncoderInfo
@@ -93,13 +93,8 @@ def save_classifier(
     """
     model, described = create_classifier(encoder, features, classes, info)
     metadata = described.to_metadata() | {"crop_pct": str(crop_pct)}
-    try:
+    with writing(f"--save: {path}"):
         told = export_timm(model, Path(path), described, metadata)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"--save: {path} cannot be written ({reason}); name another file."
-        ) from error
     count = int((features.labels >= 0).sum())
     return (
         f"{told}\nIt tells {', '.join(classes)} apart by a linear layer on the frozen encoder, "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcmae.errors import ConfigError
+from fcmae.errors import writing
 from fcmae.evaluation.copies import Pairs
 from fcmae.reports import figures
 from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
@@ -129,15 +129,10 @@ class Curation(Page):
             for name in LISTS
         }
         texts |= {"curation.csv": curation_csv(self), "curation.html": to_html(self.document())}
-        try:
+        with writing(f"--output: {os.fspath(output)!r}", "name another one"):
             folder.mkdir(parents=True, exist_ok=True)
             for name, text in texts.items():
                 write_text(folder / name, text)
-        except OSError as error:
-            raise ConfigError(
-                f"--output: {os.fspath(output)!r} cannot be written ({error.strerror}); name "
-                "another one."
-            ) from error
         return [folder / name for name in texts]
 
     def _listed(self, name: str) -> list[str]:

@@ -21,7 +21,7 @@ from fcmae.data.perceptual_hash import MOST_BITS, MOST_LONG_BITS, near_duplicate
 from fcmae.data.readers import UnreadableError
 from fcmae.data.reading import Reading
 from fcmae.data.survey import Look, exact_duplicates
-from fcmae.errors import ConfigError
+from fcmae.errors import writing
 from fcmae.reports import figures
 from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
 from fcmae.reports.html import to_html
@@ -107,14 +107,9 @@ class Inspection(Page):
 
 def _write(path: str | os.PathLike[str], text: str, option: str) -> Path:
     target = Path(path)
-    try:
+    with writing(f"{option}: {os.fspath(path)!r}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, text)
-    except OSError as error:
-        raise ConfigError(
-            f"{option}: {os.fspath(path)!r} cannot be written ({error.strerror}); name another "
-            "file."
-        ) from error
     return target
 
 

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fcmae.errors import ConfigError
+from fcmae.errors import writing
 from fcmae.reports.ablation import ablation_csv, ablation_document
 from fcmae.reports.document import Block, Bullets, Document, Section, Table
 from fcmae.reports.finetuning import finetuning_document
@@ -117,7 +117,7 @@ def write_document(document: Document, table: str, folder: Path) -> list[Path]:
     """
     paths = [folder / f"report.{suffix}" for suffix in ("html", "md", "csv")]
     pictures = folder / PICTURE_FOLDER
-    try:
+    with writing(f"report: {folder}", "name another folder with --output"):
         pictures.mkdir(parents=True, exist_ok=True)
         for picture in pictures_of(document):
             write_bytes(pictures / picture.name, picture.data)
@@ -125,9 +125,4 @@ def write_document(document: Document, table: str, folder: Path) -> list[Path]:
             paths, (to_html(document), to_markdown(document), table), strict=True
         ):
             write_text(path, text)
-    except OSError as error:
-        raise ConfigError(
-            f"report: {folder} cannot be written ({error.strerror}); name another folder with "
-            "--output."
-        ) from error
     return paths

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fcmae.errors import ConfigError
+from fcmae.errors import writing
 from fcmae.runs.durable import write_text
 
 Status = Literal["holds", "FAILS", "not run", "shown"]
@@ -102,14 +102,9 @@ class Certificate:
         target = Path(output)
         is_json = target.suffix == ".json"
         text = json.dumps(self.to_plain(), indent=2) if is_json else self.to_text()
-        try:
+        with writing(f"output: {os.fspath(output)!r}"):
             target.parent.mkdir(parents=True, exist_ok=True)
             write_text(target, text + "\n")
-        except OSError as error:
-            raise ConfigError(
-                f"output: {os.fspath(output)!r} cannot be written ({error.strerror}); name another "
-                "file."
-            ) from error
         return target
 
     def _repr_html_(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fcmae.errors import CheckpointError, ConfigError
+from fcmae.errors import CheckpointError, ConfigError, writing
 from fcmae.runs.durable import write_atomically
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.terminal import progress_bar
@@ -52,10 +52,8 @@ def convert_file(
     if segmenter_file(source) is not None:
         from fcmae.weights.export_segmenter import convert_segmenter
 
-        try:
+        with writing(f"{target or source}:"):
             return convert_segmenter(source, target, to)
-        except OSError as error:
-            raise _unwritable(Path(target or source), error) from error
     if to == SMP:
         raise ConfigError(
             f"--to: got {SMP!r} for {source}, which is no segmenter; smp.Unet and others take "
@@ -81,10 +79,8 @@ def _written(
     if target is None and to == "timm" and path.is_file() and path.name.startswith("classifier"):
         told.append(f"{path}: is a file of timm already, as fine-tuning wrote it.")
     else:
-        try:
+        with writing(f"{path}:"):
             told += write(found, to, path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
     if to == TIMM_FOLDER:
         told.append(f'Load it with: timm.create_model("local-dir:{path}", pretrained=True)')
     elif to == "timm" and found.info is not None:
@@ -250,11 +246,6 @@ def _default_target(source: Path, found: Source, to: str) -> Path:
         return source.with_name(f"{source.stem}{FILE_NAMES[to]}")
     kind = "encoder" if found.classes is None else "classifier"
     return RunFolder(source).export / f"{kind}{FILE_NAMES[to]}"
-
-
-def _unwritable(path: Path, error: OSError) -> ConfigError:
-    reason = error.strerror or str(error)
-    return ConfigError(f"{path}: cannot be written ({reason}); name another file.")
 
 
 def _left_out(names: Sequence[str], to: str) -> str:
