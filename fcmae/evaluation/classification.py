@@ -1,9 +1,10 @@
 """Scores of a classifier: overall, balanced and per class, as numbers, text and picture."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,18 +71,43 @@ class ClassificationScores:
 
 
 def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], path: Path) -> Path:
-    """Write a PNG: shares of each row as colours, counts as numbers where they can be read.
+    """Write a PNG of what images of each class are taken for, with counts; return `path`."""
+    title = (
+        f"{scores.num_images} validation images\naccuracy {100 * scores.accuracy:.1f} %, "
+        f"balanced {100 * scores.balanced_accuracy:.1f} %"
+    )
+    return draw_confusion(
+        scores.confusion, classes, path, title, "share of the class", lambda count, _: str(count)
+    )
 
-    Returns `path`. Beyond MOST_NAMED_CLASSES the axes count the classes and name none.
+
+def draw_confusion(
+    counts: Tensor,
+    classes: Sequence[str],
+    path: Path,
+    title: str,
+    unit: str,
+    text_of: Callable[[int, float], str],
+) -> Path:
+    """Write a PNG: shares of each row as colours, and numbers where they can be read.
+
+    Beyond MOST_NAMED_CLASSES the axes count the classes and name none.
+
+    Args:
+        counts: LongTensor [C, C], rows the truth, columns the prediction.
+        classes: C names.
+        path: the PNG, which is returned; replaced as a whole.
+        title: above it.
+        unit: of the colours.
+        text_of: (count, share of its row) -> what stands in a cell.
     """
-    counts = scores.confusion
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     num_classes = len(classes)
     side = min(3.0 + 0.45 * num_classes, 16.0)
     figure = new_figure((side + 1.0, side), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(picture, ax=axes, label="share of the class", shrink=0.8)
+    figure.colorbar(picture, ax=axes, label=unit, shrink=0.8)
     font_size = 9 if num_classes <= MOST_NUMBERED_CLASSES else 5
     if num_classes <= MOST_NAMED_CLASSES:
         names = [printable(name) for name in classes]
@@ -89,22 +115,18 @@ def draw_confusion_matrix(scores: ClassificationScores, classes: Sequence[str], 
         axes.set_yticks(range(num_classes), names, fontsize=font_size)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    axes.set_title(
-        f"{scores.num_images} validation images\naccuracy {100 * scores.accuracy:.1f} %, "
-        f"balanced {100 * scores.balanced_accuracy:.1f} %",
-        fontsize=10,
-    )
+    axes.set_title(title, fontsize=10)
     if num_classes <= MOST_NUMBERED_CLASSES:
-        for row in range(num_classes):
-            for column in range(num_classes):
-                axes.text(
-                    column,
-                    row,
-                    str(int(counts[row, column])),
-                    ha="center",
-                    va="center",
-                    color="white" if shares[row, column] > 0.5 else "black",
-                    fontsize=font_size,
-                )
+        for (row, column), count in np.ndenumerate(counts.numpy()):
+            share = float(shares[row, column])
+            axes.text(
+                column,
+                row,
+                text_of(int(count), share),
+                ha="center",
+                va="center",
+                color="white" if share > 0.5 else "black",
+                fontsize=font_size,
+            )
     save_figure(figure, path)
     return path

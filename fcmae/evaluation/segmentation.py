@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 
 from fcmae.errors import ConfigError
-from fcmae.evaluation.pictures import new_figure, printable, save_figure
+from fcmae.evaluation.classification import draw_confusion
 from fcmae.evaluation.statistics import bootstrap_interval
 
-DPI = 120
-MOST_NUMBERED_CLASSES = 20
-MOST_NAMED_CLASSES = 100
 NOTE = (
     "Intervals: 95 %, bootstrap over the images. IoU and Dice of all pixels together; the mean is "
     "over classes that occur."
@@ -151,30 +148,15 @@ def _between(interval: tuple[float, float]) -> str:
 
 def draw_pixel_confusion(scores: SegmentationScores, classes: Sequence[str], path: Path) -> Path:
     """Write a PNG of what pixels of each class are taken for: shares of each row; return `path`."""
-    counts = scores.confusion
-    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    side = min(3.0 + 0.45 * len(classes), 16.0)
-    figure = new_figure((side + 1.0, side), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(picture, ax=axes, label="share of the class's pixels", shrink=0.8)
-    size = 9 if len(classes) <= MOST_NUMBERED_CLASSES else 5
-    if len(classes) <= MOST_NAMED_CLASSES:
-        names = [printable(name) for name in classes]
-        axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=size)
-        axes.set_yticks(range(len(classes)), names, fontsize=size)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    axes.set_title(
+    title = (
         f"{scores.num_images} validation images\nmean IoU {100 * scores.mean_iou:.1f} %, "
-        f"pixel accuracy {100 * scores.pixel_accuracy:.1f} %",
-        fontsize=10,
+        f"pixel accuracy {100 * scores.pixel_accuracy:.1f} %"
     )
-    if len(classes) <= MOST_NUMBERED_CLASSES:
-        for row, values in enumerate(shares.tolist()):
-            for column, share in enumerate(values):
-                colour = "white" if share > 0.5 else "black"
-                text = f"{100 * share:.1f}"
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
-    save_figure(figure, path)
-    return path
+    return draw_confusion(
+        scores.confusion,
+        classes,
+        path,
+        title,
+        "share of the class's pixels",
+        lambda _, share: f"{100 * share:.1f}",
+    )

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -20,17 +22,41 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fcmae.data import ImageList
+from fcmae.data.augmentation import mean_and_std
+from fcmae.data.files import Problem
 from fcmae.data.recorded import fix_images
+from fcmae.evaluation.classification import ClassificationScores
+from fcmae.evaluation.segmentation import SegmentationScores
+from fcmae.finetuning.setup import weights_metadata
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
+from fcmae.training.first_look import look_first, write_files
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.optimization import StepResult
+from fcmae.training.processes import Processes
+from fcmae.training.remarks import warmup_remarks
 from fcmae.training.task import Task
 from fcmae.weights.files import read_metadata
 from sparse.whole import native_blocks
 
-Scores = TypeVar("Scores")
-Problem = tuple[str, str]  # path and reason
+Scores = TypeVar("Scores", ClassificationScores, SegmentationScores)
+
+
+@dataclass(frozen=True)
+class Finetuned(Generic[Scores]):
+    """How a fine-tuning ended.
+
+    Attributes:
+        signal: what stopped it, with a checkpoint written; None when it is done.
+        last: scores after the last step; None when it was stopped before, or they failed.
+        total_steps: of the whole run.
+        classes: names of the classes.
+    """
+
+    signal: str | None
+    last: Scores | None
+    total_steps: int
+    classes: tuple[str, ...]
 
 
 def float32_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -47,7 +73,10 @@ class ScoredTask(Task, Generic[Scores]):
     """A task whose weights are scored on validation images; see Task for the calls of the loop.
 
     Attributes:
+        class_names: in the order of the model's outputs.
+        told: what is said of weights and images before the first step.
         best_file, last_file: names of the exported weights.
+        scores_class: of its scores, whose fields are what a checkpoint holds of them.
         score_name: of the number by which weights are the best, in their metadata.
         ema: the moving average of the weights; None without one.
         best: scores of the exported weights; of two equal ones the earlier.
@@ -58,12 +87,21 @@ class ScoredTask(Task, Generic[Scores]):
 
     best_file: str
     last_file: str
+    scores_class: type[Scores]
     score_name: str
 
     def __init__(
-        self, config: Any, train: ImageList, validation: ImageList, model: nn.Module
+        self,
+        config: Any,
+        train: ImageList,
+        validation: ImageList,
+        model: nn.Module,
+        class_names: tuple[str, ...],
+        told: Sequence[str],
     ) -> None:
         super().__init__(config, train, model)
+        self.class_names = class_names
+        self.told = list(told)
         self.validation = validation
         self.ema: ModelEmaV3 | None = None
         self.best: Scores | None = None
@@ -103,12 +141,27 @@ class ScoredTask(Task, Generic[Scores]):
         """Write weights of `float32_weights` with their scores, or None; raises OSError."""
 
     @abc.abstractmethod
-    def to_plain(self, scores: Scores) -> dict[str, Any]:
-        """Return scores as a checkpoint holds them."""
+    def draw(self, scores: Scores, path: Path) -> Path:
+        """Draw what is taken for what, and return `path`."""
 
-    @abc.abstractmethod
-    def from_plain(self, state: dict[str, Any]) -> Scores:
-        """Return the scores that `to_plain` was given."""
+    def in_short(self, scores: Scores) -> str:
+        """Say scores in fewer words, beside others."""
+        return self.sentence(scores)
+
+    def beside_best(self, run: TrainingLoop, best: Scores) -> list[str]:
+        """Return what stands below the table of the best scores, with which the run ends."""
+        return []
+
+    def write_more(self, run: TrainingLoop) -> Path | None:
+        """Write the best weights in another way, and return where; None where nothing is."""
+        return None
+
+    def run(self, processes: Processes, rules: Sequence[str]) -> Finetuned[Scores]:
+        """Train and return how it ended; `rules` are sentences about what rules have chosen."""
+        self.rules = rules
+        loop = TrainingLoop(self, processes)
+        signal = loop.run()
+        return Finetuned(signal, self.last, loop.total_steps, self.class_names)
 
     def prepare(self, run: TrainingLoop) -> None:
         """Start the moving average at the first weights."""
@@ -121,6 +174,23 @@ class ScoredTask(Task, Generic[Scores]):
         self.validation = run.processes.from_main(lambda: self._fix_validation(run))
         if run.processes.is_main:
             self._score_to_beat = self._score_of_file()
+
+    def introduce(self, run: TrainingLoop, model: str) -> None:
+        """Say what runs and what is known of it, and take the first look at the images."""
+        config, parameters = self.config, sum(p.numel() for p in self.model.parameters())
+        run.say(
+            f"{model} ({parameters / 1e6:.1f} M parameters), {len(self.class_names)} classes, "
+            f"{len(self.images)} training and {len(self.validation)} validation images, "
+            f"{run.length}; weights: {config.model.weights or 'from scratch'}."
+        )
+        for sentence in (*self.told, *warmup_remarks(run.schedule)):
+            run.say(sentence)
+        if run.processes.is_main:
+            mean, std = mean_and_std(config.data, weights_metadata(config))
+            run.look(
+                "the first look at the images",
+                lambda: look_first(run, self.validation, mean, std, is_normalised=True),
+            )
 
     def _fix_validation(self, run: TrainingLoop) -> ImageList:
         file = run.folder.validation
@@ -209,11 +279,39 @@ class ScoredTask(Task, Generic[Scores]):
         path = run.folder.export / name
         return run.attempt(lambda: self.export(run, name, weights, step, scores), path)
 
-    def write_last(self, run: TrainingLoop) -> bool:
-        """Write the best and the last weights; return whether there are scores.
+    def finish(self, run: TrainingLoop) -> None:
+        """Export the last weights, draw the confusion matrix, print the best scores.
 
-        Without any the last ones go out unscored as the best, too.
+        Scores that failed are tried once more; without any the weights go out unscored.
         """
+        if self.last is None:
+            self.score(run)
+        if not run.processes.is_main:
+            return
+        self._write_last(run)
+        run.look("the account of files", lambda: write_files(run, self.validation))
+        best = self.best
+        if best is None:
+            return
+        path = run.folder.path / "confusion_matrix.png"
+        drawn = run.look("the confusion matrix", lambda: self.draw(best, path))
+        after = "it failed" if self.last is None else self.in_short(self.last)
+        said = (
+            f"best of the evaluations, after step {self.best_step}, chosen on these same "
+            f"validation images (after the last step: {after}):"
+        )
+        text = "\n".join([said, best.table(self.class_names), *self.beside_best(run, best)])
+        run.say(text)
+        scores = run.folder.path / "scores.txt"
+        run.attempt(lambda: write_text(scores, text + "\n"), scores)
+        more = self.write_more(run)
+        exported = run.folder.export / self.best_file if self.is_best_written else None
+        written = [str(path) for path in (exported, drawn, more) if path is not None]
+        if written:
+            run.say(f"{' and '.join(written)} written.")
+
+    def _write_last(self, run: TrainingLoop) -> None:
+        """Write the best and the last weights; without scores the last ones as the best, too."""
         self.write_best(run, is_last=True)
         last, step = float32_weights(self.evaluated), run.progress.step
         self.write(run, self.last_file, last, step, self.last)
@@ -223,29 +321,15 @@ class ScoredTask(Task, Generic[Scores]):
                 f"after step {step}, unscored; fcmae finetune --evaluate.only true scores "
                 "them later."
             )
-        return self.best is not None
-
-    def say_best(self, run: TrainingLoop, text: str) -> None:
-        """Say the best scores and write them to scores.txt."""
-        run.say(text)
-        scores = run.folder.path / "scores.txt"
-        run.attempt(lambda: write_text(scores, text + "\n"), scores)
-
-    def say_written(self, run: TrainingLoop, others: Sequence[Path | None]) -> None:
-        """Name the best weights, if the disk has them, and other files; None of one that failed."""
-        best = run.folder.export / self.best_file if self.is_best_written else None
-        written = [str(path) for path in (best, *others) if path is not None]
-        if written:
-            run.say(f"{' and '.join(written)} written.")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, the scores so far, and the best weights that have no file yet."""
         return {
             "unwritten_best": self._unwritten_best,
             "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "best": None if self.best is None else self.to_plain(self.best),
+            "best": _plain(self.best),
             "best_step": self.best_step,
-            "last": None if self.last is None else self.to_plain(self.last),
+            "last": _plain(self.last),
         }
 
     def state_to_extend(self) -> dict[str, Any]:
@@ -262,10 +346,17 @@ class ScoredTask(Task, Generic[Scores]):
         """Continue from what `state_dict` returned."""
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
-        self.best = None if state["best"] is None else self.from_plain(state["best"])
+        self.best = None if state["best"] is None else self.scores_class(**state["best"])
         self.best_step = state["best_step"]
-        self.last = None if state["last"] is None else self.from_plain(state["last"])
+        self.last = None if state["last"] is None else self.scores_class(**state["last"])
         self._unwritten_best = state.get("unwritten_best")  # version 0.1.0 had none
+
+
+def _plain(scores: Any) -> dict[str, Any] | None:
+    """Return scores as a checkpoint holds them."""
+    if scores is None:
+        return None
+    return {field.name: getattr(scores, field.name) for field in dataclasses.fields(scores)}
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,16 @@ from fcmae.data import (
     in_order,
     make_loader,
 )
+from fcmae.data.files import Problem
 from fcmae.data.holes import without_masks
-from fcmae.errors import CheckpointError, ConfigError, DataError
+from fcmae.errors import CheckpointError, DataError, writing
 from fcmae.evaluation import evaluating
 from fcmae.evaluation.classification import (
     ClassificationScores,
     confusion_matrix,
     draw_confusion_matrix,
 )
+from fcmae.evaluation.segmentation import SegmentationScores
 from fcmae.finetuning.opening import images_to_evaluate
 from fcmae.finetuning.setup import (
     create_evaluation_transform,
@@ -37,12 +39,14 @@ from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.terminal import progress_bar
 from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.training.optimization import autocast, check_precision, set_tf32
 from fcmae.training.processes import Processes
 from fcmae.weights.loading import load_classifier
 from sparse.whole import native_blocks
 
-Problem = tuple[str, str]  # path and reason
+Settings = TypeVar("Settings", FinetuneConfig, SegmentationConfig)
+Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def evaluate_classifier(
@@ -51,7 +55,7 @@ def evaluate_classifier(
     transform: EvaluationTransform,
     config: FinetuneConfig,
     processes: Processes,
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    autocast: Autocast = contextlib.nullcontext,
 ) -> tuple[ClassificationScores, list[Problem]]:
     """Return scores over all images, the same in every process, and the undecodable files.
 
@@ -89,7 +93,7 @@ def _count(
     transform: EvaluationTransform,
     config: FinetuneConfig,
     processes: Processes,
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]],
+    autocast: Autocast,
 ) -> tuple[Tensor, Tensor, list[Any]]:
     """Return confusion [C, C], the sum of losses and the undecodable files of one process."""
     assert images.classes is not None
@@ -136,12 +140,8 @@ def evaluate_only(config: FinetuneConfig, processes: Processes) -> Classificatio
         ConfigError, DataError: as `open_labelled`, or the results cannot be written.
     """
     source = config.model.weights or str(best_weights(config.run.dir))
-    model_config = dataclasses.replace(config.model, weights=source)
-    config = dataclasses.replace(config, model=model_config)
-    metadata = weights_metadata(config)
-    model_config = dataclasses.replace(model_config, name=variant_of(config, 0))
-    config = dataclasses.replace(config, model=model_config)
-    classes = metadata.get("classes")
+    config = of_weights(config, source)
+    classes = weights_metadata(config).get("classes")
     images = without_masks(images_to_evaluate(config, classes), create_reading(config))
     assert images.classes is not None
     if classes is not None and tuple(classes) != images.classes:
@@ -150,44 +150,65 @@ def evaluate_only(config: FinetuneConfig, processes: Processes) -> Classificatio
             f"have {', '.join(images.classes)}; evaluate on images of the same classes."
         )
     model = create_backbone(
-        model_config.name,
+        config.model.name,
         in_chans=config.data.in_chans,
-        stem_stride=model_config.stem_stride,
+        stem_stride=config.model.stem_stride,
         num_classes=len(images.classes),
     )
     load_classifier(model, source)
-    precision, device = config.train.precision, processes.device
-    check_precision(precision, device)
-    set_tf32(precision)
     scores, skipped = evaluate_classifier(
-        model.to(device),
+        model.to(processes.device),
         images,
         create_evaluation_transform(config),
         config,
         processes,
-        lambda: autocast(device, precision),  # as the evaluations of a run
+        autocast_of(config, processes),
     )
     if processes.is_main:
-        lines = [f"{path}: {reason}; left out." for path, reason in skipped]
-        _report(scores, images.classes, Path(config.run.dir) / "evaluation", source, lines)
+        names = images.classes
+        pictures = {"confusion_matrix.png": lambda to: draw_confusion_matrix(scores, names, to)}
+        report_alone(scores, names, config, skipped, pictures)
     return scores
 
 
-def _report(
-    scores: ClassificationScores,
+def of_weights(config: Settings, source: str) -> Settings:
+    """Return the settings with these weights, and the name of the model that they say."""
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=source))
+    model = dataclasses.replace(config.model, name=variant_of(config, 0))
+    return dataclasses.replace(config, model=model)
+
+
+def autocast_of(config: Settings, processes: Processes) -> Autocast:
+    """Return the context of forward passes as the evaluations of a run have it, and set TF32."""
+    precision, device = config.train.precision, processes.device
+    check_precision(precision, device)
+    set_tf32(precision)
+    return lambda: autocast(device, precision)
+
+
+def report_alone(
+    scores: ClassificationScores | SegmentationScores,
     classes: tuple[str, ...],
-    folder: Path,
-    source: str,
-    lines: list[str],
+    config: FinetuneConfig | SegmentationConfig,
+    skipped: Sequence[Problem],
+    pictures: Mapping[str, Callable[[Path], object]],
 ) -> None:
-    text = "\n".join([*lines, f"{source} on {scores.num_images} images:", scores.table(classes)])
+    """Print the scores of model.weights; write them and pictures into run.dir/evaluation.
+
+    Args:
+        scores: of the validation images.
+        classes: their names.
+        config: of the evaluation.
+        skipped: images that could not be used.
+        pictures: {name of a file: what draws it}.
+    """
+    lines = [f"{path}: {reason}; left out." for path, reason in skipped]
+    lines.append(f"{config.model.weights} on {scores.num_images} images:")
+    text = "\n".join([*lines, scores.table(classes)])
     print(text)
-    try:
+    folder = Path(config.run.dir) / "evaluation"
+    with writing(f"run.dir: {folder}", "choose a folder that you may write"):
         folder.mkdir(parents=True, exist_ok=True)
-        draw_confusion_matrix(scores, classes, folder / "confusion_matrix.png")
+        for name, draw in pictures.items():
+            draw(folder / name)
         write_text(folder / "scores.txt", text + "\n")
-    except OSError as error:
-        raise ConfigError(
-            f"run.dir: {folder} cannot be written ({error.strerror}); choose a folder that you "
-            "may write."
-        ) from error

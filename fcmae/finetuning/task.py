@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from fcmae.data import EvaluationTransform, ImageList
-from fcmae.data.augmentation import mean_and_std
+from fcmae.data.files import Problem
 from fcmae.errors import DataError
 from fcmae.evaluation.classification import ClassificationScores, draw_confusion_matrix
 from fcmae.finetuning import frozen
@@ -26,7 +26,7 @@ from fcmae.finetuning.recipe import (
     steps_for,
 )
 from fcmae.finetuning.resolving import Rules, resolve_settings
-from fcmae.finetuning.scored import Problem, ScoredTask
+from fcmae.finetuning.scored import Finetuned, ScoredTask
 from fcmae.finetuning.scoring import evaluate_classifier
 from fcmae.finetuning.setup import (
     create_augmentation,
@@ -37,38 +37,18 @@ from fcmae.finetuning.setup import (
     create_reading,
     layer_groups,
     variant_of,
-    weights_metadata,
 )
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.training.auto import Choices
-from fcmae.training.first_look import look_first, write_files
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.processes import Processes
-from fcmae.training.remarks import warmup_remarks
 from fcmae.weights.export import write
 from fcmae.weights.formats import FILE_NAMES, TIMM_FOLDER
 from fcmae.weights.sources import open_source
 
 BEST_FILE, LAST_FILE = "classifier.safetensors", "classifier_last.safetensors"
-
-
-@dataclass(frozen=True)
-class FinetuneResult:
-    """How a fine-tuning ended.
-
-    Attributes:
-        signal: what stopped it, with a checkpoint written; None when it is done.
-        last: scores after the last step; None when it was stopped before, or they failed.
-        total_steps: of the whole run.
-        classes: names of the classes.
-    """
-
-    signal: str | None
-    last: ClassificationScores | None
-    total_steps: int
-    classes: tuple[str, ...]
 
 
 def finetune(
@@ -77,7 +57,7 @@ def finetune(
     images: tuple[ImageList, ImageList] | None = None,
     *,
     scores_frozen: bool = True,
-) -> FinetuneResult:
+) -> Finetuned[ClassificationScores]:
     """Run or continue the fine-tuning that `config` describes, in its run folder.
 
     Args:
@@ -96,10 +76,7 @@ def finetune(
     train, validation, told = open_or_recall(config, images)
     config, rules = resolve(config, train, validation, processes)
     task = Finetuning(config, train, validation, told, scores_frozen=scores_frozen)
-    task.rules = rules
-    run = TrainingLoop(task, processes)
-    signal = run.run()
-    return FinetuneResult(signal, task.last, run.total_steps, task.classes)
+    return task.run(processes, rules)
 
 
 def resolve(
@@ -150,14 +127,11 @@ def not_scored(run_dir: str) -> DataError:
 
 
 class Finetuning(ScoredTask[ClassificationScores]):
-    """A classifier, from its settings to the exported weights.
-
-    Attributes:
-        classes: names of the classes, in the order of the model's outputs.
-    """
+    """A classifier, from its settings to the exported weights."""
 
     model: Any  # timm's ConvNeXt
     best_file, last_file = BEST_FILE, LAST_FILE
+    scores_class = ClassificationScores
     score_name = "val_balanced_accuracy"
 
     def __init__(
@@ -170,15 +144,13 @@ class Finetuning(ScoredTask[ClassificationScores]):
         scores_frozen: bool = True,
     ) -> None:
         assert train.classes is not None
-        self.classes = train.classes
-        model, sentences = create_classifier(config, self.classes)
-        self._told = [*sentences, *told]
-        super().__init__(config, train, validation, model)
+        model, sentences = create_classifier(config, train.classes)
+        super().__init__(config, train, validation, model, train.classes, [*sentences, *told])
         self._scores_frozen = scores_frozen
         self._frozen: FrozenFeatures | None = None  # from prepare to begin
         self._augmentation = create_augmentation(config)
         self._transform = create_evaluation_transform(config)
-        self._mixup = create_mixup(config, len(self.classes))
+        self._mixup = create_mixup(config, len(train.classes))
         self._loss = create_loss(config)
 
     def prepare(self, run: TrainingLoop) -> None:
@@ -187,7 +159,7 @@ class Finetuning(ScoredTask[ClassificationScores]):
             features = self._frozen_features(run)
             crops = self._dataset(None)
             told = start_at_probe(self.model, features, crops, self.config, run.processes)
-            self._told.append(told)
+            self.told.append(told)
         super().prepare(run)
 
     def _frozen_features(self, run: TrainingLoop) -> FrozenFeatures:
@@ -231,23 +203,9 @@ class Finetuning(ScoredTask[ClassificationScores]):
     def begin(self, run: TrainingLoop) -> None:
         """Record the validation images, and say what runs."""
         super().begin(run)
-        config = self.config
-        parameters = sum(p.numel() for p in self.model.parameters())
-        run.say(
-            f"{config.model.name} ({parameters / 1e6:.1f} M parameters), {len(self.classes)} "
-            f"classes, {len(self.images)} training and {len(self.validation)} validation images, "
-            f"{run.length}; weights: {config.model.weights or 'from scratch'}."
-        )
-        for sentence in (*self._told, *warmup_remarks(run.schedule)):
-            run.say(sentence)
-        if run.processes.is_main:
-            mean, std = mean_and_std(config.data, weights_metadata(config))
-            run.look(
-                "the first look at the images",
-                lambda: look_first(run, self.validation, mean, std, is_normalised=True),
-            )
-            if self._scores_frozen and run.progress.step == 0:
-                run.look("scoring the frozen features", lambda: self._look_at_frozen(run))
+        self.introduce(run, self.config.model.name)
+        if run.processes.is_main and self._scores_frozen and run.progress.step == 0:
+            run.look("scoring the frozen features", lambda: self._look_at_frozen(run))
         self._frozen = None
 
     def _look_at_frozen(self, run: TrainingLoop) -> None:
@@ -279,7 +237,7 @@ class Finetuning(ScoredTask[ClassificationScores]):
             "val_accuracy": scores.accuracy,
             "val_balanced_accuracy": scores.balanced_accuracy,
         }
-        for name, share in zip(self.classes, scores.per_class, strict=True):
+        for name, share in zip(self.class_names, scores.per_class, strict=True):
             values[f"val_accuracy/{name}"] = None if math.isnan(share) else share
         return values
 
@@ -300,52 +258,31 @@ class Finetuning(ScoredTask[ClassificationScores]):
     ) -> None:
         """Write a classifier for timm."""
         path = run.folder.export / name
-        export_classifier(weights, path, self.config, self.classes, step, scores)
+        export_classifier(weights, path, self.config, self.class_names, step, scores)
 
-    def to_plain(self, scores: ClassificationScores) -> dict[str, Any]:
-        """Return the confusion matrix and the loss."""
-        return {"confusion": scores.confusion, "loss": scores.loss}
+    def draw(self, scores: ClassificationScores, path: Path) -> Path:
+        """Draw the confusion matrix of images."""
+        return draw_confusion_matrix(scores, self.class_names, path)
 
-    def from_plain(self, state: dict[str, Any]) -> ClassificationScores:
-        """Return the scores of a checkpoint."""
-        return ClassificationScores(**state)
+    def in_short(self, scores: ClassificationScores) -> str:
+        """Say accuracies."""
+        return (
+            f"accuracy {100 * scores.accuracy:.1f} %, balanced "
+            f"{100 * scores.balanced_accuracy:.1f} %"
+        )
 
-    def finish(self, run: TrainingLoop) -> None:
-        """Export the last weights, draw the confusion matrix, print the best scores.
-
-        Scores that failed are tried once more; without any the weights go out unscored.
-        """
+    def beside_best(self, run: TrainingLoop, best: ClassificationScores) -> list[str]:
+        """Return what classifiers of the frozen features score."""
         if self.last is None:
-            self.score(run)
-        if not run.processes.is_main:
-            return
-        has_scores = self.write_last(run)
-        run.look("the account of files", lambda: write_files(run, self.validation))
-        best = self.best
-        if not has_scores or best is None:
-            return
-        path = run.folder.path / "confusion_matrix.png"
-        drawn = run.look(
-            "the confusion matrix", lambda: draw_confusion_matrix(best, self.classes, path)
-        )
-        after, beside = "it failed", []
-        if self.last is not None:
-            line = frozen.of_metrics(read_metrics(run.folder.metrics))
-            beside = frozen.compared(
-                line, best, self.last, self.config, run.schedule, len(self.images)
-            )
-            after = (
-                f"accuracy {100 * self.last.accuracy:.1f} %, balanced "
-                f"{100 * self.last.balanced_accuracy:.1f} %"
-            )
-        text = (
-            f"best of the evaluations, after step {self.best_step}, chosen on these same "
-            f"validation images (after the last step: {after}):\n"
-            + "\n".join([best.table(self.classes), *beside])
-        )
-        self.say_best(run, text)
+            return []
+        line = frozen.of_metrics(read_metrics(run.folder.metrics))
+        num_images = len(self.images)
+        return frozen.compared(line, best, self.last, self.config, run.schedule, num_images)
+
+    def write_more(self, run: TrainingLoop) -> Path | None:
+        """Write timm's folder."""
         folder = run.folder.export / f"classifier{FILE_NAMES[TIMM_FOLDER]}"
         is_written = (run.folder.export / BEST_FILE).is_file() and run.attempt(
             lambda: write(open_source(run.folder.path), TIMM_FOLDER, folder), folder
         )
-        self.say_written(run, [drawn, folder if is_written else None])
+        return folder if is_written else None

@@ -75,14 +75,15 @@ def names_of_shares(found: Comparison | MaskComparison) -> dict[float, str]:
 
 def _of_named(found: Comparison, config: FinetuneConfig) -> Document:
     """Return the page about all pairs of named starts."""
-    said = pairs.sentences(found)
+    said, rows = pairs.sentences(found), list(pairs.rows_of(found))
+    header, *table = pairs.costs_table(found, rows)
     return Document(
         "Which start is the better one?",
         f"{len(found.starts)} starts: {', '.join(found.starts)}. {said[0]}",
         [
-            Section("Scores and costs", [Table(pairs.header_of(found), pairs.table_of(found))]),
+            Section("Scores and costs", [Table(header, table)]),
             Section("What differs", [Bullets(said)]),
-            every_pair(list(pairs.rows_of(found))),
+            every_pair(rows),
             Section("Accuracy against labels", [_labels_plot(found, config)]),
             Section(
                 "How to read this",

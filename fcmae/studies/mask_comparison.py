@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from fcmae.data import ImageList, sample_seed
-from fcmae.data.recorded import fix_images
-from fcmae.errors import CheckpointError, ConfigError, DataError
+from fcmae.errors import CheckpointError, ConfigError
 from fcmae.evaluation import RULE, Mean, PairedDifference, differences
 from fcmae.evaluation.segmentation import SegmentationScores
+from fcmae.finetuning.scored import Finetuned
 from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked
 from fcmae.finetuning.segmentation.setup import check_weights
 from fcmae.finetuning.segmentation.task import resolve, segment
@@ -35,55 +35,42 @@ from fcmae.studies.comparison.arms import (
     arm_folder,
     arms_of,
     by_first,
-    pretraining_seconds,
-    seconds_of,
     settings_of,
 )
 from fcmae.studies.comparison.pairs import (
     COSTS,
     PAIRED,
     Row,
-    header_for,
+    costs_table,
     lines_of,
     sentences_of,
-    table_for,
 )
-from fcmae.studies.comparison.running import RunCount
-from fcmae.studies.comparison.scores import PRETRAINED, SCRATCH, means_of
+from fcmae.studies.comparison.running import (
+    ALL,
+    RunCount,
+    record_lists,
+    repeated,
+    run_all,
+    share_of,
+)
+from fcmae.studies.comparison.scores import PRETRAINED, SCRATCH, Compared, means_of
 from fcmae.training.processes import Processes
 from fcmae.training.saving import disk_error
 
-ALL = 100.0  # per cent of the labelled images
 IOU = "mean IoU"
 NARROWEST = 15  # column of scores, in characters
 
 
 @dataclass
-class MaskComparison:
-    """Scores of starts over shares of the labelled images.
+class MaskComparison(Compared):
+    """Scores of segmenters from several starts.
 
     Attributes:
-        results: {share in per cent: {start: {seed: scores after the last step}}}.
-        num_labels: {share: labelled training images}.
         classes: to tell apart.
-        steps: of every run.
-        config: the settings with nothing left to a rule; None of scores without runs.
-        starts: the pretrained one and from scratch, or all named ones.
-        are_named: whether the settings name the starts.
-        seconds: {share: {start: {seed: seconds of fine-tuning}}}, where they were measured.
-        pretraining_seconds: of named starts; None where nobody has measured them.
         models: timm names of the encoders that were trained.
     """
 
-    results: dict[float, dict[str, dict[int, SegmentationScores]]] = field(default_factory=dict)
-    num_labels: dict[float, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
-    steps: int = 0
-    config: SegmentationConfig | None = None
-    starts: tuple[str, ...] = (PRETRAINED, SCRATCH)
-    are_named: bool = False
-    seconds: dict[float, dict[str, dict[int, float]]] = field(default_factory=dict)
-    pretraining_seconds: dict[str, float | None] = field(default_factory=dict)
     models: set[str] = field(default_factory=set)
 
     def ious(self, share: float, number: int | None = None) -> dict[str, dict[int, float]]:
@@ -136,7 +123,7 @@ class MaskComparison:
 
     def costs_table(self) -> list[list[str]]:
         """Return a header, and for each named start its scores and what it costs."""
-        return [header_for(self.rows()), *table_for(self, self.rows())]
+        return costs_table(self, self.rows())
 
     def text(self) -> str:
         """Return scores, verdict and how to read them as lines of text."""
@@ -197,33 +184,19 @@ def compare_masks(
     at_least = resolved.train.batch_size * resolved.train.accumulate * processes.world_size
     runs = RunCount(len(arms.all) * config.compare.seeds * len(shares))
     for share in shares:
-        results: dict[str, dict[int, SegmentationScores]] = {name: {} for name in arms.names}
-        seconds: dict[str, dict[int, float]] = {name: {} for name in arms.names}
-        for place in range(config.compare.seeds):
-            seed = config.train.seed + place
-            train = draw_images(whole.train, share, seed, at_least)
-            found.num_labels[share] = len(set(train.paths))
-            for arm in arms.all:
-                settings = settings_of(_in_share(resolved, share), arms, arm, seed)
-                with runs.next(f"{arm.name}, {share:g} % of the images, seed {seed}"):
-                    run = segment(settings, processes, whole._replace(train=train, told=[]))
-                if run.signal is not None:
-                    return run.signal
-                if run.last is None:
-                    finished = RunFolder(settings.run.dir).finished
-                    raise DataError(
-                        f"{settings.run.dir}: the evaluation after its last step failed, so that "
-                        "there is nothing to compare; mend what its output names, remove "
-                        f"{finished} and start the same command again."
-                    )
-                found.models.add(settings.model.name)
-                results[arm.name][seed], found.steps = run.last, run.total_steps
-                taken = seconds_of(settings.run.dir)
-                if taken is not None:
-                    seconds[arm.name][seed] = taken
-        found.results[share], found.seconds[share] = results, seconds
-    if arms.are_named:
-        found.pretraining_seconds = {arm.name: pretraining_seconds(arm.weights) for arm in arms.all}
+
+        def train(
+            settings: SegmentationConfig, seed: int, share: float = share
+        ) -> Finetuned[SegmentationScores]:
+            drawn = draw_images(whole.train, share, seed, at_least)
+            found.num_labels[share] = len(set(drawn.paths))
+            found.models.add(settings.model.name)
+            return segment(settings, processes, whole._replace(train=drawn, told=[]))
+
+        of_share = _in_share(resolved, share)
+        signal = run_all(found, share, of_share, arms, runs, "images", train)
+        if signal is not None:
+            return signal
     if processes.is_main:
         text = found.text()
         terminal.tell(text)
@@ -247,11 +220,8 @@ def open_fixed(config: SegmentationConfig, processes: Processes) -> MaskedImages
         if is_begun:
             return images
         try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            lists = ((folder.images, images.train), (folder.validation, images.validation))
-            for file, some in lists:
-                fix_images(file, some, is_continued=False, report=terminal.say)
-            paths = [some.paths for _, some in lists]
+            record_lists(folder, images.train, images.validation)
+            paths = [images.train.paths, images.validation.paths]
             images.survey.write(folder.masks, paths)  # last: its being there says begun
         except OSError as error:
             raise disk_error(error) from error
@@ -269,8 +239,7 @@ def draw_images(images: ImageList, share: float, seed: int, at_least: int) -> Im
     rng = torch.Generator().manual_seed(sample_seed(seed, "masks"))
     count = max(1, round(len(images) * share / 100))
     chosen = np.sort(torch.randperm(len(images), generator=rng)[:count].numpy())
-    drawn = images.select(np.tile(chosen, -(-at_least // count)))
-    return dataclasses.replace(drawn, accounting=None)  # whose counts repeated ones would break
+    return repeated(images.select(chosen), at_least)
 
 
 def folder_of(config: SegmentationConfig, share: float, start: str, place: int) -> str:
@@ -280,10 +249,7 @@ def folder_of(config: SegmentationConfig, share: float, start: str, place: int) 
 
 def _in_share(config: SegmentationConfig, share: float) -> SegmentationConfig:
     """Return the settings of a share, whose runs have a folder of their own unless it is all."""
-    if share == ALL:
-        return config
-    folder = str(Path(config.run.dir) / f"labels-{share:g}")
-    return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=folder))
+    return config if share == ALL else share_of(config, share)
 
 
 def check_starts(config: SegmentationConfig, arms: Arms) -> None:

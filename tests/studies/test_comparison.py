@@ -250,11 +250,11 @@ def test_starts_that_do_not_differ_are_said_not_to_in_one_sentence() -> None:
 def test_what_each_start_costs_stands_beside_its_scores() -> None:
     one = named([70.0, 71.0, 69.0], [80.0, 81.2, 79.1], [80.1, 81.0, 79.3])
     one.probes = {5.0: {"kNN": {start: {0: 60.0, 1: 61.0, 2: 62.0} for start in one.starts}}}
-    assert pairs.header_of(one) == [
+    header, *table = pairs.costs_table(one, list(pairs.rows_of(one)))
+    assert header == [
         *("start", "fine-tuned, 15 labels", "kNN, 15 labels"),
         *("s of pretraining", "s of a fine-tuning"),
     ]
-    table = pairs.table_of(one)
     assert [row[1] for row in table] == ["70.0 +- 2.5", "80.1 +- 2.6", "80.1 +- 2.1"]
     assert [row[-2:] for row in table] == [["0", "21"], ["-", "-"], ["300", "-"]]
     shown = pairs.text_of(one)

@@ -37,7 +37,9 @@ def scores(right: int) -> SegmentationScores:
 def compared(pretrained: list[int], scratch: list[int]) -> MaskComparison:
     pairs = {"pretrained": pretrained, "from scratch": scratch}
     by_start = {name: {n: scores(v) for n, v in enumerate(vs)} for name, vs in pairs.items()}
-    return MaskComparison({100.0: by_start}, {100.0: 12}, ("ground", "thing"), 7)
+    return MaskComparison(
+        results={100.0: by_start}, num_labels={100.0: 12}, classes=("ground", "thing"), steps=7
+    )
 
 
 def test_the_sentence_says_what_the_interval_allows() -> None:
@@ -141,7 +143,9 @@ def test_compare_takes_shares_of_the_pictures(
 def named(**right: list[int]) -> MaskComparison:
     """Named starts of which these pixels of a hundred are right, a seed each."""
     by_start = {name: {n: scores(v) for n, v in enumerate(vs)} for name, vs in right.items()}
-    found = MaskComparison({100.0: by_start}, {100.0: 12}, ("ground", "thing"), 7)
+    found = MaskComparison(
+        results={100.0: by_start}, num_labels={100.0: 12}, classes=("ground", "thing"), steps=7
+    )
     found.starts, found.are_named = tuple(right), True
     found.pretraining_seconds = {"scratch": 0.0, "public": None, "own": 300.4}
     found.seconds = {100.0: {"scratch": {0: 20.0, 1: 21.0, 2: 90.0}, "public": {}, "own": {}}}

@@ -153,12 +153,12 @@ def test_a_look_that_fails_is_a_sentence_and_changes_no_weight(
         ("finetune", "fcmae.finetuning.task.evaluate_classifier", RuntimeError("out of memory")),
         ("finetune", "fcmae.finetuning.task.draw_confusion_matrix", ValueError("no figure")),
         ("finetune", "fcmae.training.first_look.draw_sheet", ValueError("no picture")),
-        ("finetune", "fcmae.finetuning.task.write_files", ValueError("no account")),
+        ("finetune", "fcmae.finetuning.scored.write_files", ValueError("no account")),
         ("segment", f"{MASKS}.evaluate_segmenter", RuntimeError("out of memory")),
         ("segment", f"{MASKS}.draw_segmentations", ValueError("no figure")),
         ("segment", f"{MASKS}.draw_pixel_confusion", ValueError("no figure")),
         ("segment", "fcmae.training.first_look.draw_sheet", ValueError("no picture")),
-        ("segment", f"{MASKS}.write_files", ValueError("no account")),
+        ("segment", "fcmae.finetuning.scored.write_files", ValueError("no account")),
     ],
 )
 def test_a_look_at_a_fine_tuning_that_fails_is_a_sentence_and_changes_no_weight(

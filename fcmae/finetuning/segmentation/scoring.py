@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +10,9 @@ from torch import Tensor, nn
 
 from fcmae.data import make_loader
 from fcmae.data.decoding import Decoded
+from fcmae.data.files import Problem
 from fcmae.data.label_masks import IGNORED, MaskClasses
-from fcmae.errors import CheckpointError, ConfigError, DataError
+from fcmae.errors import CheckpointError, DataError
 from fcmae.evaluation import evaluating
 from fcmae.evaluation.segmentation import (
     SegmentationScores,
@@ -27,16 +25,13 @@ from fcmae.evaluation.segmentation_pictures import (
     segmented,
 )
 from fcmae.evaluation.tiles import predict_bands
-from fcmae.finetuning.scored import Problem
+from fcmae.finetuning.scoring import Autocast, autocast_of, of_weights, report_alone
 from fcmae.finetuning.segmentation.data import Pairs, WholePictures
 from fcmae.finetuning.segmentation.opening import masked_to_evaluate
 from fcmae.finetuning.segmentation.setup import create_normalisation, create_tiling
-from fcmae.finetuning.setup import create_reading, variant_of
-from fcmae.runs.durable import write_text
-from fcmae.runs.folder import RunFolder
+from fcmae.finetuning.setup import create_reading
 from fcmae.runs.terminal import progress_bar
 from fcmae.settings.segmentation import SegmentationConfig
-from fcmae.training.optimization import autocast, check_precision, set_tf32
 from fcmae.training.processes import Processes
 from fcmae.weights.segmenter import BEST_FILE, load_segmenter, segmenter_file
 
@@ -56,7 +51,7 @@ def evaluate_segmenter(
     pairs: Pairs,
     config: SegmentationConfig,
     processes: Processes,
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    autocast: Autocast = contextlib.nullcontext,
 ) -> Evaluation:
     """Return scores over all pictures, the same in every process, and the unusable files.
 
@@ -92,7 +87,7 @@ def _score_some(
     pairs: Pairs,
     config: SegmentationConfig,
     processes: Processes,
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]],
+    autocast: Autocast,
 ) -> tuple[list[tuple[int, Tensor, float]], list[Problem], list[tuple[int, SegmentedPicture]]]:
     """Return (index, confusion, sum of cross entropy) of this process's pictures, and the rest."""
     indices = [[index] for index in range(len(pairs.images))]
@@ -154,10 +149,7 @@ def evaluate_only(config: SegmentationConfig, processes: Processes) -> Segmentat
             f"segmentation, or its export/{BEST_FILE}."
         )
     network, info = load_segmenter(source)
-    model_config = dataclasses.replace(config.model, weights=source)
-    config = dataclasses.replace(config, model=model_config)
-    model_config = dataclasses.replace(model_config, name=variant_of(config, 0))
-    config = dataclasses.replace(config, model=model_config)
+    config = of_weights(config, source)
     names = info.classes or ()
     given = MaskClasses.of_settings(config.data.classes, config.data.ignore_index)
     if given is not None and given.names != names:
@@ -168,47 +160,22 @@ def evaluate_only(config: SegmentationConfig, processes: Processes) -> Segmentat
     classes = given or MaskClasses(names, info.mask_values, _ignored(config))
     validation, masks = masked_to_evaluate(config)
     counts = torch.zeros(len(validation), len(classes)).numpy()
-    precision, device = config.train.precision, processes.device
-    check_precision(precision, device)
-    set_tf32(precision)
     found = evaluate_segmenter(
-        network.to(device),
+        network.to(processes.device),
         Pairs(validation, masks, classes, counts),
         config,
         processes,
-        lambda: autocast(device, precision),
+        autocast_of(config, processes),
     )
     if processes.is_main:
-        lines = [f"{path}: {reason}; left out." for path, reason in found.skipped]
-        _report(found, names, Path(config.run.dir) / "evaluation", source, lines)
+        scores, drawn = found.scores, found.pictures
+        pictures = {"confusion_matrix.png": lambda to: draw_pixel_confusion(scores, names, to)}
+        if drawn:
+            pictures["predictions.png"] = lambda to: draw_segmentations(drawn, names, to)
+        report_alone(scores, names, config, found.skipped, pictures)
     return found.scores
 
 
 def _ignored(config: SegmentationConfig) -> Any:
     index = config.data.ignore_index
     return tuple(index) if isinstance(index, list) else index
-
-
-def _report(
-    found: Evaluation, classes: tuple[str, ...], folder: Path, source: str, lines: list[str]
-) -> None:
-    scores = found.scores
-    said = f"{source} on {scores.num_images} images:"
-    text = "\n".join([*lines, said, scores.table(classes)])
-    print(text)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draw_pixel_confusion(scores, classes, folder / "confusion_matrix.png")
-        if found.pictures:
-            draw_segmentations(found.pictures, classes, folder / "predictions.png")
-        write_text(folder / "scores.txt", text + "\n")
-    except OSError as error:
-        raise ConfigError(
-            f"run.dir: {folder} cannot be written ({error.strerror}); choose a folder that you "
-            "may write."
-        ) from error
-
-
-def best_weights(run_dir: str) -> Path:
-    """Return the file in which a run keeps its best segmenter."""
-    return RunFolder(run_dir).export / BEST_FILE

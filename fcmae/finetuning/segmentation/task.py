@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fcmae.data import ImageList
-from fcmae.data.augmentation import mean_and_std
+from fcmae.data.files import Problem
 from fcmae.evaluation.segmentation import SegmentationScores, draw_pixel_confusion
 from fcmae.evaluation.segmentation_pictures import draw_segmentations
 from fcmae.finetuning.recipe import choose_after_length
 from fcmae.finetuning.resolving import Rules, resolve_settings
-from fcmae.finetuning.scored import Problem, ScoredTask
+from fcmae.finetuning.scored import Finetuned, ScoredTask
 from fcmae.finetuning.segmentation.data import SegmentationAugmentation, SegmentationDataset
 from fcmae.finetuning.segmentation.opening import MaskedImages, open_masked
 from fcmae.finetuning.segmentation.recipe import choose_before_length, steps_for
@@ -30,38 +29,19 @@ from fcmae.finetuning.segmentation.setup import (
     layer_groups,
     segmenter_info,
 )
-from fcmae.finetuning.setup import create_reading, variant_of, weights_metadata
+from fcmae.finetuning.setup import create_reading, variant_of
 from fcmae.model.segmenter import build_segmenter, import_smp
 from fcmae.settings.sections import image_height_width
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.training.auto import Choices
-from fcmae.training.first_look import look_first, write_files
 from fcmae.training.loop import TrainingLoop
 from fcmae.training.processes import Processes
-from fcmae.training.remarks import warmup_remarks
 from fcmae.weights.segmenter import BEST_FILE, LAST_FILE, save_segmenter
-
-
-@dataclasses.dataclass(frozen=True)
-class SegmentationResult:
-    """How a segmentation ended.
-
-    Attributes:
-        signal: what stopped it, with a checkpoint written; None when it is done.
-        last: scores after the last step; None when it was stopped before, or they failed.
-        total_steps: of the whole run.
-        classes: names of the classes.
-    """
-
-    signal: str | None
-    last: SegmentationScores | None
-    total_steps: int
-    classes: tuple[str, ...]
 
 
 def segment(
     config: SegmentationConfig, processes: Processes, images: MaskedImages | None = None
-) -> SegmentationResult:
+) -> Finetuned[SegmentationScores]:
     """Run or continue the segmentation that `config` describes, in its run folder.
 
     Args:
@@ -80,11 +60,7 @@ def segment(
     if images is None:
         images = processes.from_main(lambda: open_masked(config))
     config, rules = resolve(config, images, processes)
-    task = Segmentation(config, images)
-    task.rules = rules
-    run = TrainingLoop(task, processes)
-    signal = run.run()
-    return SegmentationResult(signal, task.last, run.total_steps, task.classes.names)
+    return Segmentation(config, images).run(processes, rules)
 
 
 def check(config: SegmentationConfig) -> None:
@@ -134,14 +110,16 @@ class Segmentation(ScoredTask[SegmentationScores]):
     """
 
     best_file, last_file = BEST_FILE, LAST_FILE
+    scores_class = SegmentationScores
     score_name = "val_mean_iou"
 
     def __init__(self, config: SegmentationConfig, images: MaskedImages) -> None:
         self.classes = images.survey.classes
         network, sentences = create_segmenter(config, self.classes)
-        super().__init__(config, images.train, images.validation, network)
+        told = [*sentences, *images.told]
+        lists = images.train, images.validation
+        super().__init__(config, *lists, network, self.classes.names, told)
         self._masked = images
-        self._told: Sequence[str] = [*sentences, *images.told]
         self._loss = SegmentationLoss(config.task.dice_weight)
         self._augmentation = SegmentationAugmentation(
             config.augment,
@@ -171,26 +149,11 @@ class Segmentation(ScoredTask[SegmentationScores]):
     def begin(self, run: TrainingLoop) -> None:
         """Record images and masks, and say what runs."""
         super().begin(run)
-        config = self.config
         lists: list[ImageList] = [self.images, self.validation]
         if run.processes.is_main and run.progress.step == 0:
             paths = [images.paths for images in lists]
             self._masked.survey.write(run.folder.masks, paths)
-        parameters = sum(p.numel() for p in self.model.parameters())
-        run.say(
-            f"{config.task.architecture} over {config.model.name} ({parameters / 1e6:.1f} M "
-            f"parameters), {len(self.classes)} classes, {len(self.images)} training and "
-            f"{len(self.validation)} validation images, {run.length}; weights: "
-            f"{config.model.weights or 'from scratch'}."
-        )
-        for sentence in (*self._told, *warmup_remarks(run.schedule)):
-            run.say(sentence)
-        if run.processes.is_main:
-            mean, std = mean_and_std(config.data, weights_metadata(config))
-            run.look(
-                "the first look at the images",
-                lambda: look_first(run, self.validation, mean, std, is_normalised=True),
-            )
+        self.introduce(run, f"{self.config.task.architecture} over {self.config.model.name}")
 
     def evaluate(self, run: TrainingLoop) -> tuple[SegmentationScores, list[Problem]]:
         """Return the scores on whole validation pictures; some of these are drawn."""
@@ -203,7 +166,7 @@ class Segmentation(ScoredTask[SegmentationScores]):
         )
         if found.pictures and run.processes.is_main:
             path = run.folder.predictions / f"step-{run.progress.step:06d}.png"
-            run.attempt(lambda: draw_segmentations(found.pictures, self.classes.names, path), path)
+            run.attempt(lambda: draw_segmentations(found.pictures, self.class_names, path), path)
         return found.scores, found.skipped
 
     def score_of(self, scores: SegmentationScores) -> float:
@@ -218,7 +181,7 @@ class Segmentation(ScoredTask[SegmentationScores]):
             "val_mean_dice": scores.mean_dice,
             "val_pixel_accuracy": scores.pixel_accuracy,
         }
-        for name, iou, dice in zip(self.classes.names, scores.ious, scores.dices, strict=True):
+        for name, iou, dice in zip(self.class_names, scores.ious, scores.dices, strict=True):
             values[f"val_iou/{name}"] = None if math.isnan(iou) else iou
             values[f"val_dice/{name}"] = None if math.isnan(dice) else dice
         return values
@@ -249,34 +212,6 @@ class Segmentation(ScoredTask[SegmentationScores]):
         info = segmenter_info(self.config, self.classes, step)
         save_segmenter(weights, run.folder.export / name, info, found)
 
-    def to_plain(self, scores: SegmentationScores) -> dict[str, Any]:
-        """Return the counts of each image, the confusion matrix and the loss."""
-        return {"counts": scores.counts, "confusion": scores.confusion, "loss": scores.loss}
-
-    def from_plain(self, state: dict[str, Any]) -> SegmentationScores:
-        """Return the scores of a checkpoint."""
-        return SegmentationScores(**state)
-
-    def finish(self, run: TrainingLoop) -> None:
-        """Export the last weights, draw the confusion matrix, print the best scores.
-
-        Scores that failed are tried once more; without any the weights go out unscored.
-        """
-        if self.last is None:
-            self.score(run)
-        if not run.processes.is_main:
-            return
-        has_scores = self.write_last(run)
-        run.look("the account of files", lambda: write_files(run, self.validation))
-        best = self.best
-        if not has_scores or best is None:
-            return
-        names, path = self.classes.names, run.folder.path / "confusion_matrix.png"
-        drawn = run.look("the confusion matrix", lambda: draw_pixel_confusion(best, names, path))
-        after = "it failed" if self.last is None else self.sentence(self.last)
-        text = (
-            f"best of the evaluations, after step {self.best_step}, chosen on these same "
-            f"validation images (after the last step: {after}):\n{best.table(names)}"
-        )
-        self.say_best(run, text)
-        self.say_written(run, [drawn])
+    def draw(self, scores: SegmentationScores, path: Path) -> Path:
+        """Draw the confusion matrix of pixels."""
+        return draw_pixel_confusion(scores, self.class_names, path)

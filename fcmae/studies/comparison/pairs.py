@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from fcmae.evaluation import PairedDifference, means, pairwise
-from fcmae.studies.comparison.scores import Comparison
+from fcmae.studies.comparison.scores import Compared, Comparison
 
 TUNED = "fine-tuned"
 PROBES = {"linear": "linear probe", "kNN": "kNN"}  # method -> how tables name it
@@ -25,20 +25,6 @@ COSTS = (
 )
 COST_COLUMNS = ("s of pretraining", "s of a fine-tuning")
 UNMEASURED = "-"
-
-
-class Compared(Protocol):
-    """What named starts of any task were found to cost.
-
-    Attributes:
-        starts: their names.
-        seconds: {share: {start: {seed: seconds of fine-tuning}}}, where they were measured.
-        pretraining_seconds: of each start; None where nobody has measured them.
-    """
-
-    starts: tuple[str, ...]
-    seconds: dict[float, dict[str, dict[int, float]]]
-    pretraining_seconds: dict[str, float | None]
 
 
 class Row(NamedTuple):
@@ -114,24 +100,14 @@ def notes_of(found: Comparison) -> list[str]:
     ]
 
 
-def header_of(found: Comparison) -> list[str]:
-    """Return the header of the table of starts."""
-    return header_for(rows_of(found))
+def costs_table(found: Compared, rows: Sequence[Row]) -> list[list[str]]:
+    """Return a header, and a row for each start: means of scores with their intervals, and costs.
 
-
-def table_of(found: Comparison) -> list[list[str]]:
-    """Return a row for each start: its means with their own intervals, and what it costs."""
-    return table_for(found, list(rows_of(found)))
-
-
-def header_for(rows: Iterable[Row]) -> list[str]:
-    """Return the header of a table of starts with these scores."""
-    return ["start", *(f"{row.kind}, {row.amount}" for row in rows), *COST_COLUMNS]
-
-
-def table_for(found: Compared, rows: Sequence[Row]) -> list[list[str]]:
-    """Return a row for each start: means of these scores, each with its own interval, and costs."""
-    table = []
+    Args:
+        found: starts and what they cost.
+        rows: the scores; each mean has its own interval.
+    """
+    table = [["start", *(f"{row.kind}, {row.amount}" for row in rows), *COST_COLUMNS]]
     for start in found.starts:
         own = [means({start: row.scores.get(start, {})}) for row in rows]  # not pooled
         cells = [mean[start].text() if start in mean else UNMEASURED for mean in own]
@@ -153,7 +129,7 @@ def text_of(found: Comparison) -> str:
     """Return scores, verdicts and how to read them as lines of text."""
     if not found.are_named:
         return found.text()
-    lines = lines_of([header_of(found), *table_of(found)])
+    lines = lines_of(costs_table(found, list(rows_of(found))))
     lines.append(
         f"Balanced accuracy in % ({found.num_classes} classes, chance "
         f"{100 / found.num_classes:.0f}), mean with its 95 % confidence interval over the seeds."

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +23,17 @@ from fcmae.evaluation import means, thumbnails
 from fcmae.evaluation.classification import ClassificationScores
 from fcmae.finetuning.frozen import FrozenFeatures, what_to_change
 from fcmae.finetuning.opening import open_or_recall
+from fcmae.finetuning.scored import Finetuned
 from fcmae.finetuning.setup import create_classifier, create_evaluation_transform
 from fcmae.finetuning.task import finetune, not_scored, resolve
 from fcmae.runs import terminal
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.finetune import FinetuneConfig
+from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.studies.comparison.arms import (
     Arms,
+    Settings,
     arm_folder,
     arms_of,
     by_first,
@@ -38,7 +42,7 @@ from fcmae.studies.comparison.arms import (
     settings_of,
 )
 from fcmae.studies.comparison.pairs import PROBES, text_of
-from fcmae.studies.comparison.scores import KNN, LINEAR, PIXELS, Comparison
+from fcmae.studies.comparison.scores import KNN, LINEAR, PIXELS, Compared, Comparison
 from fcmae.training.processes import Processes
 from fcmae.training.saving import disk_error
 from fcmae.training.schedule import Schedule, effective_batch_of
@@ -116,14 +120,14 @@ def compare_over_labels(
     check_comparison(config, shares)
     arms = arms_of(config, against)
     train, test = open_fixed(config, processes)
-    config = _resolve(config, arms, (train, test), processes, _share_of(config, shares[0]))
+    config = _resolve(config, arms, (train, test), processes, share_of(config, shares[0]))
     found = Comparison(arms.names, config=config, are_named=arms.are_named)
     found.drawn |= {share for share in shares if share < ALL}
     at_least = config.train.batch_size * config.train.accumulate * processes.world_size
     frozen = functools.cache(lambda: _frozen_features(config, arms, train, processes))
     runs = RunCount(len(shares) * config.compare.seeds * len(arms.all))
     for share in shares:
-        of_share = _share_of(config, share)
+        of_share = share_of(config, share)
 
         def images(seed: int, share: float = share) -> tuple[ImageList, ImageList]:
             return repeated(draw_share(train, share, seed), at_least), test
@@ -141,7 +145,7 @@ def compare_over_labels(
     return found
 
 
-def _share_of(config: FinetuneConfig, share: float) -> FinetuneConfig:
+def share_of(config: Settings, share: float) -> Settings:
     """Return the settings of a share, whose runs have a folder of their own."""
     folder = str(Path(config.run.dir) / f"labels-{share:g}")
     return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=folder))
@@ -192,14 +196,19 @@ def open_fixed(config: FinetuneConfig, processes: Processes) -> tuple[ImageList,
         if is_begun:
             return
         try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            for file, images in ((folder.images, train), (folder.validation, test)):
-                fix_images(file, images, is_continued=False, report=terminal.say)
+            record_lists(folder, train, test)
         except OSError as error:
             raise disk_error(error) from error
 
     processes.from_main(record)
     return train, test
+
+
+def record_lists(folder: RunFolder, train: ImageList, test: ImageList) -> None:
+    """Record the images of a comparison in its folder; raises OSError."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    for file, images in ((folder.images, train), (folder.validation, test)):
+        fix_images(file, images, is_continued=False, report=terminal.say)
 
 
 def check_comparison(config: FinetuneConfig, shares: Sequence[float]) -> None:
@@ -261,30 +270,66 @@ def _compare(
 
     `frozen` is asked for behind the runs, so that they have the memory.
     """
-    results: dict[str, dict[int, ClassificationScores]] = {name: {} for name in arms.names}
-    seconds: dict[str, dict[int, float]] = {name: {} for name in arms.names}
-    for seed in _seeds(config):
+
+    def train(settings: FinetuneConfig, seed: int) -> Finetuned[ClassificationScores]:
         labelled, test = images(seed)
+        run = finetune(settings, processes, (labelled, test), scores_frozen=False)
+        found.num_labels[share], found.num_classes = len(set(labelled.paths)), len(run.classes)
+        found.num_test = len(test) if run.last is None else run.last.num_images
+        return run
+
+    signal = run_all(found, share, config, arms, runs, "labels", train)
+    if signal is not None:
+        return signal
+    if processes.is_main:
+        _score_frozen(found, share, config, arms, images, frozen())
+    return None
+
+
+def run_all(
+    found: Compared,
+    share: float,
+    config: Settings,
+    arms: Arms,
+    runs: RunCount,
+    unit: str,
+    train: Callable[[Settings, int], Finetuned[Any]],
+) -> str | None:
+    """Fine-tune from all starts with every seed, and note scores and costs.
+
+    Args:
+        found: what they are noted in, once all are done.
+        share: of the labels, per cent.
+        config: of the share, with nothing left to a rule.
+        arms: the starts.
+        runs: counts them.
+        unit: what has the labels.
+        train: (settings, seed) -> how the fine-tuning ended.
+
+    Returns:
+        The name of the signal that stopped it, or None.
+
+    Raises:
+        DataError: the evaluation after a last step failed; else as `train`.
+    """
+    results: dict[str, dict[int, Any]] = {name: {} for name in arms.names}
+    seconds: dict[str, dict[int, float]] = {name: {} for name in arms.names}
+    for seed in seeds_of(config):
         for arm in arms.all:
             settings = settings_of(config, arms, arm, seed)
-            with runs.next(f"{arm.name}, {share:g} % of the labels, seed {seed}"):
-                run = finetune(settings, processes, (labelled, test), scores_frozen=False)
+            with runs.next(f"{arm.name}, {share:g} % of the {unit}, seed {seed}"):
+                run = train(settings, seed)
             if run.signal is not None:
                 return run.signal
             if run.last is None:
                 raise not_scored(settings.run.dir)
-            results[arm.name][seed] = run.last
+            results[arm.name][seed], found.steps = run.last, run.total_steps
             taken = seconds_of(settings.run.dir)
             if taken is not None:
                 seconds[arm.name][seed] = taken
-            found.steps, found.num_classes = run.total_steps, len(run.classes)
-            found.num_test = run.last.num_images
-    found.results[share], found.num_labels[share] = results, len(set(labelled.paths))
-    found.seconds[share] = seconds
+    found.results[share], found.seconds[share] = results, seconds
     if arms.are_named:
         found.pretraining_seconds = {arm.name: pretraining_seconds(arm.weights) for arm in arms.all}
-    if processes.is_main:
-        _score_frozen(found, share, config, arms, images, frozen())
     return None
 
 
@@ -299,7 +344,8 @@ class RunCount:
         return terminal.numbered(next(self._numbers), self._total, title)
 
 
-def _seeds(config: FinetuneConfig) -> range:
+def seeds_of(config: FinetuneConfig | SegmentationConfig) -> range:
+    """Return the seeds of a comparison."""
     return range(config.train.seed, config.train.seed + config.compare.seeds)
 
 
@@ -340,7 +386,7 @@ def _score_frozen(
         name: {start: {} for start in features} for name in PROBES.values()
     }
     num_images = 0
-    for seed in _seeds(config):
+    for seed in seeds_of(config):
         labelled, test = images(seed)
         num_images = len(labelled)
         for start, described in features.items():

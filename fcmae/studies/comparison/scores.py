@@ -1,12 +1,11 @@
 """What a comparison of starts found, and the sentences about two of them."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from fcmae.evaluation import RULE, Mean, PairedDifference, differences, means
-from fcmae.evaluation.classification import ClassificationScores
-from fcmae.settings.finetune import FinetuneConfig
 
 PRETRAINED, SCRATCH, OTHER = "pretrained", "from scratch", "other weights"
 LINEAR, KNN, PIXELS = (
@@ -32,43 +31,52 @@ def means_of(table: dict[str, dict[int, float]], *, are_named: bool) -> dict[str
 
 
 @dataclass
-class Comparison:
-    """Scores of starts over shares of the labels.
-
-    Sentences about two are here; those about all pairs of named ones: `comparison.pairs`.
+class Compared:
+    """What was found of starts over shares of the labels, of any task.
 
     Attributes:
         starts: the pretrained one and what it is compared with, or all named ones.
         results: {share in per cent: {start: {seed: scores after the last step}}}.
         num_labels: {share: labelled training images}.
-        drawn: the shares at which each seed has labelled images of its own.
-        num_classes: classes to tell apart.
-        num_test: images that all are scored on.
         steps: of every fine-tuning.
-        config: the settings, with nothing left to a rule.
-        frozen: {share: {what: {seed: balanced accuracy in per cent}}} of classifiers on frozen
-            features that saw the same labels: LINEAR, KNN and PIXELS; without what failed.
-        advice: what to change in a recipe that falls behind them.
+        config: the settings, with nothing left to a rule; None of scores without runs.
         are_named: whether the settings name the starts.
-        probes: {share: {method: {start: {seed: balanced accuracy in per cent}}}} of named starts.
         seconds: {share: {start: {seed: seconds of fine-tuning}}}, where they were measured.
         pretraining_seconds: of named starts; None where nobody has measured them.
     """
 
-    starts: tuple[str, ...]
-    results: dict[float, dict[str, dict[int, ClassificationScores]]] = field(default_factory=dict)
+    starts: tuple[str, ...] = (PRETRAINED, SCRATCH)
+    results: dict[float, dict[str, dict[int, Any]]] = field(default_factory=dict)
     num_labels: dict[float, int] = field(default_factory=dict)
+    steps: int = 0
+    config: Any = None
+    are_named: bool = False
+    seconds: dict[float, dict[str, dict[int, float]]] = field(default_factory=dict)
+    pretraining_seconds: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass
+class Comparison(Compared):
+    """Scores of classifiers from several starts.
+
+    Sentences about two are here; those about all pairs of named ones: `comparison.pairs`.
+
+    Attributes:
+        drawn: the shares at which each seed has labelled images of its own.
+        num_classes: classes to tell apart.
+        num_test: images that all are scored on.
+        frozen: {share: {what: {seed: balanced accuracy in per cent}}} of classifiers on frozen
+            features that saw the same labels: LINEAR, KNN and PIXELS; without what failed.
+        advice: what to change in a recipe that falls behind them.
+        probes: {share: {method: {start: {seed: balanced accuracy in per cent}}}} of named starts.
+    """
+
     drawn: set[float] = field(default_factory=set)
     num_classes: int = 0
     num_test: int = 0
-    steps: int = 0
-    config: FinetuneConfig | None = None
     frozen: dict[float, dict[str, dict[int, float]]] = field(default_factory=dict)
     advice: str = ""
-    are_named: bool = False
     probes: dict[float, dict[str, dict[str, dict[int, float]]]] = field(default_factory=dict)
-    seconds: dict[float, dict[str, dict[int, float]]] = field(default_factory=dict)
-    pretraining_seconds: dict[str, float | None] = field(default_factory=dict)
 
     def accuracies(self, share: float) -> dict[str, dict[int, float]]:
         """Return the balanced accuracies in per cent, {start: {seed: accuracy}}."""
