@@ -7,7 +7,7 @@ COMMANDS = {
     "plan": "fcmae.cli.pretrain:plan",
     "finetune": "fcmae.cli.finetune",
     "submit": "fcmae.cli.submit",
-    "export": "fcmae.cli.export",
+    "export": "fcmae.cli.convert:export",
     "reconstruct": "fcmae.cli.reconstruct",
     "predict": "fcmae.cli.predict",
     "embed": "fcmae.cli.embed",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fcmae.settings.segmentation import SegmentationConfig
     from fcmae.settings.words import Paths
     from fcmae.studies.comparison.arms import Settings
+    from fcmae.training.processes import Processes
 
 SUMMARY = "fine-tune and probe from several starts on shares of the labels"
 DEFAULT_SHARES = "[1, 5, 10, 100]"
@@ -76,7 +77,6 @@ def carry_out(arguments: list[str]) -> Report:
     """Do what a command line says, and write the report into run.dir."""
     from fcmae.errors import ConfigError
     from fcmae.settings.files import read_value
-    from fcmae.settings.finetune import FinetuneConfig
     from fcmae.settings.help import asks_for_help
     from fcmae.settings.reading import parse, take_options
     from fcmae.settings.segmentation import SegmentationConfig
@@ -102,64 +102,61 @@ def carry_out(arguments: list[str]) -> Report:
     shares = shares if isinstance(shares, list) else [shares]
     if any(isinstance(share, bool) or not isinstance(share, (int, float)) for share in shares):
         raise ConfigError(f"--shares: got {own['shares']!r}, expected numbers: {DEFAULT_SHARES}.")
-    if isinstance(config, SegmentationConfig):
-        if "against" in own:
-            raise ConfigError(
-                f"--against: got {own['against']!r}, but masks of model.weights are compared with "
-                "training from scratch only; leave it out, or name both in --starts."
-            )
-        return _compare_masks(config, shares)
-    assert isinstance(config, FinetuneConfig)
+    if isinstance(config, SegmentationConfig) and "against" in own:
+        raise ConfigError(
+            f"--against: got {own['against']!r}, but masks of model.weights are compared with "
+            "training from scratch only; leave it out, or name both in --starts."
+        )
 
-    from fcmae.reports.comparison import comparison_report
+    from fcmae.reports.writing import Report
     from fcmae.runs.terminal import tell
-    from fcmae.studies.comparison.running import compare_over_labels
     from fcmae.training.processes import start_processes
 
-    against = own.get("against")
     processes = start_processes(config.train.device)
     try:
-        found = compare_over_labels(config, shares, against, processes)
+        if isinstance(config, SegmentationConfig):
+            found = _compare_masks(config, shares, processes)
+        else:
+            found = _compare_labels(config, shares, own.get("against"), processes)
         if isinstance(found, str):
-            return _stopped(config, found)
-        report = comparison_report(found, _settled(found.config, config), against)
+            return Report(Path(config.run.dir), "Not finished", stopped_by=found)
         if processes.is_main:
-            for path in report.save(report.path):
+            for path in found.save(found.path):
                 tell(str(path))
-            tell("\n".join(report.sentences))
-        return report
+            if not isinstance(config, SegmentationConfig):  # whose scores have told it
+                tell("\n".join(found.sentences))
+        return found
     finally:
         processes.close()
 
 
-def _compare_masks(config: SegmentationConfig, shares: list[float]) -> Report:
-    """Train masks from all starts on every share and seed; print the scores, write the report."""
+def _compare_labels(
+    config: FinetuneConfig, shares: list[float], against: str | None, processes: Processes
+) -> Report | str:
+    """Train classifiers from all starts on every share and seed; return the report or a signal."""
+    from fcmae.reports.comparison import comparison_report
+    from fcmae.studies.comparison.running import compare_over_labels
+
+    found = compare_over_labels(config, shares, against, processes)
+    if isinstance(found, str):
+        return found
+    return comparison_report(found, _settled(found.config, config), against)
+
+
+def _compare_masks(
+    config: SegmentationConfig, shares: list[float], processes: Processes
+) -> Report | str:
+    """Train masks from all starts on every share and seed; return the report or a signal."""
     from fcmae.reports.mask_comparison import mask_comparison_report
-    from fcmae.runs.terminal import tell
     from fcmae.studies.comparison.running import check_shares
     from fcmae.studies.mask_comparison import compare_masks
-    from fcmae.training.processes import start_processes
 
     has_start = config.model.weights is not None or config.compare.starts is not None
     check_shares(shares, has_start, config.train.epochs)
-    processes = start_processes(config.train.device)
-    try:
-        found = compare_masks(config, processes, shares)
-        if isinstance(found, str):
-            return _stopped(config, found)
-        report = mask_comparison_report(found, _settled(found.config, config))
-        if processes.is_main:
-            for path in report.save(report.path):
-                tell(str(path))
-        return report
-    finally:
-        processes.close()
-
-
-def _stopped(config: FinetuneConfig | SegmentationConfig, signal: str) -> Report:
-    from fcmae.reports.writing import Report
-
-    return Report(Path(config.run.dir), "Not finished", stopped_by=signal)
+    found = compare_masks(config, processes, shares)
+    if isinstance(found, str):
+        return found
+    return mask_comparison_report(found, _settled(found.config, config))
 
 
 def _settled(resolved: Settings | None, config: Settings) -> Settings:

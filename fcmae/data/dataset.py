@@ -96,18 +96,11 @@ class PretrainDataset(Dataset[dict[str, Any]]):
             DataError: the file and all its stand-ins cannot be decoded.
         """
         epoch, index = key
-        (image, valid), source, skipped = self._make_image(epoch, index)
+        picture, source, skipped = self._make_image(epoch, index)
         rng = torch.Generator().manual_seed(sample_seed(self.seed, "mask", epoch, index))
-        patches = self._valid_patches(valid)
-        sample = {
-            "image": image,
-            "visible": draw_visible(1, self.num_patches, self.mask_ratio, rng, patches)[0],
-            "label": _label(self.images, source),
-            "path": self.images.paths[source],
-            "index": index,
-            "skipped": skipped,
-        }
-        return sample if valid is None else {**sample, "valid": valid}
+        patches = self._valid_patches(picture.valid)
+        visible = draw_visible(1, self.num_patches, self.mask_ratio, rng, patches)[0]
+        return sample_of(picture, self.images, source, index, skipped, visible=visible)
 
     def _make_image(self, epoch: int, index: int) -> tuple[Decoded, int, list[Problem]]:
         """Return the image, the index it came from, and the files that failed before."""
@@ -214,17 +207,34 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
             skipped.append((error.path, error.reason))
             any_size = (self.reading.in_chans, 32, 32)
             picture = Decoded(torch.zeros(any_size, dtype=torch.uint8))
-        image, valid = self.transform.prepare(picture)
-        sample = {
-            "image": image,
-            "label": _label(self.images, index),
-            "path": path,
-            "index": index,
-            "skipped": skipped,
-            "is_usable": not skipped,
-        }
-        return sample if valid is None else {**sample, "valid": valid}
+        picture, is_usable = self.transform.prepare(picture), not skipped
+        return sample_of(picture, self.images, index, index, skipped, is_usable=is_usable)
 
 
-def _label(images: ImageList, index: int) -> int:
-    return -1 if images.labels is None else images.labels[index]
+def sample_of(
+    picture: Decoded,
+    images: ImageList,
+    source: int,
+    index: int,
+    skipped: list[Problem],
+    **more: Any,
+) -> dict[str, Any]:
+    """Return what a data set yields.
+
+    Args:
+        picture: as the transform returns it.
+        images: of the data set.
+        source: index of the image that it is.
+        index: of the image that was asked for.
+        skipped: files that could not be used on the way.
+        more: of this data set.
+    """
+    sample = {
+        "image": picture.image,
+        "label": -1 if images.labels is None else images.labels[source],
+        "path": images.paths[source],
+        "index": index,
+        "skipped": skipped,
+        **more,
+    }
+    return sample if picture.valid is None else {**sample, "valid": picture.valid}

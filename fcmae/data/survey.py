@@ -146,11 +146,6 @@ def _middle(height: int, width: int) -> Part:
     return Part((height - rows) // 2, (width - columns) // 2, rows, columns, to)
 
 
-def exact_duplicates(looks: Sequence[Look]) -> list[list[str]]:
-    """Return groups of files of the same content, of those that were looked at."""
-    return equal_files([look.path for look in looks])
-
-
 def equal_files(paths: Sequence[str]) -> list[list[str]]:
     """Return groups of files of the same content; only files of one size are compared.
 

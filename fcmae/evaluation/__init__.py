@@ -12,7 +12,6 @@ from fcmae.evaluation.features import (
     extract_features,
     extract_together,
     pooled_features,
-    raw_pixel_features,
     thumbnails,
     with_masks,
 )
@@ -65,7 +64,6 @@ __all__ = [
     "means",
     "pairwise",
     "pooled_features",
-    "raw_pixel_features",
     "score_features",
     "sentence",
     "sides_of",

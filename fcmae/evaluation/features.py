@@ -79,11 +79,15 @@ def evaluation_loader(
         batch_size: images at a time; changes no number.
         workers: reading processes.
     """
-    transform = EvaluationTransform(
+    dataset = EvaluationDataset(images, transform_of(info), reading=info.reading())
+    return make_loader(dataset, in_order(len(images), batch_size), workers)
+
+
+def transform_of(info: EncoderInfo) -> EvaluationTransform:
+    """Return how images become the encoder's input."""
+    return EvaluationTransform(
         info.image_size, mean=info.mean, std=info.std, crop_pct=info.crop_pct
     )
-    dataset = EvaluationDataset(images, transform, reading=info.reading())
-    return make_loader(dataset, in_order(len(images), batch_size), workers)
 
 
 def extract_features(
@@ -102,11 +106,6 @@ def extract_features(
         DataError: no image could be decoded.
     """
     return extract_together({"encoder": encoder}, loader, device)["encoder"]
-
-
-def raw_pixel_features(loader: Iterable[dict[str, Any]]) -> Features:
-    """Return a thumbnail of every image as its vector; see `thumbnails`."""
-    return extract_together({"raw pixels": thumbnails}, loader)["raw pixels"]
 
 
 def extract_together(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -65,6 +65,13 @@ def _written(folder: Path, index: int, image: Any) -> str:
             "pictures of Pillow, all of one kind."
         )
     return str(path)
+
+
+def check_some_used(count: int, problems: Mapping[str, str]) -> None:
+    """Raise DataError when none of so many images could be read, by the reason of each."""
+    if len(problems) == count:
+        path, reason = next(iter(problems.items()))
+        raise DataError(f"none of the {count} images can be used; the first is {path!r}: {reason}.")
 
 
 def check_range(path: str, reading: Reading) -> None:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from fcmae.data import Normalisation, UndecodableImageError, decode, to_float
 from fcmae.data.decoding import Decoded
 from fcmae.data.files import ImageList
-from fcmae.errors import ConfigError, DataError
+from fcmae.errors import ConfigError
 from fcmae.evaluation.features import Features, with_masks
-from fcmae.evaluation.given_images import Images, as_files, check_range
+from fcmae.evaluation.given_images import Images, as_files, check_range, check_some_used
 from fcmae.evaluation.segmentation_pictures import OVERLAY, class_colours
 from fcmae.evaluation.tiles import Tiling, predict_bands
 from fcmae.runs.durable import write_atomically
@@ -169,11 +169,7 @@ class TrainedSegmenter:
                     written.append(
                         None if folder is None else self._write(mask, found, folder, places[index])
                     )
-        if len(problems) == len(shown):
-            path, reason = next(iter(problems.items()))
-            raise DataError(
-                f"none of the {len(shown)} images can be used; the first is {path!r}: {reason}."
-            )
+        check_some_used(len(shown), problems)
         return MaskPredictions(shown, self.classes, tuple(masks), shares, problems, tuple(written))
 
     def _classify(self, picture: Decoded, normalise: Normalisation, tiling: Tiling) -> np.ndarray:

@@ -81,11 +81,6 @@ class Whitening(NamedTuple):
         return white
 
 
-def whitened(vectors: Tensor) -> Tensor:
-    """Return features in which no direction counts more than another: [N, D] -> float32 [N, D]."""
-    return Whitening.of(vectors)(vectors)
-
-
 def nearest_neighbours(features: Tensor, count: int) -> Neighbours:
     """Return the `count` nearest others of each feature; see `Index`."""
     return Index(features).nearest(features, count)

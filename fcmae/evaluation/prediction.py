@@ -15,13 +15,19 @@ import numpy as np
 import torch
 from timm.models.convnext import ConvNeXt
 
-from fcmae.data import EvaluationDataset, EvaluationTransform
+from fcmae.data import EvaluationDataset
 from fcmae.data.decoding import Decoded, decode
 from fcmae.data.loading import make_loader
 from fcmae.data.order import in_order
-from fcmae.errors import ConfigError, DataError
-from fcmae.evaluation.features import Features, evaluation_loader, extract_features, with_masks
-from fcmae.evaluation.given_images import Images, as_files, check_range
+from fcmae.errors import ConfigError
+from fcmae.evaluation.features import (
+    Features,
+    evaluation_loader,
+    extract_features,
+    transform_of,
+    with_masks,
+)
+from fcmae.evaluation.given_images import Images, as_files, check_range, check_some_used
 from fcmae.evaluation.mask_prediction import TrainedSegmenter
 from fcmae.runs.terminal import progress_bar
 from fcmae.weights.encoder_info import EncoderInfo
@@ -125,7 +131,7 @@ class TrainedModel:
             )
         with as_files(images, self.info.reading()) as (listed, names):
             listed, info = with_masks(listed, self.info)
-            dataset = _Checked(listed, _transform(info), reading=info.reading())
+            dataset = _Checked(listed, transform_of(info), reading=info.reading())
             batches = in_order(len(listed), batch_size)
             loader = make_loader(dataset, batches, workers)
             probabilities = np.full((len(listed), len(self.classes)), np.nan, np.float32)
@@ -139,11 +145,7 @@ class TrainedModel:
                         shares = logits.float().softmax(dim=1).cpu().numpy()
                         probabilities[batch["index"].numpy()] = shares
             paths = listed.paths
-            if len(problems) == len(paths):
-                path, reason = next(iter(problems.items()))
-                raise DataError(
-                    f"none of the {len(paths)} images can be used; the first is {path!r}: {reason}."
-                )
+            check_some_used(len(paths), problems)
             shown = tuple(paths) if names is None else names
             by_name = {
                 shown[index]: problems[path] for index, path in enumerate(paths) if path in problems
@@ -201,12 +203,6 @@ def load(
             "run, or a file that `fcmae export` or a run wrote."
         )
     return TrainedModel(found.build_model(), found.info, torch.device(device))
-
-
-def _transform(info: EncoderInfo) -> EvaluationTransform:
-    return EvaluationTransform(
-        info.image_size, mean=info.mean, std=info.std, crop_pct=info.crop_pct
-    )
 
 
 def _where(readable: np.ndarray, values: Sequence[Any]) -> list[Any]:

@@ -18,6 +18,7 @@ CONFIDENCE = 0.95
 # bounded, and of noise without tails 95 % let 3 seeds see a difference in 5.2 % of the cases where
 # there is none. One point in reserve keeps what all pairs claim below 5 %, and 97 % unreached.
 CONFIDENCE_OF_PAIRS = 0.96
+DRAWS = 1000  # of the bootstrap
 DRAWS_AT_ONCE = 100  # of a bootstrap: bounds memory
 ROUNDING = 1e-12  # of a difference: so much is no spread
 RULE = (
@@ -195,22 +196,23 @@ def _quantile(freedom: int, comparisons: int = 1, confidence: float = CONFIDENCE
 
 
 def bootstrap_interval(
-    rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], draws: int = 1000
+    rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
 ) -> list[tuple[float, float]]:
     """Return 95 % percentile intervals of statistics of sums over rows, by drawing rows anew.
+
+    The DRAWS of them are the same for every call.
 
     Args:
         rows: [N, D], one per image.
         statistic: sums [B, D] -> [B, K]; NaN where it does not exist.
-        draws: B; they are the same for every call.
 
     Returns:
         (low, high) of each of the K; NaN where no draw has it.
     """
     rng = np.random.default_rng(0)
     found = []
-    for start in range(0, draws, DRAWS_AT_ONCE):
-        count = min(DRAWS_AT_ONCE, draws - start)
+    for start in range(0, DRAWS, DRAWS_AT_ONCE):
+        count = min(DRAWS_AT_ONCE, DRAWS - start)
         times = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=count)
         found.append(statistic(times @ rows))
     values = np.concatenate(found)

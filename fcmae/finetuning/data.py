@@ -21,6 +21,7 @@ from fcmae.data import (
     seeded,
     to_float,
 )
+from fcmae.data.dataset import sample_of
 from fcmae.data.decoding import Decoded
 from fcmae.data.holes import fill
 from fcmae.data.parts import Part
@@ -186,13 +187,5 @@ class FinetuneDataset(PretrainDataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """Return the sample of `key` = (epoch, index); raises DataError as PretrainDataset does."""
         epoch, index = key
-        (image, valid), source, skipped = self._make_image(epoch, index)
-        assert self.images.labels is not None
-        sample = {
-            "image": image,
-            "label": self.images.labels[source],
-            "path": self.images.paths[source],
-            "index": index,
-            "skipped": skipped,
-        }
-        return sample if valid is None else {**sample, "valid": valid}
+        picture, source, skipped = self._make_image(epoch, index)
+        return sample_of(picture, self.images, source, index, skipped)

@@ -39,7 +39,7 @@ from fcmae.training.task import Task
 from fcmae.weights.files import read_metadata
 from sparse.whole import native_blocks
 
-Scores = TypeVar("Scores", ClassificationScores, SegmentationScores)
+Scores = TypeVar("Scores", bound=ClassificationScores | SegmentationScores)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The installation from start to end: look in the cache, else fetch, edit and build; then test."""
 
+import tempfile
 from pathlib import Path
 
 from fcmae.minkowski_install.child import InstallError, last_line, run_module
@@ -14,7 +15,6 @@ from fcmae.minkowski_install.wheel import (
     fetch_packages,
     install_wheel,
     keep_wheel,
-    unpack_folder,
 )
 
 
@@ -40,7 +40,8 @@ def install_minkowski(cache: Path, *, source: Path | None, device: str, say: Say
         cache.mkdir(parents=True, exist_ok=True)
         archive = source or fetch_source(cache)
         log = cache / f"{key}.log"
-        with unpack_folder(cache) as folder:
+        # On the disk of the cache: folders for temporary files may lie in memory.
+        with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as folder:
             unpacked = unpack(archive, Path(folder))
             apply_edits(unpacked)
             if tools.packages:

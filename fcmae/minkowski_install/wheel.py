@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -61,13 +60,11 @@ def fetch_packages(tools: Tools, folder: Path) -> Tools:
     Raises:
         InstallError: pip failed; names the packages, to be installed by hand.
     """
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["--target", str(folder), *tools.packages]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    failure = _pip_install("--target", str(folder), *tools.packages)
+    if failure is not None:
         raise InstallError(
-            f"pip could not fetch {' '.join(tools.packages)} for the build: "
-            f"{last_line(done.stderr, 'it said nothing')}. Install by hand and run again."
+            f"pip could not fetch {' '.join(tools.packages)} for the build: {failure}. Install by "
+            "hand and run again."
         )
     modules = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     path = os.pathsep.join([str(folder / "bin"), tools.environment["PATH"]])
@@ -130,17 +127,16 @@ def install_wheel(wheel: Path) -> None:
     Raises:
         InstallError: pip failed; carries its last line.
     """
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    command += ["--force-reinstall", "--disable-pip-version-check", str(wheel)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = last_line(done.stderr, "it said nothing")
-        raise InstallError(f"pip could not install {wheel}: {reason}")
+    failure = _pip_install("--no-deps", "--no-index", "--force-reinstall", str(wheel))
+    if failure is not None:
+        raise InstallError(f"pip could not install {wheel}: {failure}")
 
 
-def unpack_folder(cache: Path) -> tempfile.TemporaryDirectory[str]:
-    """Return a folder to build in, removed when left; on the disk of the cache, not in memory."""
-    return tempfile.TemporaryDirectory(prefix="build-", dir=cache)
+def _pip_install(*words: str) -> str | None:
+    """Run `pip install`; return the last line of its error, None where it succeeded."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    return last_line(done.stderr, "it said nothing") if done.returncode else None
 
 
 def _first_error(log: Path) -> str:

@@ -1,7 +1,5 @@
 """The report of an ablation, built from the folders of its cells."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ from fcmae.machine.hardware import hardware
 from fcmae.reports import figures
 from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
 from fcmae.reports.health import LOSS, curve, health_blocks
+from fcmae.reports.page import to_csv
 from fcmae.reports.records import LABEL_FREE, AblationRecord, Key, Record, common_settings
 from fcmae.reports.verdicts import (
     decimals_of,
@@ -63,13 +62,11 @@ def ablation_csv(found: AblationRecord) -> str:
     """Return one line per cell, the untrained ones, too."""
     measures = found.measures
     names = [name for name, _ in found.default]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     header = ["cell", "kind", "state", *names, "train.seed", "effective_mask_ratio", *measures]
-    writer.writerow([*header, "step_milliseconds", "seconds", "flops", "failure"])
+    table: list[list[object]] = [[*header, "step_milliseconds", "seconds", "flops", "failure"]]
     for record in [*found.records, *found.baselines]:
         is_scratch = record.cell.is_scratch
-        writer.writerow(
+        table.append(
             [record.cell.name, "untrained" if is_scratch else "pretrained", record.state]
             + [record.cell.settings.get(name, "") for name in names]
             + [record.cell.seed, "" if is_scratch else round(found.effective_ratio(record.key), 6)]
@@ -77,7 +74,7 @@ def ablation_csv(found: AblationRecord) -> str:
             + [_plain(record.step_milliseconds), _plain(record.seconds)]
             + [_plain(record.result.get("flops")), record.failure]
         )
-    return stream.getvalue()
+    return to_csv(table)
 
 
 def _plain(value: float | None) -> str:

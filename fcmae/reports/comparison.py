@@ -1,13 +1,12 @@
 """The page about a comparison of starts over shares of the labels."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fcmae.machine.hardware import hardware, versions
 from fcmae.reports import figures
 from fcmae.reports.document import Bullets, Document, Picture, Section, Table
+from fcmae.reports.page import to_csv
 from fcmae.reports.writing import Report
 from fcmae.settings.finetune import CompareConfig, FinetuneConfig, FinetuneOptimConfig
 from fcmae.studies.comparison import pairs
@@ -177,12 +176,10 @@ def _of_two(found: Comparison, config: FinetuneConfig, against: str | None) -> D
 
 def _csv(found: Comparison) -> str:
     """Return every single score; of named starts with what it is a score of."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     kind = ["score"] if found.are_named else []
-    writer.writerow(
+    table: list[list[object]] = [
         ["share_percent", "labels", "start", "train.seed", "balanced_accuracy_percent", *kind]
-    )
+    ]
     for share in found.results:
         labels = found.num_labels[share]
         rows = [
@@ -203,5 +200,5 @@ def _csv(found: Comparison) -> str:
         ]
         for start, seed, value, what in rows:
             said = [what] if found.are_named else []
-            writer.writerow([share, labels, start, seed, f"{value:.4f}", *said])
-    return stream.getvalue()
+            table.append([share, labels, start, seed, f"{value:.4f}", *said])
+    return to_csv(table)

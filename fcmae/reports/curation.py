@@ -1,7 +1,5 @@
 """The page of `fcmae curate`, and its table: copies, odd pictures, what to label first."""
 
-import csv
-import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,21 +10,23 @@ import numpy as np
 from fcmae.errors import writing
 from fcmae.evaluation.copies import Pairs
 from fcmae.reports import figures
-from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
+from fcmae.reports.document import Block, Bullets, Document, Picture, Section, Table, Text, listed
 from fcmae.reports.html import to_html
-from fcmae.reports.page import Page
+from fcmae.reports.page import Page, to_csv
 from fcmae.runs.durable import write_text
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 6
-MOST_ROWS = 200  # of a table; the sentence above it has the count
 GROUPS_SHOWN, PAIRS_SHOWN = 12, 12
 
-
+# Files beside the page, the property of Curation that each lists, and how to take it.
 LISTS = {
-    "near_duplicates.txt": "all of a group but one; data.exclude takes it",
-    "odd.txt": "the oddest first; look before data.exclude takes it",
-    "label_first.txt": "in the order of labelling; data.path takes it",
-    "worst_reconstructions.txt": "the worst first; look before data.exclude takes it",
+    "near_duplicates.txt": ("near_duplicates", "all of a group but one; data.exclude takes it"),
+    "odd.txt": ("odd_pictures", "the oddest first; look before data.exclude takes it"),
+    "label_first.txt": ("label_first", "in the order of labelling; data.path takes it"),
+    "worst_reconstructions.txt": (
+        "worst_reconstructions",
+        "the worst first; look before data.exclude takes it",
+    ),
 }
 
 
@@ -106,10 +106,7 @@ class Curation(Page):
 
     def document(self) -> Document:
         """Return the page before it is written."""
-        told = [
-            f"{name}: {len(self._listed(name)):,} files, {what}." for name, what in LISTS.items()
-        ]
-        return curation_document(self, self.thumbnail, [*told, "curation.csv: every picture."])
+        return curation_document(self)
 
     def save(self, output: str | os.PathLike[str] = "curation") -> list[Path]:
         """Write the lists, named as LISTS, curation.csv and curation.html.
@@ -125,8 +122,8 @@ class Curation(Page):
         """
         folder = Path(output)
         texts = {
-            name: "".join(f"{Path(path).absolute()}\n" for path in self._listed(name))
-            for name in LISTS
+            name: "".join(f"{Path(path).absolute()}\n" for path in getattr(self, listed))
+            for name, (listed, _) in LISTS.items()
         }
         texts |= {"curation.csv": curation_csv(self), "curation.html": to_html(self.document())}
         with writing(f"--output: {os.fspath(output)!r}", "name another one"):
@@ -134,15 +131,6 @@ class Curation(Page):
             for name, text in texts.items():
                 write_text(folder / name, text)
         return [folder / name for name in texts]
-
-    def _listed(self, name: str) -> list[str]:
-        lists = {
-            "near_duplicates.txt": self.near_duplicates,
-            "odd.txt": self.odd_pictures,
-            "worst_reconstructions.txt": self.worst_reconstructions,
-            "label_first.txt": self.label_first,
-        }
-        return lists[name]
 
 
 def summary(found: Curation) -> list[str]:
@@ -170,27 +158,24 @@ def summary(found: Curation) -> list[str]:
     return said
 
 
-def curation_document(
-    found: Curation, thumbnail: Callable[[str], np.ndarray | None], files: Sequence[str]
-) -> Document:
-    """Return the page.
-
-    Args:
-        found: what it shows.
-        thumbnail: gives a picture as uint8 [H, W, 3], all of one size; None where it cannot.
-        files: sentences about the lists beside the page.
-    """
+def curation_document(found: Curation) -> Document:
+    """Return the page."""
+    files = [
+        f"{name}: {len(getattr(found, listed)):,} files, {what}."
+        for name, (listed, what) in LISTS.items()
+    ]
+    in_short = [*summary(found), *files, "curation.csv: every picture."]
     return Document(
         f"Curation: {found.title}",
         f"Features of {found.source}.",
         [
-            Section("In short", [Bullets([*summary(found), *files])]),
+            Section("In short", [Bullets(in_short)]),
             Section("Map", _map(found)),
-            Section("Near duplicates", _duplicates(found, thumbnail)),
-            Section("Is the threshold right?", _pairs(found, thumbnail)),
-            Section("Odd pictures", _odd(found, thumbnail)),
-            Section("Worst reconstructions", _worst(found, thumbnail)),
-            Section("Label first", _first(found, thumbnail)),
+            Section("Near duplicates", _duplicates(found)),
+            Section("Is the threshold right?", _pairs(found)),
+            Section("Odd pictures", _odd(found)),
+            Section("Worst reconstructions", _worst(found)),
+            Section("Label first", _first(found)),
             Section("Files that could not be decoded", _skipped(found)),
         ],
     )
@@ -207,26 +192,24 @@ def curation_csv(found: Curation) -> str:
     kept = {index: group[0] for group in found.groups for index in group[1:]}
     odd, worst = set(found.odd.tolist()), set(found.worst.tolist())
     rank = {index: n for n, index in enumerate(found.order, 1)}
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
+    table: list[list[object]] = [
         [
             *("file", "group", "duplicate_of", "oddness", "is_odd"),
             *("reconstruction_loss", "is_worst", "label_rank", "x", "y"),
         ]
-    )
+    ]
     for index, path in enumerate(found.paths):
         copy_of = found.paths[kept[index]] if index in kept else ""
         x, y = found.positions[index]
         loss = np.nan if found.losses is None else found.losses[index]
-        writer.writerow(
+        table.append(
             [
                 *(path, group_of.get(index, ""), copy_of, f"{found.scores[index]:.5f}"),
                 *(int(index in odd), "" if np.isnan(loss) else f"{loss:.5f}"),
                 *(int(index in worst), rank.get(index, ""), f"{x:.4f}", f"{y:.4f}"),
             ]
         )
-    return stream.getvalue()
+    return to_csv(table)
 
 
 def _map(found: Curation) -> list[Block]:
@@ -243,7 +226,7 @@ def _map(found: Curation) -> list[Block]:
     return [Picture("map.svg", figures.draw_points(points), caption, is_wide=True)]
 
 
-def _duplicates(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
+def _duplicates(found: Curation) -> list[Block]:
     if not found.groups:
         return [Text("None.")]
     shown = sorted(found.groups, key=len, reverse=True)[:GROUPS_SHOWN]
@@ -254,12 +237,12 @@ def _duplicates(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) 
     ]
     caption = "The largest groups, a row each; the first picture of each is the one that is kept."
     return [
-        *_sheet("near_duplicates.png", rows, thumbnail, caption),
-        *_listed("groups.", ["kept", "near duplicates of it"], table),
+        *_sheet("near_duplicates.png", rows, found.thumbnail, caption),
+        *listed(" groups.", ["kept", "near duplicates of it"], table),
     ]
 
 
-def _pairs(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
+def _pairs(found: Curation) -> list[Block]:
     shown = found.near_threshold
     if not len(shown.places):
         return [Text("No pair of pictures is alike enough to be looked at.")]
@@ -285,23 +268,23 @@ def _pairs(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> li
         *_sheet(
             "pairs.png",
             named[:PAIRS_SHOWN],
-            thumbnail,
+            found.thumbnail,
             "A pair in each row, in the order of the table.",
         ),
         Table(["picture", "other one", "cosine", "correlation"], table),
     ]
 
 
-def _odd(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
+def _odd(found: Curation) -> list[Block]:
     caption = "Distance of every picture from its nearest ones."
     blocks = _histogram("oddness.svg", found.scores, "oddness", caption)
     return [
         *blocks,
-        *_highest("odd", "oddness", found.paths, found.odd, found.scores, thumbnail),
+        *_highest(found, "odd", "oddness", found.odd, found.scores),
     ]
 
 
-def _worst(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
+def _worst(found: Curation) -> list[Block]:
     if found.losses is None:
         return [Text("These weights have no decoder; name the folder of a pretraining run.")]
     known = found.losses[np.isfinite(found.losses)]
@@ -312,7 +295,7 @@ def _worst(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> li
     blocks = _histogram("losses.svg", known, "reconstruction loss", caption)
     return [
         *blocks,
-        *_highest("worst", "loss", found.paths, found.worst, found.losses, thumbnail),
+        *_highest(found, "worst", "loss", found.worst, found.losses),
     ]
 
 
@@ -324,37 +307,32 @@ def _histogram(name: str, values: np.ndarray, x_name: str, caption: str) -> list
 
 
 def _highest(
-    name: str,
-    value: str,
-    all_paths: Sequence[str],
-    which: np.ndarray,
-    values: np.ndarray,
-    thumbnail: Callable[[str], np.ndarray | None],
+    found: Curation, name: str, value: str, which: np.ndarray, values: np.ndarray
 ) -> list[Block]:
     """Return a contact sheet and a table of pictures that stand out, the most outlying first."""
     if not len(which):
         return [Text("None stands out.")]
-    paths = [all_paths[index] for index in which]
-    rows = [[all_paths[index], f"{values[index]:.3f}"] for index in which]
+    paths = [found.paths[index] for index in which]
+    rows = [[found.paths[index], f"{values[index]:.3f}"] for index in which]
     caption = "The most outlying first, row by row."
     return [
-        *_sheet(f"{name}.png", _in_rows(paths), thumbnail, caption),
-        *_listed("pictures.", ["file", value], rows),
+        *_sheet(f"{name}.png", _in_rows(paths), found.thumbnail, caption),
+        *listed(" pictures.", ["file", value], rows),
     ]
 
 
-def _first(found: Curation, thumbnail: Callable[[str], np.ndarray | None]) -> list[Block]:
+def _first(found: Curation) -> list[Block]:
     paths = [found.paths[index] for index in found.order]
     caption = "To label first, row by row: the most typical picture, then always the farthest."
     rows = [[str(number), path] for number, path in enumerate(paths, 1)]
     return [
-        *_sheet("label_first.png", _in_rows(paths), thumbnail, caption),
-        *_listed("pictures.", ["rank", "file"], rows),
+        *_sheet("label_first.png", _in_rows(paths), found.thumbnail, caption),
+        *listed(" pictures.", ["rank", "file"], rows),
     ]
 
 
 def _skipped(found: Curation) -> list[Block]:
-    return _listed("files.", ["file", "reason"], [list(row) for row in found.skipped])
+    return listed(" files.", ["file", "reason"], [list(row) for row in found.skipped])
 
 
 def _in_rows(paths: Sequence[str]) -> list[list[str]]:
@@ -377,12 +355,3 @@ def _sheet(
     white = np.full_like(cells[0][0], 255)
     stacked = [np.stack([*row, *[white] * (columns - len(row))]) for row in cells]
     return [Picture(name, figures.image_rows(stacked), caption, is_wide=True)]
-
-
-def _listed(text: str, header: list[str], rows: list[list[str]]) -> list[Block]:
-    if not rows:
-        return []
-    table = Table(header, rows[:MOST_ROWS])
-    more = f" The first {MOST_ROWS} are listed." if len(rows) > MOST_ROWS else ""
-    block: Block = table if len(rows) <= 12 else Details(f"All {len(table.rows)}", table)
-    return [Text(f"{len(rows):,} {text}{more}"), block]

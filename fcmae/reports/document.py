@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+MOST_ROWS = 200  # of a table on a page; files beside it have all
+MOST_UNFOLDED = 12
+
 
 @dataclass(frozen=True)
 class Text:
@@ -87,3 +90,17 @@ class Document:
     title: str
     lead: str
     sections: Sequence[Section]
+
+
+def listed(text: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Block]:
+    """Return a sentence of the number of rows and `text`, and a table, folded up where it is long.
+
+    Nothing without rows.
+    """
+    if not rows:
+        return []
+    table = Table(header, rows[:MOST_ROWS])
+    more = f" The first {MOST_ROWS} are listed." if len(rows) > MOST_ROWS else ""
+    is_short = len(rows) <= MOST_UNFOLDED
+    block: Block = table if is_short else Details(f"All {len(table.rows)}", table)
+    return [Text(f"{len(rows):,}{text}{more}"), block]

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcmae.machine.cost import effective_batch, seconds_per_image
-from fcmae.machine.hardware import hardware, versions
+from fcmae.machine.cost import effective_batch
 from fcmae.reports import figures
-from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
+from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table
 from fcmae.reports.health import curve
-from fcmae.reports.run import mean_loss, processes_in_words, settings_table
+from fcmae.reports.run import loss_in_words, settings_section, time_in_words
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.tasks import load_finetuning_settings
@@ -74,13 +73,7 @@ def finetuning_document(folder: Path | str) -> Document:
             ),
             Section(f"{measures.word} on the validation images", _scores(run, measures, lines)),
             Section("Loss", _loss(lines)),
-            Section(
-                "Settings, versions, hardware",
-                [
-                    Text(f"This report was written on: {hardware()}; {versions()}."),
-                    Details("All settings", settings_table(config)),
-                ],
-            ),
+            settings_section(config),
         ],
     )
 
@@ -103,20 +96,8 @@ def _in_short(config: Any, measures: Measures, lines: Lines, steps: int) -> list
             f"{values(best)}, after step {best['step']}."
         )
         said.append(f"Last evaluation, after step {last['step']}: {values(last)}.")
-    losses = list(zip(*curve(lines, "loss"), strict=True))
-    if losses:
-        (end, last_steps), (start, first_steps) = mean_loss(losses[::-1]), mean_loss(losses)
-        said.append(
-            f"Training loss {end:.4f} (mean of the last {last_steps:.0f} of {steps} steps), "
-            f"{start:.4f} at the start (mean of the first {first_steps:.0f})."
-        )
-    per_image, batch = seconds_per_image(lines), effective_batch(lines, config.train)
-    if per_image is not None:
-        said.append(
-            f"{1000 * per_image * batch:.0f} ms per step of {batch} images"
-            f"{processes_in_words(lines)}, {per_image * batch * steps:.0f} s of training in all."
-        )
-    return said
+    said += loss_in_words(lines, steps)
+    return said + time_in_words(lines, effective_batch(lines, config.train), steps)
 
 
 def _scores(run: RunFolder, measures: Measures, lines: Lines) -> list[Block]:

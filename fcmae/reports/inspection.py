@@ -20,10 +20,20 @@ from fcmae.data.class_folders import suspicious
 from fcmae.data.perceptual_hash import MOST_BITS, MOST_LONG_BITS, near_duplicates
 from fcmae.data.readers import UnreadableError
 from fcmae.data.reading import Reading
-from fcmae.data.survey import Look, exact_duplicates
+from fcmae.data.survey import Look, equal_files
 from fcmae.errors import writing
 from fcmae.reports import figures
-from fcmae.reports.document import Block, Bullets, Details, Document, Picture, Section, Table, Text
+from fcmae.reports.document import (
+    MOST_ROWS,
+    Block,
+    Bullets,
+    Document,
+    Picture,
+    Section,
+    Table,
+    Text,
+    listed,
+)
 from fcmae.reports.html import to_html
 from fcmae.reports.page import Page
 from fcmae.runs.durable import write_text
@@ -31,7 +41,6 @@ from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import load
 
 SHEET_COLUMNS, SHEET_ROWS, SHEET_PX = 8, 4, 96
-MOST_ROWS = 200  # of a table; the sentence above it has the count
 PERCENTILES = (0, 1, 50, 99, 100)
 
 
@@ -118,7 +127,7 @@ def inspection_of(
 ) -> Inspection:
     """Return the inspection of a set, with its duplicates."""
     near = near_duplicates([look.fingerprint for look in looks])
-    exact = exact_duplicates(looks)
+    exact = equal_files([look.path for look in looks])
     return Inspection(", ".join(paths), images, looks, advice, near, exact, tuple(paths))
 
 
@@ -315,19 +324,19 @@ def _unusable(found: Inspection) -> list[Block]:
     assert found.images.accounting is not None
     bad = [(look.path, look.reason) for look in found.looks if look.reason]
     bad += found.images.accounting.told()
-    return _listed("They are skipped by a run.", ["file", "reason"], [list(row) for row in bad])
+    return listed(": They are skipped by a run.", ["file", "reason"], [list(row) for row in bad])
 
 
 def _passed_over(found: Inspection) -> list[Block]:
     account = found.images.accounting
     assert account is not None
     rows = [[kind, f"{count:,}"] for kind, count in account.no_images.most_common()]
-    return _listed("Files that are no images, by kind.", ["kind", "files"], rows)
+    return listed(": Files that are no images, by kind.", ["kind", "files"], rows)
 
 
 def _constant(found: Inspection) -> list[Block]:
     rows = [[look.path] for look in found.looks if look.is_constant]
-    return _listed("All their pixels have one value.", ["file"], rows)
+    return listed(": All their pixels have one value.", ["file"], rows)
 
 
 def _duplicates(found: Inspection) -> list[Block]:
@@ -336,9 +345,9 @@ def _duplicates(found: Inspection) -> list[Block]:
         [f"{len(group)}", ", ".join(found.looks[index].path for index in group[:8])]
         for group in found.near
     ]
-    blocks = _listed("Files of the same content.", ["copies", "files"], exact)
-    return blocks + _listed(
-        f"Pictures whose difference hashes are equal but for {MOST_BITS} of 64 bits and "
+    blocks = listed(": Files of the same content.", ["copies", "files"], exact)
+    return blocks + listed(
+        f": Pictures whose difference hashes are equal but for {MOST_BITS} of 64 bits and "
         f"{MOST_LONG_BITS} of 256: look at them before the set is cut, since copies on both sides "
         "flatter scores.",
         ["alike", "files"],
@@ -358,16 +367,7 @@ def _classes(found: Inspection) -> list[Block]:
         blocks.append(Text(f"The set is cut in parts: {names}."))
     if odd := suspicious(images.classes, counts):
         blocks.append(Bullets([f"{sentence}." for sentence in odd[:MOST_ROWS]]))
-    return [*blocks, *_listed(f"{len(rows)} classes.", ["class", "images"], rows)]
-
-
-def _listed(text: str, header: list[str], rows: list[list[str]]) -> list[Block]:
-    if not rows:
-        return []
-    table = Table(header, rows[:MOST_ROWS])
-    more = f" The first {MOST_ROWS} are listed." if len(rows) > MOST_ROWS else ""
-    block: Block = table if len(rows) <= 12 else Details(f"All {len(table.rows)}", table)
-    return [Text(f"{len(rows):,}: {text}{more}"), block]
+    return [*blocks, *listed(f": {len(rows)} classes.", ["class", "images"], rows)]
 
 
 def _configuration(found: Inspection) -> list[Block]:

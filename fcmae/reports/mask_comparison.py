@@ -1,7 +1,5 @@
 """The page about a comparison of masks from several starts over shares of the labelled pictures."""
 
-import csv
-import io
 from pathlib import Path
 
 from fcmae.machine.hardware import hardware, versions
@@ -12,6 +10,7 @@ from fcmae.reports.comparison import (
     shares_plot,
 )
 from fcmae.reports.document import Block, Bullets, Document, Picture, Section, Table, Text
+from fcmae.reports.page import to_csv
 from fcmae.reports.writing import Report
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.segmentation import SegmentationConfig
@@ -131,14 +130,14 @@ def _pictures(found: MaskComparison, config: SegmentationConfig) -> list[Block]:
 
 def _csv(found: MaskComparison) -> str:
     """Return every single score; the mean over the classes that occur is one of them."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["share_percent", "pictures", "start", "train.seed", "class", "iou_percent"])
+    table: list[list[object]] = [
+        ["share_percent", "pictures", "start", "train.seed", "class", "iou_percent"]
+    ]
     classes: list[tuple[str, int | None]] = [(name, n) for n, name in enumerate(found.classes)]
     for share, count in found.num_labels.items():
         for name, number in [*classes, (MEAN, None)]:
             for start, by_seed in found.ious(share, number).items():
                 for seed, iou in by_seed.items():
                     value = "" if iou != iou else f"{iou:.4f}"  # a class that does not occur
-                    writer.writerow([share, count, start, seed, name, value])
-    return stream.getvalue()
+                    table.append([share, count, start, seed, name, value])
+    return to_csv(table)

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import re
+from collections.abc import Iterable
 
 from fcmae.reports.document import Document
 from fcmae.reports.html import to_html
@@ -27,6 +28,13 @@ class Page:
             f'<iframe srcdoc="{page}" sandbox="" loading="lazy" title="report" '
             f'style="width:100%;height:{FRAME_HEIGHT_PX}px;border:1px solid #d5dbe3"></iframe>'
         )
+
+
+def to_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows, a header first, as a CSV."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
 
 
 def columns_of(table: str) -> dict[str, list[float | str]]:

@@ -54,25 +54,21 @@ def run_document(folder: Path | str) -> Document:
             Section("Health without labels", _health(run, lines, steps)),
             Section("Scores of the frozen encoder", _scores(run)),
             Section("Reconstructions", _reconstructions(run)),
-            Section(
-                "Settings, versions, hardware",
-                [
-                    Text(f"This report was written on: {hardware()}; {versions()}."),
-                    Details("All settings", settings_table(config)),
-                ],
-            ),
+            settings_section(config),
         ],
     )
 
 
-def settings_table(config: Any) -> Table:
-    """Return every setting of a run, a row each."""
+def settings_section(config: Any) -> Section:
+    """Return every setting of a run, a row each, and where the report was written."""
     rows = [
         [f"{section}.{name}", str(value)]
         for section, values in to_plain(config).items()
         for name, value in values.items()
     ]
-    return Table(["setting", "value"], rows)
+    written = Text(f"This report was written on: {hardware()}; {versions()}.")
+    settings = Details("All settings", Table(["setting", "value"], rows))
+    return Section("Settings, versions, hardware", [written, settings])
 
 
 def run_csv(folder: Path | str) -> str:
@@ -91,13 +87,7 @@ def _in_short(run: RunFolder, config: Any, lines: list[dict[str, Any]], steps: i
     flops = flops_per_image(config)
     said = []
     said += _scores_in_short(run)
-    losses = list(zip(*curve(lines, "loss"), strict=True))
-    if losses:
-        (end, last), (start, first) = mean_loss(losses[::-1]), mean_loss(losses)
-        said.append(
-            f"Training loss {end:.4f} (mean of the last {last:.0f} of {steps} steps), {start:.4f} "
-            f"at the start (mean of the first {first:.0f})."
-        )
+    said += loss_in_words(lines, steps)
     if config.loss.normalize_targets:
         said.append("A loss of 1.0 is that of predicting each hidden patch's mean.")
     if curve(lines, LOSS)[1]:
@@ -106,12 +96,7 @@ def _in_short(run: RunFolder, config: Any, lines: list[dict[str, Any]], steps: i
     began = first_epoch(lines, has_decoder=config.model.init_decoder_from is not None)
     said += [began[0].upper() + began[1:]] if began else []
     said += _about_recipe(run, config, lines)
-    per_image = seconds_per_image(lines)
-    if per_image is not None:
-        said.append(
-            f"{1000 * per_image * batch:.0f} ms per step of {batch} images"
-            f"{processes_in_words(lines)}, {per_image * batch * steps:.0f} s of training in all."
-        )
+    said += time_in_words(lines, batch, steps)
     scale, unit = flop_unit(flops * batch * steps)
     said.append(
         f"{flops / 1e9:.2f} GFLOP per image, {flops * batch * steps / scale:.3g} {unit} in all "
@@ -131,13 +116,30 @@ def _about_recipe(run: RunFolder, config: Any, lines: list[dict[str, Any]]) -> l
         return []  # of an earlier version, or damaged: the report has the rest
 
 
-def processes_in_words(lines: list[dict[str, Any]]) -> str:
-    """Say in how many processes a run trained, where it was more than one."""
+def loss_in_words(lines: list[dict[str, Any]], steps: int) -> list[str]:
+    """Say what the training loss was at both ends of a run, where it was logged."""
+    losses = list(zip(*curve(lines, "loss"), strict=True))
+    if not losses:
+        return []
+    (end, last), (start, first) = mean_loss(losses[::-1]), mean_loss(losses)
+    return [
+        f"Training loss {end:.4f} (mean of the last {last:.0f} of {steps} steps), {start:.4f} "
+        f"at the start (mean of the first {first:.0f})."
+    ]
+
+
+def time_in_words(lines: list[dict[str, Any]], batch: int, steps: int) -> list[str]:
+    """Say how long a step took, and all of them, in how many processes, where it was logged."""
+    per_image = seconds_per_image(lines)
+    if per_image is None:
+        return []
     counts = [int(line["processes"]) for line in lines if line.get("processes")]
-    if not counts or max(counts) == 1:
-        return ""
     several = " or ".join(map(str, sorted(set(counts))))
-    return f" in {several} processes together"
+    together = f" in {several} processes together" if max(counts, default=1) > 1 else ""
+    return [
+        f"{1000 * per_image * batch:.0f} ms per step of {batch} images{together}, "
+        f"{per_image * batch * steps:.0f} s of training in all."
+    ]
 
 
 def _loss(config: Any, lines: list[dict[str, Any]]) -> list[Block]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fcmae.errors import writing
 from fcmae.reports.ablation import ablation_csv, ablation_document
-from fcmae.reports.document import Block, Bullets, Document, Section, Table
+from fcmae.reports.document import MOST_ROWS, Block, Bullets, Document, Section, Table
 from fcmae.reports.finetuning import finetuning_document
 from fcmae.reports.html import to_html
 from fcmae.reports.markdown import PICTURE_FOLDER, pictures_of, to_markdown
@@ -20,8 +20,6 @@ from fcmae.reports.run import run_csv, run_document
 from fcmae.reports.verdicts import failures, sentences
 from fcmae.runs.durable import write_bytes, write_text
 from fcmae.runs.loading import is_ablation, is_finetuning_run
-
-MOST_ROWS = 200  # of a table on a page; report.csv has all
 
 
 def write_report(folder: Path | str, output: Path | str | None = None) -> list[Path]:

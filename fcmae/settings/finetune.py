@@ -75,8 +75,8 @@ class ClassificationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneModelConfig:
-    """The classifier and the weights it starts from."""
+class StartedModelConfig:
+    """A model and the weights it starts from."""
 
     name: str = AUTO
     """timm name: convnextv2_{atto..huge} or convnext_*; auto: as model.weights say."""
@@ -88,6 +88,12 @@ class FinetuneModelConfig:
     """Pixels per cell of the stem, as in pretraining: 4, or 2 or 1 for small images."""
     drop_path: OrAuto[ShareBelowOne] = AUTO
     """Stochastic depth rate of the last block, rising linearly from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneModelConfig(StartedModelConfig):
+    """The classifier and the weights it starts from."""
+
     head_init_scale: FiniteFloat | None = None
     """The classifier starts with deviation 0.02 times this; null: 0.001 with weights, else 1."""
     head_start: OrAuto[Literal["probe", "random"]] = field(

@@ -11,6 +11,7 @@ from fcmae.settings.finetune import (
     FinetuneOptimConfig,
     FinetuneTrainConfig,
     StartedImagesConfig,
+    StartedModelConfig,
 )
 from fcmae.settings.ranges import (
     FiniteFloat,
@@ -25,7 +26,6 @@ from fcmae.settings.sections import (
     MAY_CHANGE,
     MAY_MOVE,
     ImageSize,
-    Inflate,
     TaskConfig,
     image_height_width,
 )
@@ -82,19 +82,11 @@ class SegmentationDataConfig(StartedImagesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationModelConfig:
+class SegmentationModelConfig(StartedModelConfig):
     """The encoder and the weights it starts from."""
 
-    name: str = AUTO
-    """timm name: convnextv2_{atto..huge} or convnext_*; auto: as model.weights say."""
-    weights: str | None = field(default=None, metadata=MAY_CHANGE)
-    """A run, a weights file, or timm/NAME, hf-hub:OWNER/NAME; null starts from scratch."""
-    inflate: Inflate | None = field(default=None, metadata=MAY_CHANGE)
-    """Stem for other channels: none draws it, mean or tile make it of theirs; null refuses."""
     stem_stride: int = STEM_STRIDE
     """Pixels per cell of the stem: 4, since decoders begin at a quarter of the picture."""
-    drop_path: OrAuto[ShareBelowOne] = AUTO
-    """Stochastic depth rate of the last block, rising linearly from 0."""
     native: bool = field(default=True, metadata={"before": False})
     """Blocks are computed by the native backend on a CPU, faster; false: by timm, to rounding."""
 

@@ -8,7 +8,7 @@ import signal
 import stat
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, ClassVar
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
@@ -64,12 +64,7 @@ class StopRequest:
                     self._previous[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         StopRequest._entered = self._outer
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -169,26 +169,16 @@ _DENSE_BLOCK = {
     "mlp.fc2.bias": Entry("pwconv2.bias"),
     "gamma": Entry("gamma"),
 }
-_HUGGINGFACE_BLOCK = {
-    "conv_dw.weight": Entry("dwconv.weight"),
-    "conv_dw.bias": Entry("dwconv.bias"),
+_HUGGINGFACE_BLOCK = _DENSE_BLOCK | {
     "norm.weight": Entry("layernorm.weight"),
     "norm.bias": Entry("layernorm.bias"),
-    "mlp.fc1.weight": Entry("pwconv1.weight"),
-    "mlp.fc1.bias": Entry("pwconv1.bias"),
     "mlp.grn.weight": Entry("grn.weight", Layout.GRN_GRID),
     "mlp.grn.bias": Entry("grn.bias", Layout.GRN_GRID),
-    "mlp.fc2.weight": Entry("pwconv2.weight"),
-    "mlp.fc2.bias": Entry("pwconv2.bias"),
     "gamma": Entry("layer_scale_parameter"),
 }
-_DENSE_DOWNSAMPLE = {name: Entry(name) for name in ("0.weight", "0.bias", "1.weight", "1.bias")}
-_STEM = {
-    "stem.0.weight": Entry("stem.0.weight"),
-    "stem.0.bias": Entry("stem.0.bias"),
-    "stem.1.weight": Entry("stem.1.weight"),
-    "stem.1.bias": Entry("stem.1.bias"),
-}
+_TWO_LAYERS = ("0.weight", "0.bias", "1.weight", "1.bias")
+_DENSE_DOWNSAMPLE = {name: Entry(name) for name in _TWO_LAYERS}
+_STEM = {f"stem.{name}": Entry(f"stem.{name}") for name in _TWO_LAYERS}
 
 
 def _moved(entries: Mapping[str, Entry], timm_prefix: str, prefix: str) -> dict[str, Entry]:

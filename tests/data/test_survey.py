@@ -11,7 +11,7 @@ from PIL import Image
 
 from fcmae.data.advice import Advice, advise
 from fcmae.data.perceptual_hash import Fingerprint, fingerprint, near_duplicates
-from fcmae.data.survey import Look, exact_duplicates, look_at, survey
+from fcmae.data.survey import Look, equal_files, look_at, survey
 
 
 def looks_at(folder: Path) -> list[Look]:
@@ -88,7 +88,9 @@ def test_exact_copies_are_found_by_content(tmp_path: Path) -> None:
     first, second = write_pictures(tmp_path, 2, side=20)
     (tmp_path / "copy.png").write_bytes(first.read_bytes())
     (tmp_path / "other.png").write_bytes(second.read_bytes()[:-1] + b"x")
-    assert exact_duplicates(looks_at(tmp_path)) == [[str(tmp_path / "copy.png"), str(first)]]
+    assert equal_files([look.path for look in looks_at(tmp_path)]) == [
+        [str(tmp_path / "copy.png"), str(first)]
+    ]
 
 
 def test_grey_pictures_get_one_channel_and_their_own_statistics(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from fcmae.evaluation import (
     extract_features,
     extract_together,
     pooled_features,
-    raw_pixel_features,
     thumbnails,
 )
 from fcmae.weights.encoder_info import EncoderInfo
@@ -80,7 +79,7 @@ def test_modes_come_back_after_an_error() -> None:
 def test_undecodable_files_are_listed_and_have_no_vector(tmp_path: Path) -> None:
     pictures = make_pictures(tmp_path / "p", 2)
     (pictures / "dark" / "broken.png").write_bytes(b"no picture")
-    features = raw_pixel_features(loader_of(pictures, batch_size=1))
+    features = extract_together({"raw": thumbnails}, loader_of(pictures, batch_size=1))["raw"]
     assert len(features.vectors) == len(features.paths) == len(features.labels) == 4
     assert [Path(path).name for path, _ in features.skipped] == ["broken.png"]
 
@@ -88,13 +87,13 @@ def test_undecodable_files_are_listed_and_have_no_vector(tmp_path: Path) -> None
 def test_no_decodable_file_is_an_error_that_names_the_first(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"none of the 1 images could be decoded.*a\.png"):
-        raw_pixel_features(loader_of(tmp_path))
+        extract_together({"raw": thumbnails}, loader_of(tmp_path))
 
 
 def test_describers_get_the_same_images_in_the_same_order(tmp_path: Path) -> None:
     loader = loader_of(make_pictures(tmp_path / "p", 2), batch_size=3)
     together = extract_together({"encoder": INFO.create_model(), "raw": thumbnails}, loader)
-    alone = raw_pixel_features(loader)
+    alone = extract_together({"raw": thumbnails}, loader)["raw"]
     torch.testing.assert_close(together["raw"].vectors, alone.vectors, rtol=0, atol=0)
     assert together["encoder"].paths == alone.paths
 

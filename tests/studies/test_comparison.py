@@ -52,7 +52,13 @@ def found(
         name: scores([2 * value - 100 for value in second]),
     }
     return Comparison(
-        ("pretrained", name), {share: results}, {share: 15}, {share} - {100.0}, 2, 40, 50
+        ("pretrained", name),
+        {share: results},
+        {share: 15},
+        50,
+        drawn={share} - {100.0},
+        num_classes=2,
+        num_test=40,
     )
 
 

@@ -24,7 +24,6 @@ from fcmae.model.autoencoder import FCMAE
 from fcmae.model.masking import draw_visible, is_masked_from_visible, num_visible_patches
 
 RATIOS = (0.3, 0.6, 0.9)  # beside the run's own
-MIN_IMAGES = 4  # fewer say nothing about a set
 CHUNK_IMAGES = 8  # at a time: bounds memory; a GRN of scope `batch` pools over them
 
 

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcmae.evaluation.pictures import new_figure, save_figure
-from fcmae.runs.folder import RunFolder
-from fcmae.runs.metrics import read_metrics
+from fcmae.evaluation.pictures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,33 +32,11 @@ def last_diversity(lines: Iterable[Mapping[str, Any]]) -> Layers | None:
     return tuple(map(float, found[-1]))
 
 
-def diversity_by_layer(run: Path | str) -> Layers | None:
-    """Return what `last_diversity` does, of a run folder."""
-    return last_diversity(read_metrics(RunFolder(run).metrics))
-
-
-def draw_collapse(groups: Mapping[str, Sequence[Path | str]], path: Path) -> bool:
-    """Write a PNG of the diversity in every layer; see `collapse_figure`.
-
-    Args:
-        groups: run folders by what they have in common, such as the model's name.
-        path: the PNG; its folder is created; replaced as a whole.
-
-    Returns:
-        Whether it was written: False when no run was checked.
-    """
-    layers = {label: [diversity_by_layer(run) for run in runs] for label, runs in groups.items()}
-    figure = collapse_figure(layers)
-    if figure is not None:
-        save_figure(figure, path)
-    return figure is not None
-
-
 def collapse_figure(groups: Mapping[str, Sequence[Layers | None]]) -> Figure | None:
     """Draw the diversity in every layer, a mean line per group and a thin one per run.
 
     Args:
-        groups: what `diversity_by_layer` returns, by what the runs have in common.
+        groups: what `last_diversity` returns, by what the runs have in common.
 
     Returns:
         None when no run was checked.

@@ -27,6 +27,7 @@ from fcmae.data import (
     seeded,
 )
 from fcmae.data.augmentation import resize_picture
+from fcmae.data.dataset import sample_of
 from fcmae.data.decoding import Decoded
 from fcmae.data.files import Problem
 from fcmae.data.holes import fill
@@ -263,15 +264,9 @@ class SegmentationDataset(PretrainDataset):
         epoch, index = key
         crop, source, skipped = self._make_image(epoch, index)
         image, mask, valid = crop  # type: ignore[misc]
-        sample = {
-            "image": image,
-            "mask": mask,
-            "label": -1,
-            "path": self.images.paths[source],
-            "index": index,
-            "skipped": skipped,
-        }
-        return sample if valid is None else {**sample, "valid": valid}
+        return sample_of(
+            Decoded(image, valid), self.images, source, index, skipped, mask=mask, label=-1
+        )
 
 
 class WholePictures(EvaluationDataset):
@@ -304,13 +299,5 @@ class WholePictures(EvaluationDataset):
                 numbers = numbers.masked_fill(~valid[0], IGNORED)
         except UndecodableImageError as error:
             skipped.append((error.path, error.reason))
-        sample = {
-            "image": image,
-            "mask": numbers,
-            "label": -1,
-            "path": path,
-            "index": index,
-            "skipped": skipped,
-            "is_usable": not skipped,
-        }
-        return sample if valid is None else {**sample, "valid": valid}
+        own = {"mask": numbers, "label": -1, "is_usable": not skipped}
+        return sample_of(Decoded(image, valid), self.images, index, index, skipped, **own)
