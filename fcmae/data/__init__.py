@@ -14,19 +14,17 @@ from fcmae.data.decoding import (
     decode,
     decode_all,
     decode_image,
-    read_image,
     to_float,
 )
-from fcmae.data.files import PICTURE_EXTENSIONS, ImageList, find_images
+from fcmae.data.files import ImageList, find_images
 from fcmae.data.loading import Loader, collate, make_loader
 from fcmae.data.order import MicroBatches, SampleStream, in_order
 from fcmae.data.reading import Reading
 from fcmae.data.sources import open_images
-from fcmae.data.splits import open_train_and_validation, split
+from fcmae.data.splits import open_train_and_validation
 from fcmae.randomness import sample_seed, seeded
 
 __all__ = [
-    "PICTURE_EXTENSIONS",
     "Decoded",
     "EvaluationDataset",
     "EvaluationTransform",
@@ -50,9 +48,7 @@ __all__ = [
     "make_loader",
     "open_images",
     "open_train_and_validation",
-    "read_image",
     "sample_seed",
     "seeded",
-    "split",
     "to_float",
 ]

@@ -3,7 +3,7 @@
 Scores of classifiers, label-free health and pictures are in files and a folder of their own.
 """
 
-from fcmae.evaluation.choosing import Chosen, choose_scored
+from fcmae.evaluation.choosing import choose_scored
 from fcmae.evaluation.features import (
     Describer,
     Features,
@@ -19,7 +19,6 @@ from fcmae.evaluation.knn import knn_predict
 from fcmae.evaluation.label_draws import Sides, draw_labels, sides_of
 from fcmae.evaluation.linear_probe import (
     MOST_CLASSES,
-    LinearProbe,
     balanced_accuracy,
     fit_linear_probe,
     linear_probe_predict,
@@ -40,10 +39,8 @@ __all__ = [
     "METHODS",
     "MOST_CLASSES",
     "RULE",
-    "Chosen",
     "Describer",
     "Features",
-    "LinearProbe",
     "Mean",
     "PairedDifference",
     "Scores",

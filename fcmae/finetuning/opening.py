@@ -186,5 +186,4 @@ def count_trained(run_dir: str, images: ImageList) -> int:
     if not folder.images.is_file():
         return 0
     trained = recall_training(folder, images, None, 1.0).images
-    known = set(map(os.path.abspath, trained.paths))
-    return sum(os.path.abspath(path) in known for path in images.paths)
+    return len(images) - len(without(images, trained))

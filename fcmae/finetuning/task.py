@@ -86,19 +86,7 @@ def resolve(
     processes: Processes,
     record: str | None = None,
 ) -> tuple[FinetuneConfig, list[str]]:
-    """Return the settings with values in place of every `auto` and of a time, and their rules.
-
-    A folder that holds a run has them already. Every process calls it.
-
-    Args:
-        config: of the run.
-        train, validation: labelled images.
-        processes: this process and the others.
-        record: folder of the run that may have them; None: config.run.dir.
-
-    Raises:
-        As `finetune`.
-    """
+    """Return the settings with nothing left to a rule; see `resolve_settings`."""
     reading = create_reading(config)
 
     def before() -> Choices:

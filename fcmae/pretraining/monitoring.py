@@ -31,7 +31,7 @@ from fcmae.data.holes import stack_valid
 from fcmae.evaluation import (
     Describer,
     Features,
-    Sides,
+    Scores,
     choose_scored,
     extract_together,
     score_features,
@@ -311,25 +311,15 @@ class Watch:
         """Log the frozen encoder's kNN score at a cadence; at step 0 it is the untrained one's."""
         if self._scored is None or self._config.evaluate.every_steps is None:
             return
-        evaluate = self._config.evaluate
         with self._run.around("knn"):
             features = self._describe({"encoder": self._model.encoder})
-            sides = self._sides_of(features["encoder"])
-            scores = score_features(
-                features,
-                labels=evaluate.labels,
-                draws=evaluate.draws,
-                seed=self._config.train.seed,
-                methods=("kNN",),
-                sides=sides,
-            )
+            scores = self._score(features, "encoder", methods=("kNN",))
         score = round(scores.mean("kNN", "encoder"), 3)
         self._log.log(step, {"knn_balanced_accuracy": score})
         self._run.say(f"step {step}: kNN of the frozen encoder {score:.1f} % balanced accuracy.")
 
     def _report_scores(self) -> None:
         """Print scores of the frozen encoder beside the untrained encoder's and raw pixels'."""
-        evaluate = self._config.evaluate
         if self._scored is None:
             return
         device = next(self._model.parameters()).device
@@ -341,26 +331,30 @@ class Watch:
                 described["its start"] = start.encoder.to(device)
         described["untrained"] = create_model(self._config).encoder.to(device)
         features = self._describe({**described, "raw pixels": thumbnails})
-        sides = self._sides_of(features["pretrained"])
         with self._run.around("scores"):
-            scores = score_features(
-                features,
-                labels=evaluate.labels,
-                draws=evaluate.draws,
-                seed=self._config.train.seed,
-                sides=sides,
-            )
+            scores = self._score(features, "pretrained")
         text = summary(scores, "pretrained", [name for name in features if name != "pretrained"])
         self._run.say("frozen features, scored with labels that pretraining did not see:\n" + text)
         path = self._folder.path / "scores.txt"
         write_text(path, text + "\n")
 
-    def _sides_of(self, features: Features) -> Sides | None:
-        """Return which images may be on which side of a draw: what belongs together on one."""
+    def _score(self, features: Mapping[str, Features], name: str, **how: Any) -> Scores:
+        """Return scores by labels; of each draw what belongs together with `name` is on one side.
+
+        `how` goes to `score_features`.
+        """
         assert self._scored is not None
+        evaluate = self._config.evaluate
         images = dataclasses.replace(self._scored, parts={}, part_of=None)
         images, sides = sides_of(images, self._config.data.group, is_asked=False)
-        return None if sides is None else sides.of_paths(images.paths, features.paths)
+        return score_features(
+            features,
+            labels=evaluate.labels,
+            draws=evaluate.draws,
+            seed=self._config.train.seed,
+            sides=None if sides is None else sides.of_paths(images.paths, features[name].paths),
+            **how,
+        )
 
     def _describe(self, describers: Mapping[str, Describer]) -> dict[str, Features]:
         assert self._scored is not None

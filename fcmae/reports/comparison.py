@@ -131,13 +131,18 @@ def notes_of_starts(compare: CompareConfig, optim: FinetuneOptimConfig) -> list[
     """Return what each named start is, and how those from scratch are trained."""
     starts = [f"{name}: {source or 'drawn'}." for name, source in (compare.starts or {}).items()]
     if None in (compare.starts or {}).values():
-        rate = compare.scratch_base_lr or optim.base_lr
-        starts.append(
-            f"From scratch: optim.base_lr {rate:g}, optim.layer_decay "
-            f"{compare.scratch_layer_decay:g} (others: {optim.base_lr:g} and "
-            f"{optim.layer_decay:g}); all else is the same."
-        )
+        starts.append(_scratch_note("From scratch", "others", compare, optim))
     return starts
+
+
+def _scratch_note(
+    name: str, others: str, compare: CompareConfig, optim: FinetuneOptimConfig
+) -> str:
+    rate = compare.scratch_base_lr or optim.base_lr
+    return (
+        f"{name}: optim.base_lr {rate:g}, optim.layer_decay {compare.scratch_layer_decay:g} "
+        f"({others}: {optim.base_lr:g} and {optim.layer_decay:g}); all else is the same."
+    )
 
 
 def _of_two(found: Comparison, config: FinetuneConfig, against: str | None) -> Document:
@@ -150,14 +155,8 @@ def _of_two(found: Comparison, config: FinetuneConfig, against: str | None) -> D
         text = f"{gap.text()}, {gap.verdict()}"
         rows.append([names[share], mean[first].text(), mean[second].text(), text])
     starts = [f"{first}: {config.model.weights}"]
-    starts += [f"{second}: {against}"] if against is not None else []
-    compare, optim = config.compare, config.optim
-    if against is None:
-        rate = compare.scratch_base_lr or optim.base_lr
-        starts.append(
-            f"{second}: optim.base_lr {rate:g}, optim.layer_decay {compare.scratch_layer_decay:g} "
-            f"(pretrained: {optim.base_lr:g} and {optim.layer_decay:g}); all else is the same."
-        )
+    scratch = _scratch_note(second, "pretrained", config.compare, config.optim)
+    starts.append(scratch if against is None else f"{second}: {against}")
     header = ["labels", first, second, f"{first} less {second}"]
     beside = [found.worth(share) for share in found.results]
     beside += [said for share in found.results for said in found.behind_frozen(share)]

@@ -102,11 +102,49 @@ class Curation(Page):
     @property
     def sentences(self) -> list[str]:
         """What was found, in a few sentences."""
-        return summary(self)
+        looks = f", and of the pixels {self.correlation:g}" if self.correlation else ""
+        said = [
+            f"{len(self.paths):,} pictures; {len(self.copies):,} of them are near duplicates of "
+            f"another one ({self.num_exact:,} exact copies among them), in {len(self.groups):,} "
+            f"groups: of {self.num_candidates:,} pairs whose features have a cosine of "
+            f"{self.threshold:g} or more{looks}.",
+            f"{len(self.odd):,} pictures are odd: far from their nearest ones.",
+        ]
+        if self.losses is not None:
+            said.append(
+                f"{len(self.worst):,} pictures are reconstructed far worse than the others when "
+                "parts of them are hidden."
+            )
+        said.append(
+            f"{len(self.order):,} pictures to label first, so that every other is near one of them."
+        )
+        if not self.is_exact:
+            said.append("So many pictures are compared within clusters; a few pairs may be missed.")
+        if self.skipped:
+            said.append(f"{len(self.skipped):,} files could not be decoded.")
+        return said
 
     def document(self) -> Document:
         """Return the page before it is written."""
-        return curation_document(self)
+        files = [
+            f"{name}: {len(getattr(self, attribute)):,} files, {what}."
+            for name, (attribute, what) in LISTS.items()
+        ]
+        in_short = [*self.sentences, *files, "curation.csv: every picture."]
+        return Document(
+            f"Curation: {self.title}",
+            f"Features of {self.source}.",
+            [
+                Section("In short", [Bullets(in_short)]),
+                Section("Map", _map(self)),
+                Section("Near duplicates", _duplicates(self)),
+                Section("Is the threshold right?", _pairs(self)),
+                Section("Odd pictures", _odd(self)),
+                Section("Worst reconstructions", _worst(self)),
+                Section("Label first", _first(self)),
+                Section("Files that could not be decoded", _skipped(self)),
+            ],
+        )
 
     def save(self, output: str | os.PathLike[str] = "curation") -> list[Path]:
         """Write the lists, named as LISTS, curation.csv and curation.html.
@@ -122,8 +160,8 @@ class Curation(Page):
         """
         folder = Path(output)
         texts = {
-            name: "".join(f"{Path(path).absolute()}\n" for path in getattr(self, listed))
-            for name, (listed, _) in LISTS.items()
+            name: "".join(f"{Path(path).absolute()}\n" for path in getattr(self, attribute))
+            for name, (attribute, _) in LISTS.items()
         }
         texts |= {"curation.csv": curation_csv(self), "curation.html": to_html(self.document())}
         with writing(f"--output: {os.fspath(output)!r}", "name another one"):
@@ -131,54 +169,6 @@ class Curation(Page):
             for name, text in texts.items():
                 write_text(folder / name, text)
         return [folder / name for name in texts]
-
-
-def summary(found: Curation) -> list[str]:
-    """Return what was found, in a few sentences."""
-    looks = f", and of the pixels {found.correlation:g}" if found.correlation else ""
-    said = [
-        f"{len(found.paths):,} pictures; {len(found.copies):,} of them are near duplicates of "
-        f"another one ({found.num_exact:,} exact copies among them), in {len(found.groups):,} "
-        f"groups: of {found.num_candidates:,} pairs whose features have a cosine of "
-        f"{found.threshold:g} or more{looks}.",
-        f"{len(found.odd):,} pictures are odd: far from their nearest ones.",
-    ]
-    if found.losses is not None:
-        said.append(
-            f"{len(found.worst):,} pictures are reconstructed far worse than the others when "
-            "parts of them are hidden."
-        )
-    said.append(
-        f"{len(found.order):,} pictures to label first, so that every other is near one of them."
-    )
-    if not found.is_exact:
-        said.append("So many pictures are compared within clusters; a few pairs may be missed.")
-    if found.skipped:
-        said.append(f"{len(found.skipped):,} files could not be decoded.")
-    return said
-
-
-def curation_document(found: Curation) -> Document:
-    """Return the page."""
-    files = [
-        f"{name}: {len(getattr(found, listed)):,} files, {what}."
-        for name, (listed, what) in LISTS.items()
-    ]
-    in_short = [*summary(found), *files, "curation.csv: every picture."]
-    return Document(
-        f"Curation: {found.title}",
-        f"Features of {found.source}.",
-        [
-            Section("In short", [Bullets(in_short)]),
-            Section("Map", _map(found)),
-            Section("Near duplicates", _duplicates(found)),
-            Section("Is the threshold right?", _pairs(found)),
-            Section("Odd pictures", _odd(found)),
-            Section("Worst reconstructions", _worst(found)),
-            Section("Label first", _first(found)),
-            Section("Files that could not be decoded", _skipped(found)),
-        ],
-    )
 
 
 def curation_csv(found: Curation) -> str:

@@ -68,7 +68,43 @@ class Inspection(Page):
     @property
     def sentences(self) -> list[str]:
         """What the page says, in a few sentences."""
-        return summary(self)
+        looks = self.looks
+        sampled = [look for look in looks if look.pixels is not None]
+        said = [_account(self)]
+        if len(sampled) < len(looks):
+            said.append(f"Every header was read; pixels of {len(sampled):,} files, evenly spread.")
+        unusable = sum(bool(look.reason) for look in looks)
+        constant = sum(look.is_constant for look in looks)
+        repeated = sum(len(group) - 1 for group in self.exact)
+        near = sum(len(group) - 1 for group in self.near)
+        holes = [1 - look.valid_share for look in sampled if look.valid_share < 1]
+        for count, text in (
+            (unusable, "files cannot be used; the reasons are below"),
+            (constant, "pictures have one value in all pixels"),
+            (repeated, "files are exact copies of others"),
+            (near, "pictures look like another one (copies among them)"),
+        ):
+            if count:
+                said.append(f"{count:,} {text}.")
+        if holes:
+            share = 100 * sum(holes) / len(sampled)
+            said.append(
+                f"{len(holes):,} of {len(sampled):,} sampled pictures have pixels without content "
+                f"(nodata, masks, transparency, NaN): {share:.1f} % of all."
+            )
+        if self.images.labels is None:
+            said.append(f"No labels: the set {self.images.why_unlabelled}.")
+        else:
+            said.append(f"{len(self.images.classes or ())} classes.")
+        if self.advice is not None:
+            said += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in self.advice.warnings]
+            if self.advice.unfit:
+                path, reason = self.advice.unfit[0]
+                said.append(
+                    f"{len(self.advice.unfit):,} sampled files do not fit the configuration below; "
+                    f"the first is {path}: {reason}."
+                )
+        return said
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -86,7 +122,23 @@ class Inspection(Page):
 
     def document(self) -> Document:
         """Return the page before it is written."""
-        return inspection_document(self)
+        return Document(
+            f"Inspection: {self.title}",
+            _account(self),
+            [
+                Section("In short", [Bullets(self.sentences)]),
+                Section("Contact sheet", _sheet(self)),
+                Section("Kinds and depths", _kinds(self)),
+                Section("Sizes", _sizes(self)),
+                Section("Values of each band", _values(self)),
+                Section("Files that cannot be used", _unusable(self)),
+                Section("Files passed over", _passed_over(self)),
+                Section("Empty and constant pictures", _constant(self)),
+                Section("Duplicates", _duplicates(self)),
+                Section("Class folders", _classes(self)),
+                Section("A configuration for this set", _configuration(self)),
+            ],
+        )
 
     def save(
         self,
@@ -131,73 +183,12 @@ def inspection_of(
     return Inspection(", ".join(paths), images, looks, advice, near, exact, tuple(paths))
 
 
-def inspection_document(found: Inspection) -> Document:
-    """Return the page."""
-    return Document(
-        f"Inspection: {found.title}",
-        _account(found),
-        [
-            Section("In short", [Bullets(summary(found))]),
-            Section("Contact sheet", _sheet(found)),
-            Section("Kinds and depths", _kinds(found)),
-            Section("Sizes", _sizes(found)),
-            Section("Values of each band", _values(found)),
-            Section("Files that cannot be used", _unusable(found)),
-            Section("Files passed over", _passed_over(found)),
-            Section("Empty and constant pictures", _constant(found)),
-            Section("Duplicates", _duplicates(found)),
-            Section("Class folders", _classes(found)),
-            Section("A configuration for this set", _configuration(found)),
-        ],
-    )
-
-
 def _account(found: Inspection) -> str:
     assert found.images.accounting is not None
     unusable = sum(bool(look.reason) for look in found.looks)
     account = found.images.accounting
     skipped = len(account.problems) + unusable
     return account_sentence(account, used=len(found.looks) - unusable, skipped=skipped)
-
-
-def summary(found: Inspection) -> list[str]:
-    """Return what the page says, in a few sentences."""
-    looks = found.looks
-    sampled = [look for look in looks if look.pixels is not None]
-    said = [_account(found)]
-    if len(sampled) < len(looks):
-        said.append(f"Every header was read; pixels of {len(sampled):,} files, evenly spread.")
-    unusable = sum(bool(look.reason) for look in looks)
-    constant = sum(look.is_constant for look in looks)
-    repeated = sum(len(group) - 1 for group in found.exact)
-    near = sum(len(group) - 1 for group in found.near)
-    holes = [1 - look.valid_share for look in sampled if look.valid_share < 1]
-    for count, text in (
-        (unusable, "files cannot be used; the reasons are below"),
-        (constant, "pictures have one value in all pixels"),
-        (repeated, "files are exact copies of others"),
-        (near, "pictures look like another one (copies among them)"),
-    ):
-        if count:
-            said.append(f"{count:,} {text}.")
-    if holes:
-        said.append(
-            f"{len(holes):,} of {len(sampled):,} sampled pictures have pixels without content "
-            f"(nodata, masks, transparency, NaN): {100 * sum(holes) / len(sampled):.1f} % of all."
-        )
-    if found.images.labels is None:
-        said.append(f"No labels: the set {found.images.why_unlabelled}.")
-    else:
-        said.append(f"{len(found.images.classes or ())} classes.")
-    if found.advice is not None:
-        said += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in found.advice.warnings]
-        if found.advice.unfit:
-            path, reason = found.advice.unfit[0]
-            said.append(
-                f"{len(found.advice.unfit):,} sampled files do not fit the configuration below; "
-                f"the first is {path}: {reason}."
-            )
-    return said
 
 
 def _sheet(found: Inspection) -> list[Block]:

@@ -15,7 +15,6 @@ from fcmae.data.readers.choosing import (
     split_item,
 )
 from fcmae.data.readers.contract import Description, Pixels, UnreadableError, Wanted
-from fcmae.data.readers.own import own_reader
 from fcmae.data.readers.saved_datasets import is_saved_dataset, open_dataset
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "items",
     "kind_of",
     "open_dataset",
-    "own_reader",
     "read",
     "split_item",
 ]

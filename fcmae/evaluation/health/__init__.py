@@ -1,6 +1,5 @@
 """Whether a pretraining is well, without labels: measured on images held out of the training."""
 
-from fcmae.data.splits import hold_out
 from fcmae.evaluation.health.check import HealthCheck
 from fcmae.evaluation.health.drift import Drift
 from fcmae.evaluation.health.panel import draw_health
@@ -12,6 +11,5 @@ __all__ = [
     "HealthCheck",
     "draw_health",
     "first_epoch",
-    "hold_out",
     "verdict",
 ]
