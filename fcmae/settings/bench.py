@@ -13,6 +13,7 @@ from fcmae.settings.ranges import (
     at_least,
     check_ranges,
 )
+from fcmae.settings.sections import Compiling
 
 Backend = Literal["native", "masked_dense", "minkowski"]
 Pixels = Annotated[int, at_least(32)]
@@ -51,8 +52,8 @@ class BenchSettings:
     first."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    compile: bool = False
-    """Also compile with torch.compile."""
+    compile: Compiling = False
+    """Also compile with torch.compile; true is its mode default."""
     memory: bool = True
     """Measure peak memory of training steps, each in a fresh process."""
     output: str = "bench"

@@ -173,6 +173,6 @@ class PretrainConfig(TaskConfig):
         require(
             not (self.train.compile and self.model.backend == "minkowski"),
             "train.compile",
-            "true with model.backend minkowski",
+            f"{str(self.train.compile).lower()} with model.backend minkowski",
             "false: MinkowskiEngine cannot be compiled by torch",
         )

@@ -36,6 +36,8 @@ EITHER_OR = (
 PixelsPerSide = Annotated[int, between(1, 16384, " px per side")]
 ImageSize = PixelsPerSide | tuple[PixelsPerSide, PixelsPerSide]
 Channels = Annotated[int, between(1, 4096)]
+# How torch.compile is used; true is its default.
+Compiling = bool | Literal["default", "max-autotune-no-cudagraphs", "reduce-overhead"]
 # Where numbers go beside metrics.jsonl; see fcmae.runs.trackers.
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 # What becomes of a stem for another number of channels; see fcmae.weights.loading.load_encoder.
@@ -153,8 +155,9 @@ class TrainConfig:
     fp16 autocast with loss scaling."""
     device: str = field(default="auto", metadata=MAY_CHANGE)
     """auto, cpu, cuda or cuda:N."""
-    compile: bool = field(default=False, metadata=MAY_CHANGE)
-    """Run the model through torch.compile; pays on GPUs only."""
+    compile: Compiling = field(default=False, metadata=MAY_CHANGE)
+    """Run the model through torch.compile, which pays on GPUs only: true is its mode default,
+    reduce-overhead takes CUDA graphs."""
     skip_nonfinite_steps: NonNegativeInt = field(default=0, metadata=MAY_CHANGE)
     """Steps with a NaN or infinite loss to leave out, in all, before the run stops."""
 

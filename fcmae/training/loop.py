@@ -18,7 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fcmae.data import ImageList, MicroBatches, SampleStream, make_loader, sample_seed, seeded
 from fcmae.data.recorded import fix_images
+from fcmae.data.transfer import DeviceBatches
 from fcmae.errors import CheckpointError, ConfigError
+from fcmae.model.compiling import begin_call, check_compiling, compiled, holds_graphs
 from fcmae.runs import terminal
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.metrics import MetricsLog
@@ -43,6 +45,7 @@ from fcmae.training.task import Task
 
 SKIPPED_SAID = 5  # undecodable files of one step that are named on the screen; the list has all
 
+_Sent = tuple[dict[str, Any], dict[str, Any]]  # a batch, and its copy on the device
 Around = Callable[[str], contextlib.AbstractContextManager[Any]]
 
 
@@ -99,6 +102,7 @@ class TrainingLoop:
         check_resolved(config)
         check_trackers(config.log.trackers)
         check_precision(config.train.precision, processes.device)
+        check_compiling(config.train.compile, processes.world_size)
         num_images = len(task.images)
         self.effective_batch = effective_batch_of(config.train, processes.world_size, num_images)
         self._make_schedule()
@@ -176,8 +180,8 @@ class TrainingLoop:
         self._network: nn.Module = task.model
         if self.processes.world_size > 1:
             self._network = DistributedDataParallel(self._network)
-        if config.train.compile:  # around DDP, whose exchange of gradients it cuts the graph for
-            self._network = torch.compile(self._network)  # type: ignore[assignment]
+        # Around DDP, whose exchange of gradients it cuts the graph for.
+        self._network = compiled(self._network, config.train.compile)
         task.prepare(self)
         device = self.processes.device
         # Whoever measures a run wants to see each step to its end.
@@ -191,6 +195,7 @@ class TrainingLoop:
             accumulate=config.train.accumulate,
             clip_grad=config.optim.clip_grad,
             is_late=self._is_late,
+            owns_gradients=holds_graphs(config.train.compile, device),
         )
         self._unwritten: list[str] = []
         self._results: list[StepResult] = []  # the newest that is known, none before the first
@@ -294,7 +299,7 @@ class TrainingLoop:
             timeout_seconds=config.data.timeout_seconds,
             pin_memory=self.processes.device.type == "cuda",
         )
-        batches = iter(loader)
+        batches = DeviceBatches(loader, self.processes.device)
         save_seconds = 60 * (config.checkpoint.every_minutes or math.inf)
         for step in self._bar():
             self.task.model.train()
@@ -302,7 +307,7 @@ class TrainingLoop:
             with self.around("step"):
                 taken = self.optimization.step(
                     step,
-                    itertools.islice(batches, config.train.accumulate),
+                    self._micro_batches(batches),
                     self._compute_loss,
                     lambda: (stop.name is not None, self._seconds_unsaved() >= save_seconds),
                 )
@@ -360,21 +365,27 @@ class TrainingLoop:
     def _seconds_unsaved(self) -> float:
         return time.monotonic() - self._saved_at
 
-    def _compute_loss(self, batch: dict[str, Any]) -> Tensor:
+    def _micro_batches(self, batches: DeviceBatches) -> Iterator[_Sent]:
+        """Yield those of a step; the work of each stands in the device's queue before the next."""
+        accumulate = self.config.train.accumulate
+        left = (self.total_steps - self.progress.step) * accumulate
+        for number, sent in enumerate(itertools.islice(batches, accumulate), start=1):
+            yield sent
+            if number < left:  # readers stay to the end of the run
+                batches.read_ahead()
+
+    def _compute_loss(self, sent: _Sent) -> Tensor:
         """Seed what the model draws (drop path, mixing) by the step and the place in it.
 
         Two micro-steps of one process and one of two processes draw the same.
         """
+        batch, on_device = sent
         slot = len(self._step_batches) * self.processes.world_size + self.processes.rank
         self._step_batches.append(batch)
         seed = sample_seed(self.config.train.seed, "step", self.progress.step, slot)
         if self.processes.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        device = self.processes.device
-        on_device = {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+        begin_call(self.config.train.compile, self.processes.device)
         with seeded(seed):
             return self.task.compute_loss(self._network, on_device)
 

@@ -206,6 +206,8 @@ class Optimization:
         is_late: `step` does not wait for the device, which decides by itself whether the weights
             change; the optimizer must be fused. What a step does to weights and optimizer is the
             same.
+        owns_gradients: sums the gradients of micro-steps in memory of their own: CUDA graphs write
+            each to where they wrote the last.
 
     Attributes:
         model, processes: as given.
@@ -226,6 +228,7 @@ class Optimization:
         accumulate: int = 1,
         clip_grad: float | None = None,
         is_late: bool = False,
+        owns_gradients: bool = False,
     ) -> None:
         check_precision(precision, processes.device)
         set_tf32(precision)
@@ -237,6 +240,7 @@ class Optimization:
         self._accumulate = accumulate
         self._clip_grad = clip_grad
         self._is_late = is_late
+        self._owns_gradients = owns_gradients and accumulate > 1
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "fp16")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -261,6 +265,9 @@ class Optimization:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         self._optimizer.zero_grad(set_to_none=True)
+        if self._owns_gradients:
+            for parameter in self._parameters():
+                parameter.grad = torch.zeros_like(parameter)
         total = torch.zeros((), dtype=torch.float64, device=self.processes.device)
         for number, batch in enumerate(micro_batches):
             is_last = number == self._accumulate - 1
@@ -323,11 +330,14 @@ class Optimization:
     def _clip(self) -> Tensor:
         """Clip the gradient where that is asked for; return its norm from before."""
         self.scaler.unscale_(self._optimizer)
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        parameters = self._parameters()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self._clip_grad is not None:
             nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, norm)
         return norm
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
         """Return optimizer and scaler as plain data and tensors."""

@@ -6,13 +6,13 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fcmae.data import MicroBatches, SampleStream, make_loader, seeded
+from fcmae.data.transfer import DeviceBatches
 from fcmae.runs import terminal
 from fcmae.training.optimization import Optimization, create_optimizer
 from fcmae.training.processes import Processes
@@ -49,11 +49,8 @@ def seconds_per_step(task: Task, processes: Processes) -> float:
         accumulate=config.train.accumulate,
     )
 
-    def compute_loss(batch: dict[str, Any]) -> Tensor:
-        on_device = {
-            name: value.to(processes.device) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+    def compute_loss(sent: tuple[dict[str, Any], dict[str, Any]]) -> Tensor:
+        _, on_device = sent
         with seeded(0):
             return task.compute_loss(network, on_device)
 
@@ -79,9 +76,7 @@ def seconds_per_step(task: Task, processes: Processes) -> float:
     return float(max(everyones))
 
 
-def _batches(
-    task: Task, processes: Processes, effective_batch: int, steps: int
-) -> Iterator[dict[str, Any]]:
+def _batches(task: Task, processes: Processes, effective_batch: int, steps: int) -> DeviceBatches:
     train = task.config.train
     micro_batches = MicroBatches(
         SampleStream(len(task.images), train.seed, effective_batch),
@@ -99,4 +94,4 @@ def _batches(
         timeout_seconds=task.config.data.timeout_seconds,
         pin_memory=processes.device.type == "cuda",
     )
-    return iter(loader)
+    return DeviceBatches(loader, processes.device)

@@ -40,7 +40,7 @@ class _Depthwise(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(blocks, weight)
         ctx.canvas = canvas
-        kernels = kernels_for(blocks)
+        kernels = kernels_for(blocks, canvas)
         if kernels is not None:
             return kernels.convolve(blocks, weight, bias, canvas)
         return canvas.gather(_convolve(canvas.scatter(blocks), weight, bias))
@@ -49,7 +49,7 @@ class _Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         blocks, weight = ctx.saved_tensors
-        kernels = kernels_for(blocks)
+        kernels = kernels_for(blocks, ctx.canvas)
         if kernels is not None:
             return *_gradients_by_block(kernels, ctx, blocks, weight, grad), None
         maps_grad = ctx.canvas.scatter(grad)
@@ -65,12 +65,12 @@ class _Depthwise(torch.autograd.Function):
         return grad_blocks, grad_weight, grad_bias, None
 
 
-def kernels_for(blocks: Tensor) -> ModuleType | None:
-    """Return the module whose kernels read visible patches where they lie, if one can be had."""
-    for module in (depthwise_triton, depthwise_compiled):
-        if module.is_available(blocks):
-            return module
-    return None
+def kernels_for(blocks: Tensor, canvas: Canvas) -> ModuleType | None:
+    """Return the module whose kernels read visible patches where they lie; None: use the canvas."""
+    if depthwise_triton.is_available(blocks):
+        visible, patches = blocks.shape[1], canvas.where.shape[1] * canvas.where.shape[2]
+        return depthwise_triton if depthwise_triton.pays(visible, patches) else None
+    return depthwise_compiled if depthwise_compiled.is_available(blocks) else None
 
 
 def _gradients_by_block(

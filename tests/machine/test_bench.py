@@ -130,7 +130,7 @@ def test_every_contender_takes_a_training_step(
 
 def test_the_vit_has_the_size_nearest_to_the_encoder() -> None:
     with torch.device("meta"):
-        small, base = VitMae(28_000_000, 224, 0.75), VitMae(88_000_000, 224, 0.75)
+        small, base = VitMae(28_000_000, 224), VitMae(88_000_000, 224)
     assert (small.embed.out_features, len(small.blocks)) == (384, 12)
     assert base.embed.out_features == 768
     assert 20e6 < sum(p.numel() for p in small.blocks.parameters()) < 24e6

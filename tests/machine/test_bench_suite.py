@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +67,83 @@ def test_what_finds_no_time_or_no_memory_is_listed(monkeypatch: pytest.MonkeyPat
         keep=lambda found: kept.append(len(found.left_out)),
     )
     assert found.rows == []
-    assert kept == [1, 2, 3, 4]
-    assert found.left_out[0] == "convnextv2_atto, fp32, backward: RuntimeError: out of memory"
-    found = suite.run_suite(CPU, is_small=True, seconds=-1, tell=lambda line: None)
+    assert kept == [2, 6, 8, 12, 12]
+    title = "convnextv2_atto, fp32, backward, 2 images, native"
+    assert found.left_out[0] == f"{title}: RuntimeError: out of memory"
+
+
+def test_what_finds_no_time_is_in_the_files(tmp_path: Path) -> None:
+    found = suite.run_suite(
+        CPU,
+        is_small=True,
+        seconds=-1,
+        tell=lambda line: None,
+        keep=lambda found: suite.write_suite(tmp_path, "a machine", found),
+    )
     assert len(found.left_out) == 4
     assert all(line.endswith("no time left") for line in found.left_out)
+    assert json.loads((tmp_path / "suite.json").read_text())["left_out"] == found.left_out
+    assert (tmp_path / "suite.md").read_text().count("no time left") == 4
+
+
+def test_a_contender_that_fails_leaves_the_others_their_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever it raises: a compiler has errors of its own."""
+
+    def prepare_all_but_dense_masking(subject: Any, device: torch.device) -> Any:
+        if subject.contender == "masked_dense":
+            return lambda: 1 / 0
+        return lambda: None
+
+    monkeypatch.setattr(suite, "prepare", prepare_all_but_dense_masking)
+    found = suite.run_suite(CPU, is_small=True, tell=lambda line: None)
+    assert len(found.left_out) == 4
+    assert "masked_dense: ZeroDivisionError: " in found.left_out[0]
+    contenders = [row.measurement.subject.contender for row in found.rows]
+    assert contenders == 2 * ["native", "native", "vit_mae", "dense"]
+    assert found.rows[0].measurement.partner is None
+    assert found.rows[1].measurement.partner == "dense"
+
+
+def test_what_runs_when_the_time_is_up_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Even where what it calls catches every exception, as a search for the fastest kernel does."""
+    began: list[str] = []
+
+    def prepare_slow(subject: Any, device: torch.device) -> Any:
+        began.append(subject.contender)
+        return (lambda: None) if subject.part == "backward" else stay
+
+    def stay() -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with contextlib.suppress(Exception):
+                time.sleep(0.01)
+
+    monkeypatch.setattr(suite, "prepare", prepare_slow)
+    # Fast on a busy machine, too: the time must be up in the second group.
+    monkeypatch.setattr(suite, "matmul_rates", lambda device, precision: {"torch": 1e9})
+    monkeypatch.setattr(suite, "profiled", lambda work, device: (None, 1, 0))
+    monkeypatch.setattr(suite, "counted_flops", lambda subject: None)
+    before, handler = time.monotonic(), signal.getsignal(signal.SIGALRM)
+    found = suite.run_suite(
+        CPU,
+        is_small=True,
+        seconds=3.0,
+        tell=lambda line: None,
+        keep=lambda found: suite.write_suite(tmp_path, "a machine", found),
+    )
+    assert time.monotonic() - before < 30
+    assert began == ["native", "masked_dense", "native"]
+    assert [row.measurement.subject.part for row in found.rows] == ["backward", "backward"]
+    said = [line.partition(": ")[2] for line in found.left_out]
+    assert said == ["no time left to end it", "no time left", "no time left"]
+    written = json.loads((tmp_path / "suite.json").read_text())
+    assert (written["left_out"], len(written["rows"])) == (found.left_out, 2)
+    assert signal.getsignal(signal.SIGALRM) is handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_the_table_of_a_card_holds_all_that_is_asked_of_it() -> None:
@@ -84,6 +159,16 @@ def test_the_table_of_a_card_holds_all_that_is_asked_of_it() -> None:
     on_canvas = [s for s in subjects if s.is_on_canvas]
     assert {s.contender for s in on_canvas} == {"native"}
     assert {partner_of(s, subjects).contender for s in on_canvas} == {"masked_dense", "dense"}
+
+
+def test_modes_of_compiling_come_behind_all_else() -> None:
+    """A search for the fastest kernels takes minutes: less wanted lines must not wait for it."""
+    modes = [members[0].compiling for members in suite.groups(torch.device("cuda"), is_small=False)]
+    assert {"default", "reduce-overhead", "max-autotune-no-cudagraphs", False} == set(modes)
+    assert modes[-2:] == 2 * ["max-autotune-no-cudagraphs"]
+    first = modes.index("reduce-overhead")
+    assert first > len(modes) - 10
+    assert set(modes[:first]) == {False, "default"}
 
 
 def test_a_subject_on_the_canvas_leaves_the_switch_as_it_was(

@@ -41,7 +41,7 @@ def test_values_and_gradients_equal_autograd_on_masked_maps(
     for parameter in layer.parameters():
         parameter.data.normal_(generator=rng)
     blocks = torch.randn(2, 2, side, side, channels, generator=rng, requires_grad=True)
-    assert kernels_for(blocks) is depthwise_triton
+    assert kernels_for(blocks, patches.canvas(side)) is depthwise_triton
     results = []
     for output in (
         depthwise_convolution(blocks, layer, patches.canvas(side)),

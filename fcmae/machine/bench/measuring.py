@@ -16,6 +16,7 @@ from fcmae.machine.bench.subjects import ALTERNATIVES, Subject, prepare
 from fcmae.machine.bench.timing import Times, time_in_turns
 from fcmae.machine.memory import call_alone, growth_bytes
 from fcmae.settings.bench import BenchSettings
+from fcmae.settings.sections import Compiling
 
 STEPS = 2  # of which memory is measured: the optimizer's state appears in the first
 
@@ -107,7 +108,7 @@ def measure_growth(request: dict[str, Any]) -> int | None:
 
 def compared_groups(settings: BenchSettings) -> Iterator[list[Subject]]:
     """Subjects that are compared with each other and take turns."""
-    compiled = [False, True] if settings.compile else [False]
+    modes: list[Compiling] = [False, settings.compile] if settings.compile else [False]
     for model, precision, part in itertools.product(
         settings.models, settings.precisions, settings.parts
     ):
@@ -130,15 +131,15 @@ def compared_groups(settings: BenchSettings) -> Iterator[list[Subject]]:
                 part=part,
                 batch_size=batch_size,
                 image_size=image_size,
-                is_compiled=is_compiled,
+                compiling=mode,
                 threads=threads,
                 folder=folder if contender == authors.NAME else "",
             )
             for batch_size, image_size, threads in settings.sizes
-            for is_compiled in compiled
+            for mode in modes
             for contender, ratio in contenders
-            if not (is_compiled and contender in ("minkowski", authors.NAME))
-            if not (is_compiled and part == "evaluation")
+            if not (mode and contender in ("minkowski", authors.NAME))
+            if not (mode and part == "evaluation")
         ]
 
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcmae.machine.bench import authors
+from fcmae.machine.bench import authors, vit_mae
 from fcmae.machine.bench.vit_mae import VitMae
 from fcmae.model.autoencoder import FCMAE
 from fcmae.model.backbones import create_backbone
+from fcmae.model.compiling import begin_call, compiled
 from fcmae.model.masking import draw_visible
-from fcmae.settings.sections import OptimConfig
+from fcmae.settings.sections import Compiling, OptimConfig
 from fcmae.training.optimization import autocast, create_optimizer, parameter_groups
 from sparse import SparseConvNeXt
 from sparse.whole import native_blocks
@@ -38,7 +39,7 @@ class Subject:
         part: forward, backward, step or evaluation.
         batch_size: images per step.
         image_size: pixels per side.
-        is_compiled: whether torch.compile is used.
+        compiling: whether torch.compile is used, and in which mode.
         threads: on a CPU; 0 leaves them as they are.
         is_on_canvas: whether Triton's kernels are kept out of it.
         folder: of the authors' repository.
@@ -51,7 +52,7 @@ class Subject:
     part: str
     batch_size: int
     image_size: int
-    is_compiled: bool = False
+    compiling: Compiling = False
     threads: int = 0
     is_on_canvas: bool = False
     folder: str = ""
@@ -59,8 +60,14 @@ class Subject:
     @property
     def title(self) -> str:
         """Contender and what is special about it."""
-        marks = [" on canvas" * self.is_on_canvas, " compiled" * self.is_compiled]
-        return self.contender + "".join(marks)
+        mode = f" ({self.compiling})" * (self.compiling not in (False, True, "default"))
+        compiled = f" compiled{mode}" * self.is_compiled
+        return self.contender + " on canvas" * self.is_on_canvas + compiled
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether torch.compile is used."""
+        return self.compiling is not False
 
 
 def prepare(subject: Subject, device: torch.device) -> Callable[[], None]:
@@ -105,23 +112,31 @@ def _without_triton(work: Callable[[], None]) -> Callable[[], None]:
     return on_canvas
 
 
-def _encoder(subject: Subject, images: Tensor, device: torch.device) -> Callable[[], None]:
-    dense = create_backbone(subject.model, in_chans=3)
-    encoder: Any = SparseConvNeXt(dense, backend=subject.contender).to(device)  # type: ignore[arg-type]
+def _mask(subject: Subject, device: torch.device) -> Tensor:
+    """Draw the visible patches of a batch, [N, K]; a ViT-MAE has its own grid of patches."""
     generator = torch.Generator().manual_seed(1)
-    num_patches = (subject.image_size // PATCH) ** 2
+    patch = vit_mae.PATCH if subject.contender == "vit_mae" else PATCH
+    num_patches = (subject.image_size // patch) ** 2
     visible = torch.arange(num_patches).expand(subject.batch_size, -1)
     if subject.ratio:
         visible = draw_visible(subject.batch_size, num_patches, subject.ratio, generator)
-    visible = visible.to(device)
-    run = torch.compile(encoder) if subject.is_compiled else encoder
+    return visible.to(device)
+
+
+def _encoder(subject: Subject, images: Tensor, device: torch.device) -> Callable[[], None]:
+    dense = create_backbone(subject.model, in_chans=3)
+    encoder: Any = SparseConvNeXt(dense, backend=subject.contender).to(device)  # type: ignore[arg-type]
+    visible = _mask(subject, device)
+    run = compiled(encoder, subject.compiling)
 
     def forward() -> None:
+        begin_call(subject.compiling, device)
         with torch.no_grad(), autocast(device, subject.precision):
             run(images, visible)
 
     def forward_and_backward() -> None:
         encoder.zero_grad(set_to_none=True)
+        begin_call(subject.compiling, device)
         with autocast(device, subject.precision):
             features = run(images, visible)
         features.sum().backward()
@@ -142,15 +157,14 @@ def _evaluation(subject: Subject, images: Tensor, device: torch.device) -> Calla
 
 def _training_step(subject: Subject, images: Tensor, device: torch.device) -> Callable[[], None]:
     model, loss_of = _trained_model(subject, device)
-    model.to(device)
     groups = parameter_groups(model.named_parameters(), 0.05)
     optimizer = create_optimizer(groups, OptimConfig(base_lr=1e-4), device)
-    run = torch.compile(loss_of) if subject.is_compiled else loss_of
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
+        begin_call(subject.compiling, device)
         with autocast(device, subject.precision):
-            loss = run(images)
+            loss = loss_of(images)
         loss.backward()
         optimizer.step()
 
@@ -160,30 +174,39 @@ def _training_step(subject: Subject, images: Tensor, device: torch.device) -> Ca
 def _trained_model(
     subject: Subject, device: torch.device
 ) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """Return a model and the function from images to its loss."""
+    """Return a model, and the function from images to its loss in which it is compiled.
+
+    The mask is drawn before: readers draw those of a training.
+    """
     if subject.contender == "dense":
         dense = create_backbone(subject.model, in_chans=3, num_classes=NUM_CLASSES)
-        dense = dense.to(memory_format=torch.channels_last)  # the faster layout on CPU and GPU
+        # The faster layout on CPU and GPU.
+        dense = dense.to(device, memory_format=torch.channels_last)
+        classify = compiled(dense, subject.compiling)
         labels = torch.arange(subject.batch_size, device=device) % NUM_CLASSES
 
         def classification_loss(images: Tensor) -> Tensor:
-            logits = dense(images.contiguous(memory_format=torch.channels_last))
+            logits = classify(images.contiguous(memory_format=torch.channels_last))
             return F.cross_entropy(logits.float(), labels)
 
         return dense, classification_loss
     if subject.contender == authors.NAME:
-        return authors.authors_model(
+        model, loss_of = authors.authors_model(
             subject.folder, subject.model, subject.image_size, subject.ratio
         )
+        return model.to(device), loss_of
+    visible = _mask(subject, device)
     if subject.contender == "vit_mae":
         with torch.device("meta"):
             size = sum(p.numel() for p in create_backbone(subject.model, in_chans=3).parameters())
-        vit = VitMae(size, subject.image_size, subject.ratio)
-        return vit, vit
+        vit = VitMae(size, subject.image_size).to(device)
+        loss_of_vit = compiled(vit, subject.compiling)
+        return vit, lambda images: loss_of_vit(images, visible)
     fcmae = FCMAE(
         subject.model,
         image_size=subject.image_size,
         mask_ratio=subject.ratio,
         backend=subject.contender,  # type: ignore[arg-type]
-    )
-    return fcmae, lambda images: fcmae(images).loss
+    ).to(device)
+    network = compiled(fcmae, subject.compiling)
+    return fcmae, lambda images: network(images, visible).loss

@@ -6,12 +6,15 @@ matrix rate, launches and waits of a step, beside the dense timm model, a ViT-MA
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import itertools
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,12 +27,17 @@ from fcmae.machine.bench.output import as_table
 from fcmae.machine.bench.roofline import counted_flops, matmul_rates
 from fcmae.machine.bench.subjects import ALTERNATIVES, Subject, prepare
 from fcmae.machine.bench.timing import time_in_turns
+from fcmae.model.compiling import GRAPHS
 from fcmae.model.precision import multiplying
 from fcmae.runs.durable import write_text
+from fcmae.settings.sections import Compiling
 
 RESERVE = 20.0  # seconds of the budget for what has begun
 ROUNDS, FEW_ROUNDS = 7, 1
-LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernelEx")
+LAUNCHES = (
+    *("cudaLaunchKernel", "cuLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernelEx"),
+    "cudaGraphLaunch",  # of a whole graph
+)
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 # (model, images per step): as many as keep a card busy, and dense masking below 70 GiB
 SIZES = (
@@ -39,6 +47,13 @@ SIZES = (
     ("convnextv2_large", 64),
 )
 RATIO, OTHER_RATIOS = 0.6, (0.4, 0.75, 0.9)
+FEW_IMAGES = 128  # of tiny: eager steps wait for the host, which CUDA graphs relieve
+FEW_IMAGES_IN: tuple[Compiling, ...] = (False, "default", GRAPHS)
+AGAIN = 1.0  # seconds between calls that time is up: a library may swallow one
+
+
+class _TimeIsUp(BaseException):
+    """Called into what is being measured; no Exception, which libraries catch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +103,24 @@ def groups(device: torch.device, *, is_small: bool) -> Iterator[list[Subject]]:
     (first, first_batch), *others = SIZES
     for part in ("backward", "step"):
         yield _compared(first, first_batch, "bf16", part, with_canvas=True)
-    yield _compared(first, first_batch, "bf16", "backward", is_compiled=True)
+    yield _compared(first, first_batch, "bf16", "backward", compiling="default")
     for name, batch in others:
         for part in ("step", "backward"):
             yield _compared(name, batch, "bf16", part, with_canvas=True)
     for name, batch in SIZES[:2]:
         yield [_native(name, batch, ratio) for ratio in (RATIO, *OTHER_RATIOS)]
-    yield _compared(first, first_batch, "bf16", "step", is_compiled=True)
+    yield _compared(first, first_batch, "bf16", "step", compiling="default")
     for name, batch in others:
         for part in ("step", "backward"):
-            yield _compared(name, batch, "bf16", part, is_compiled=True)
+            yield _compared(name, batch, "bf16", part, compiling="default")
     for name, batch in SIZES[:2]:
         for part in ("backward", "step"):
             yield _compared(name, batch // 2, "tf32", part)
+    for part in ("backward", "step"):
+        for mode in FEW_IMAGES_IN:
+            yield _compared(first, FEW_IMAGES, "bf16", part, compiling=mode)
+    for part in ("backward", "step"):
+        yield _compared(first, first_batch, "bf16", part, compiling="max-autotune-no-cudagraphs")
 
 
 def _native(name: str, batch: int, ratio: float) -> Subject:
@@ -122,7 +142,7 @@ def _compared(
     part: str,
     *,
     image_size: int = 224,
-    is_compiled: bool = False,
+    compiling: Compiling = False,
     with_canvas: bool = False,
 ) -> list[Subject]:
     """Native beside dense masking; of whole steps also beside a ViT-MAE and the dense model."""
@@ -131,7 +151,7 @@ def _compared(
         precision=precision,
         part=part,
         image_size=image_size,
-        is_compiled=is_compiled,
+        compiling=compiling,
     )
     found = [first, dataclasses.replace(first, contender="masked_dense")]
     if with_canvas:
@@ -152,41 +172,92 @@ def run_suite(
 ) -> Found:
     """Measure until all is done or the seconds are spent; `keep` gets what there is by group.
 
-    A card that is lent, or a job, may end before the suite does.
+    A card that is lent, or a job, may end before the suite does. A contender that fails is left
+    out, and what is being measured when the seconds are spent is ended, where the system can.
     """
-    began = time.monotonic()
+    deadline = time.monotonic() + seconds
     found = Found([], {}, [])
-    rows, rates, left_out = found.rows, found.rates, found.left_out
     for subjects in groups(device, is_small=is_small):
         first = subjects[0]
-        compiled = ", compiled" * first.is_compiled
-        title = f"{first.model}, {first.precision}, {first.part}{compiled}"
-        if time.monotonic() - began > seconds:
-            left_out.append(f"{title}: no time left")
+        mode = f", compiled ({first.compiling})" if first.is_compiled else ""
+        title = f"{first.model}, {first.precision}, {first.part}, {first.batch_size} images{mode}"
+        if time.monotonic() >= deadline:
+            found.left_out.append(f"{title}: no time left")
             continue
-        if first.precision not in rates:
-            with multiplying(first.precision):
-                rates[first.precision] = matmul_rates(device, first.precision)
         tell(f"{title}: {len(subjects)} contenders ...")
-        with multiplying(first.precision):
-            try:
-                rows += _measure(subjects, FEW_ROUNDS if is_small else ROUNDS, device)
-            except (RuntimeError, ImportError) as error:  # memory, or a compiler that is missing
-                said = " ".join(str(error).split())[:200]
-                left_out.append(f"{title}: {type(error).__name__}: {said}")
-        gc.collect()  # an optimizer is part of cycles
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        try:
+            with _ending_at(deadline), multiplying(first.precision):
+                if first.precision not in found.rates:
+                    found.rates[first.precision] = matmul_rates(device, first.precision)
+                rounds = FEW_ROUNDS if is_small else ROUNDS
+                found.rows.extend(_measure(subjects, rounds, device, title, found.left_out))
+        except _TimeIsUp:
+            found.left_out.append(f"{title}: no time left to end it")
+        except Exception as error:
+            found.left_out.append(_failed(title, error))
+        _forget(device, first.is_compiled)
         keep(found)
+    keep(found)
     return found
 
 
-def _measure(subjects: list[Subject], rounds: int, device: torch.device) -> list[Row]:
-    works = [prepare(subject, device) for subject in subjects]
-    times = dict(zip(subjects, time_in_turns(works, rounds, device), strict=True))
+@contextlib.contextmanager
+def _ending_at(deadline: float) -> Iterator[None]:
+    """Raise _TimeIsUp inside at this time of the clock; where there are no timers, never."""
+    if not hasattr(signal, "setitimer") or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    is_inside = True
+
+    def ring(*_: object) -> None:
+        if is_inside:
+            raise _TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 1e-3), AGAIN)
+        yield
+    finally:
+        is_inside = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _forget(device: torch.device, was_compiled: bool) -> None:
+    """Free what a group leaves behind."""
+    if was_compiled:
+        torch.compiler.reset()  # compiled code keeps its models and the memory of its graphs
+    gc.collect()  # an optimizer is part of cycles
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _failed(title: str, error: Exception) -> str:
+    said = " ".join(str(error).split())[:200]
+    return f"{title}: {type(error).__name__}: {said}"
+
+
+def _measure(
+    subjects: Sequence[Subject], rounds: int, device: torch.device, title: str, left_out: list[str]
+) -> list[Row]:
+    """Return the rows of those subjects that run; say of the others why they do not."""
+    works: dict[Subject, Callable[[], None]] = {}
+    for subject in subjects:
+        try:
+            work = prepare(subject, device)
+            work()
+        except Exception as error:  # memory, or a compiler that is missing
+            left_out.append(_failed(f"{title}, {subject.title}", error))
+            _forget(device, was_compiled=False)
+        else:
+            works[subject] = work
+    running = list(works)
+    times = dict(zip(running, time_in_turns(list(works.values()), rounds, device), strict=True))
     found = []
-    for subject, work in zip(subjects, works, strict=True):
-        partner = partner_of(subject, subjects)
+    for subject, work in works.items():
+        partner = partner_of(subject, running)
         measurement = Measurement(
             subject=subject,
             times=times[subject],

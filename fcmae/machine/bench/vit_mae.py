@@ -7,7 +7,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fcmae.model.loss import normalize_patches, reconstruction_loss
-from fcmae.model.masking import draw_visible, is_masked_from_visible
+from fcmae.model.masking import is_masked_from_visible
 from fcmae.model.patches import patchify
 
 PATCH = 16
@@ -19,12 +19,11 @@ DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 512, 8, 16  # of the MAE paper (ar
 class VitMae(nn.Module):
     """Masked autoencoder with a ViT of about `num_parameters`, as in arXiv 2111.06377."""
 
-    def __init__(self, num_parameters: int, image_size: int, mask_ratio: float) -> None:
+    def __init__(self, num_parameters: int, image_size: int) -> None:
         super().__init__()
         nearest = min(SIZES, key=lambda size: abs(math.log(size * 1e6 / num_parameters)))
         width, depth = SIZES[nearest]
         self.num_patches = (image_size // PATCH) ** 2
-        self.mask_ratio = mask_ratio
         values = PATCH**2 * 3
         self.embed = nn.Linear(values, width)
         self.position = nn.Parameter(torch.randn(self.num_patches, width) * 0.02)
@@ -38,11 +37,9 @@ class VitMae(nn.Module):
         self.decoder = _blocks(DECODER_WIDTH, DECODER_HEADS, DECODER_DEPTH)
         self.predict = nn.Sequential(nn.LayerNorm(DECODER_WIDTH), nn.Linear(DECODER_WIDTH, values))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the loss at hidden patches of images [N, 3, H, W]."""
+    def forward(self, images: Tensor, visible: Tensor) -> Tensor:
+        """Return the loss at hidden patches: images [N, 3, H, W], visible LongTensor [N, K]."""
         patches = patchify(images, PATCH)  # [N, L, 16 * 16 * 3]
-        visible = draw_visible(len(images), self.num_patches, self.mask_ratio, None)
-        visible = visible.to(images.device)
         index = visible.unsqueeze(-1)
         seen = patches.gather(1, index.expand(-1, -1, patches.shape[-1]))
         tokens = self.norm(self.blocks(self.embed(seen) + self.position[visible]))

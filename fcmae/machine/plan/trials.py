@@ -16,6 +16,7 @@ import torch
 from fcmae.data import MicroBatches, PixelCache, SampleStream, make_loader
 from fcmae.errors import ConfigError, DataError
 from fcmae.machine.memory import call_alone, peak_bytes, private_bytes
+from fcmae.model.compiling import compiled
 from fcmae.model.masking import draw_visible
 from fcmae.pretraining.task import Pretraining, open_data
 from fcmae.settings.pretrain import PretrainConfig
@@ -87,8 +88,7 @@ def measure_parts(settings: Plain) -> Plain:
         read_seconds = _time_reading(task if cached is config else Pretraining(cached, task.images))
     size = config.train.batch_size
     half, whole = (size // 2, size) if size > 1 else (1, 2)
-    network: Any = task.model.to(processes.device)
-    network = torch.compile(network) if config.train.compile else network
+    network = compiled(task.model.to(processes.device), config.train.compile)
     optimization = Optimization(
         network,
         create_optimizer(task.parameter_groups(), config.optim, processes.device),

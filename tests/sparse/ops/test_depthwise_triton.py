@@ -69,5 +69,26 @@ def test_a_cpu_gets_the_kernels_under_the_interpreter_alone(
     assert not depthwise_triton.is_available(blocks)
 
 
+def test_the_kernels_are_taken_as_long_as_they_beat_the_canvas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Held against the milliseconds of tiny's depthwise layers on an H100, 19 of 49 seen."""
+    stages = (  # blocks; canvas: values, gradient by the weights; kernels: the same
+        (3, 0.51, 0.37, 0.25, 0.54),
+        (3, 0.28, 0.20, 0.13, 0.25),
+        (9, 0.15, 0.14, 0.07, 0.14),
+        (3, 0.09, 0.10, 0.04, 0.08),
+    )
+    # The gradient by the input is one more convolution.
+    canvas = sum(blocks * (2 * values + weights) for blocks, values, weights, *_ in stages)
+    kernels = sum(blocks * (2 * values + weights) for blocks, *_, values, weights in stages)
+    monkeypatch.delenv("FCMAE_TRITON", raising=False)
+    for visible in range(1, 50):
+        is_faster = kernels * visible / 19 <= canvas
+        assert depthwise_triton.pays(visible, 49) == is_faster
+    monkeypatch.setenv("FCMAE_TRITON", "1")
+    assert depthwise_triton.pays(49, 49)
+
+
 def test_torch_compile_captures_one_graph_under_autocast() -> None:
     assert "convolve_patches" not in operations_of_one_graph()
