@@ -7,6 +7,7 @@ processes on NCCL where two GPUs are there, and the bench.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import signal
@@ -24,6 +25,7 @@ from comparison import assert_relative
 from pictures_on_disk import write_pictures
 from real_runs import final_state, pretrain_arguments
 
+from fcmae.data.transfer import DeviceBatches
 from fcmae.errors import DONE, INTERRUPTED
 from fcmae.runs.metrics import read_metrics
 from fcmae.settings.sections import OptimConfig
@@ -226,6 +228,54 @@ def test_a_result_that_is_read_late_does_not_wait_for_the_device() -> None:
     for late in taken:
         assert late.read().is_finite
         assert late.read().agreed == (True,)
+
+
+def weights_after_steps(is_ahead: bool) -> list[torch.Tensor]:
+    """Train on batches that the device gets, waiting for nothing; return the weights."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(2048, 2048), torch.nn.GELU()).to(device)
+    groups = [{"params": list(model.parameters())}]
+    processes = Processes(0, 1, device)
+    optimizer = create_optimizer(groups, OptimConfig(base_lr=0.1), device)
+    optimization = Optimization(
+        model, optimizer, lambda step: 1e-3, processes, accumulate=2, is_late=True
+    )
+    rng = torch.Generator().manual_seed(1)
+    read = [{"image": torch.randn(2048, 2048, generator=rng).pin_memory()} for _ in range(16)]
+    batches = DeviceBatches(read, device)
+
+    def micro_batches() -> Iterator[dict[str, Any]]:
+        for _, on_device in itertools.islice(batches, 2):
+            yield on_device
+            if is_ahead:
+                batches.read_ahead()
+
+    torch.cuda.set_sync_debug_mode("error")  # whatever waits raises
+    try:
+        for step in range(8):
+            optimization.step(
+                step, micro_batches(), lambda batch: model(batch["image"]).square().mean()
+            )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return [parameter.detach().cpu() for parameter in model.parameters()]
+
+
+def test_batches_that_are_copied_beside_a_step_are_those_that_are_copied_before_it() -> None:
+    weights_after_steps(is_ahead=True)  # memory that is fresh the first time is used again
+    for one, other in zip(weights_after_steps(True), weights_after_steps(False), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_training_by_cuda_graphs_follows_that_of_eager_fp32(
+    accumulate: int, data: Path, eager: Path, tmp_path: Path
+) -> None:
+    changes = {"train__compile": "reduce-overhead", "train__accumulate": accumulate}
+    train(words(data, tmp_path / "run", **changes, train__batch_size=4 // accumulate))
+    for one, other in zip(losses(tmp_path / "run"), losses(eager), strict=True):
+        assert one == pytest.approx(other, rel=0.05)
 
 
 def test_drop_path_on_a_gpu_that_is_not_the_first_is_seeded(data: Path, tmp_path: Path) -> None:

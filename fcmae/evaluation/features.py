@@ -19,6 +19,7 @@ from fcmae.data import (
     make_loader,
 )
 from fcmae.data.holes import has_masks, without_masks
+from fcmae.data.transfer import DeviceBatches
 from fcmae.errors import DataError
 from fcmae.runs.terminal import progress_bar
 from fcmae.weights.encoder_info import EncoderInfo
@@ -131,18 +132,22 @@ def extract_together(
     num_with_holes = 0
     encoders = [item for item in describers.values() if isinstance(item, nn.Module)]
     with evaluating(*encoders), torch.no_grad():
-        for batch in progress_bar(loader, unit="batch", title="features", is_brief=True):
+        shown = progress_bar(loader, unit="batch", title="features", is_brief=True)
+        batches = DeviceBatches(shown, torch.device(device))
+        for batch, on_device in batches:
             skipped += batch["skipped"]
             if not batch["path"]:  # nothing in it could be decoded
                 continue
-            images = batch["image"].to(device, non_blocking=True)
-            valid = batch["valid"].to(device) if "valid" in batch else None
-            for name, describer in describers.items():
-                if isinstance(describer, nn.Module):
-                    found = pooled_features(describer, images)
-                else:
-                    found = describer(images, valid)
-                vectors[name].append(found.float().cpu())
+            images, valid = on_device["image"], on_device.get("valid")
+            found = [
+                pooled_features(describer, images)
+                if isinstance(describer, nn.Module)
+                else describer(images, valid)
+                for describer in describers.values()
+            ]
+            batches.read_ahead()  # before the host waits for what it asked for
+            for name, described in zip(describers, found, strict=True):
+                vectors[name].append(described.float().cpu())
             if "valid" in batch:
                 num_with_holes += int((~batch["valid"]).flatten(1).any(dim=1).sum())
             labels.append(batch["label"])

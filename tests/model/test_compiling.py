@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from speck import SPECK
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
@@ -48,7 +49,7 @@ def test_all_steps_of_a_training_run_one_graph(
     mode: Any, seen_by_torch: tuple[Any, list[Any]]
 ) -> None:
     counter, asked = seen_by_torch
-    model = FCMAE("convnextv2_speck", image_size=64, decoder_dim=16)
+    model = FCMAE(SPECK, image_size=64, decoder_dim=16)
     groups = parameter_groups(model.named_parameters(), 0.05)
     optimizer = create_optimizer(groups, OptimConfig(base_lr=1e-3), CPU)
     network = compiled(model, mode)
