@@ -183,6 +183,15 @@ def test_the_largest_batch_fills_nine_tenths_of_what_is_free() -> None:
     assert largest_batch(config, taken, free, 0.0) is None
 
 
+def test_the_largest_batch_of_a_gpu_leaves_room_for_the_batch_that_is_copied_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = make_config(train=TrainConfig(steps=1, batch_size=8, device="cuda"))
+    expected = int(8 + (0.9 * 2e9 - 1e9) / (1_000_000 + 4 * 64 * 64))
+    assert largest_batch(config, 1e9, 2e9, 1_000_000.0) == expected
+
+
 def test_a_plan_that_needs_no_change_says_so() -> None:
     assert list(advise(make_plan())) == []
     text = describe(make_plan())

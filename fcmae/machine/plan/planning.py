@@ -306,4 +306,6 @@ def largest_batch(
         return None
     if not torch.cuda.is_available() or config.train.device == "cpu":
         growth += waiting * image
+    else:
+        growth += image  # of the batch that is copied ahead
     return max(1, int(config.train.batch_size + (ROOM * free - taken) / growth))
