@@ -13,11 +13,9 @@ from fcmae.data.decoding import to_float
 from fcmae.data.readers import Description, Pixels, UnreadableError
 from fcmae.data.reading import Reading
 from fcmae.data.survey import Look
-from fcmae.model.structure import variant_for
+from fcmae.model.structure import LARGEST_SIZE_PX, image_size_for, variant_for
 
 PATCH_PX = 32
-DEFAULT_SIZE_PX = 224
-LEAST_SIZE_PX = 64
 NEARLY_ALL = 0.95  # of the files, for what is said of all
 LEAST_SKIPPED = 0.02  # from here on the limit of a run, 5 %, is raised
 WANTED_STEPS = 10_000
@@ -238,13 +236,12 @@ def _choose_statistics(sampled: Sequence[Look], in_chans: int, advice: Advice) -
 
 def _choose_size(usable: Sequence[Look], advice: Advice) -> None:
     sides = [min(look.about.height, look.about.width) for look in usable if look.about is not None]
-    median = int(np.median(sides))
-    size = min(DEFAULT_SIZE_PX, max(LEAST_SIZE_PX, median // PATCH_PX * PATCH_PX))
+    median = float(np.median(sides))
     why = (
-        f"half of the pictures have a shorter side of {median} px or less; whole patches of "
-        f"{PATCH_PX} px, {LEAST_SIZE_PX} to {DEFAULT_SIZE_PX} px"
+        f"half of the pictures have a shorter side of {median:g} px or less; whole patches of "
+        f"{PATCH_PX} px, {LARGEST_SIZE_PX} px at most"
     )
-    advice.choose("data.image_size", size, why)
+    advice.choose("data.image_size", image_size_for(median, PATCH_PX), why)
 
 
 def _choose_length(num_images: int, cores: int, advice: Advice) -> None:

@@ -1,4 +1,4 @@
-"""Whether mirrored and turned copies of pictures can be told from the pictures: a quick look.
+"""Whether mirrored and turned copies of pictures can be told from the pictures.
 
 No network and no label: a linear discriminant of small thumbnails and of the directions of edges,
 fitted on some of the pictures and asked about the others. What it cannot tell apart is free variety
@@ -14,22 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fcmae.data.decoding import Decoded, UndecodableImageError, decode, to_float
-from fcmae.data.image_list import ImageList
-from fcmae.data.reading import Reading
-
-MOST_PICTURES = 192  # looked at; a few seconds of decoding at most
-MOST_BY_CLASS = 384
 FEWEST_PICTURES = 24  # below this nothing can be said
 FOLDS = 4
-SIDE_PX = 48  # of what is looked at
 THUMBNAIL_CELLS = 8  # per side, of brightness
 EDGE_CELLS = 2  # per side, of directions
 RIDGE = 10.0  # per feature of unit variance: more features than pictures must not fit noise
 # Three of four: seven standard deviations of 192 coin tosses above chance. A mirror image that is
 # told apart in two of three pictures still shows a picture that could be.
 TOLD_APART = 0.75
-LEAST_KNOWN = 0.25  # of a picture, for it to be looked at
 CONFUSED = 0.25  # of what a discriminant recognises of the classes: half of them would be 0.5
 LEAST_RECOGNISED = 0.1  # above chance, for that to mean anything
 
@@ -70,35 +62,6 @@ class Symmetry:
         )
 
 
-def look_for_symmetry(images: ImageList, reading: Reading, *, by_class: bool = False) -> Symmetry:
-    """Return how far pictures spread evenly over the list differ from their changed copies.
-
-    Files that cannot be decoded, or are holes for the most part, are passed over. Nothing is drawn
-    at random.
-
-    Args:
-        images: all of them.
-        reading: how they are read.
-        by_class: ask, too, whether copies are taken for another class: a set of arrows to the left
-            and arrows to the right is its own mirror image, and its classes are not.
-    """
-    count = min(len(images), MOST_BY_CLASS if by_class else MOST_PICTURES)
-    chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
-    squares, labels = [], []
-    for index in chosen.tolist():
-        try:
-            square = _square(decode(images.paths[index], reading))
-        except UndecodableImageError:
-            continue
-        if square is None:
-            continue
-        squares.append(square)
-        labels.append(images.labels[index] if by_class and images.labels is not None else -1)
-    if len(squares) < FEWEST_PICTURES:
-        return Symmetry({}, len(squares))
-    return measure_symmetry(torch.stack(squares), np.array(labels))
-
-
 def measure_symmetry(pictures: Tensor, labels: np.ndarray | None = None) -> Symmetry:
     """Return how far square grey pictures [N, S, S] differ from their changed copies.
 
@@ -126,34 +89,6 @@ def measure_symmetry(pictures: Tensor, labels: np.ndarray | None = None) -> Symm
             for name, copies in changed.items()
         }
     return Symmetry(shares, len(pictures), confused)
-
-
-def _square(picture: Decoded) -> Tensor | None:
-    """Return the middle of a picture as grey [S, S], of mean 0 and deviation 1.
-
-    NaN where it has no data; None where most of it has none.
-    """
-    grey = _small(to_float(picture.image).mean(dim=0))
-    if picture.valid is None:
-        return (grey - grey.mean()) / grey.std().clamp_min(1e-6)
-    share = _small(picture.valid[0].float())  # pixels without data are 0
-    known = share > 0.5
-    if known.float().mean() < LEAST_KNOWN:
-        return None
-    grey = grey / share
-    values = grey[known]
-    normal = (grey - values.mean()) / values.std().clamp_min(1e-6)
-    return normal.masked_fill(~known, torch.nan)
-
-
-def _small(plane: Tensor) -> Tensor:
-    """Return the middle square of [H, W] scaled to [S, S]."""
-    side = min(plane.shape)
-    top, left = (plane.shape[0] - side) // 2, (plane.shape[1] - side) // 2
-    square = plane[top : top + side, left : left + side]
-    return functional.interpolate(
-        square[None, None], size=(SIDE_PX, SIDE_PX), mode="bilinear", antialias=True
-    )[0, 0]
 
 
 def _features(pictures: Tensor) -> np.ndarray:

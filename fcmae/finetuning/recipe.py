@@ -7,13 +7,16 @@ found on images that chose none of them: docs/recipes.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from fcmae.data import ImageList, Reading
+from fcmae.data.quick_look import QuickLook
 from fcmae.evaluation import MOST_CLASSES
-from fcmae.finetuning.setup import brings_classifier
+from fcmae.finetuning.setup import brings_classifier, size_of_weights, starts_of
+from fcmae.model.structure import STRIDES
 from fcmae.settings.auto import is_auto
 from fcmae.settings.finetune import FinetuneConfig
-from fcmae.training.auto import Choices, choose_flips
+from fcmae.training.auto import Choices, choose_flips, size_by_pictures
 from fcmae.training.schedule import peak_lr
 
 MANY_LABELS = 20_000  # from here on the paper's ImageNet recipe is the nearer one
@@ -62,8 +65,39 @@ def why_no_probe(config: FinetuneConfig, train: ImageList) -> str | None:
     return f"{labels:,} labels" if labels >= MANY_LABELS else None
 
 
+def choose_size(
+    choices: Choices,
+    starts: Sequence[str],
+    otherwise: Callable[[], tuple[int, str]],
+    multiple: int = 1,
+) -> None:
+    """Choose the image size: what the weights were trained on, the largest of several.
+
+    Args:
+        choices: of the run.
+        starts: the weights that it, and what it is compared with, begin with.
+        otherwise: returns a size, and why, for weights that do not say one, and for none at all.
+        multiple: of which sides must be, px.
+    """
+    if not is_auto(choices.config, "data.image_size"):
+        return
+    said = [size_of_weights(start) for start in starts]
+    found = [(size, "as model.weights say") for size in said if size is not None]
+    if not said or None in said:
+        size, why = otherwise()
+        found.append(((size, size), why))
+    sides, why = max(found, key=lambda one: math.prod(one[0]))
+    height, width = (-(-side // multiple) * multiple for side in sides)
+    choices.choose("data.image_size", height if height == width else (height, width), why)
+
+
 def choose_before_length(
-    config: FinetuneConfig, train: ImageList, reading: Reading, variant: str, processes: int = 1
+    config: FinetuneConfig,
+    train: ImageList,
+    reading: Reading,
+    variant: str,
+    processes: int = 1,
+    starts: Sequence[str] | None = None,
 ) -> Choices:
     """Return the settings with everything chosen that does not depend on the number of steps.
 
@@ -73,19 +107,26 @@ def choose_before_length(
         reading: how they are read.
         variant: what model.name is, where it is left open.
         processes: that train together.
+        starts: all weights of a comparison; None: model.weights alone.
     """
     choices = Choices(config)
     labels = len(set(train.paths))
     few = labels < MANY_LABELS
     said = f"{labels:,} labels"
     choices.choose("model.name", variant, "as model.weights say")
+    look = QuickLook(train, reading, by_class=True)
+    choose_size(
+        choices,
+        starts_of(config) if starts is None else starts,
+        lambda: size_by_pictures(look, STRIDES * config.model.stem_stride),
+    )
     why = why_no_probe(config, train) if is_auto(config, "model.head_start") else None
     if why is not None:
         choices.choose("model.head_start", "random", why)
     batch = batch_for(len(train), config.train.accumulate * processes)
     choices.choose("train.batch_size", batch, f"{said}, {LARGEST_BATCH} at most")
     choices.choose("augment.crop_scale", (0.4, 1.0) if few else (0.08, 1.0), said)
-    choose_flips(choices, "augment", train, reading, by_class=True)
+    choose_flips(choices, "augment", look)
     policy = None if few or config.data.in_chans not in (1, 3) else "rand-m9-mstd0.5-inc1"
     if config.augment.color_jitter > 0:
         policy = None

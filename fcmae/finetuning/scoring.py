@@ -35,9 +35,11 @@ from fcmae.finetuning.setup import (
     weights_metadata,
 )
 from fcmae.model.backbones import create_backbone
+from fcmae.model.structure import LARGEST_SIZE_PX
 from fcmae.runs.durable import write_text
 from fcmae.runs.folder import RunFolder
 from fcmae.runs.terminal import progress_bar
+from fcmae.settings.auto import is_auto, with_values
 from fcmae.settings.finetune import FinetuneConfig
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.training.optimization import autocast, check_precision, set_tf32
@@ -172,10 +174,14 @@ def evaluate_only(config: FinetuneConfig, processes: Processes) -> Classificatio
 
 
 def of_weights(config: Settings, source: str) -> Settings:
-    """Return the settings with these weights, and the name of the model that they say."""
+    """Return the settings with these weights, and what they say: their model, and image size."""
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=source))
-    model = dataclasses.replace(config.model, name=variant_of(config, 0))
-    return dataclasses.replace(config, model=model)
+    values: dict[str, object] = {"model.name": variant_of(config, 0)}
+    if is_auto(config, "data.image_size"):
+        usual = (LARGEST_SIZE_PX, LARGEST_SIZE_PX)
+        values["data.image_size"] = tuple(weights_metadata(config).get("image_size", usual))
+    known: Settings = with_values(config, values)
+    return known
 
 
 def autocast_of(config: Settings, processes: Processes) -> Autocast:

@@ -130,6 +130,20 @@ def weights_metadata(config: AnyFinetuning) -> dict[str, Any]:
     return known
 
 
+def starts_of(config: AnyFinetuning) -> list[str]:
+    """Return the weights that a fine-tuning begins with: one, or none."""
+    return [] if config.model.weights is None else [config.model.weights]
+
+
+def size_of_weights(source: str) -> tuple[int, int] | None:
+    """Return the (height, width), px, of the images that weights of one's own were trained on.
+
+    None where they do not say it, and of public ones, which know other pictures.
+    """
+    size = None if is_public(source) else metadata_of(source).get("image_size")
+    return None if size is None else (size[0], size[1])
+
+
 def description(config: AnyFinetuning, step: int) -> dict[str, Any]:
     """Return the fields of EncoderInfo that any model of a fine-tuning has after `step` steps."""
     known = weights_metadata(config)

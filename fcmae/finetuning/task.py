@@ -85,13 +85,14 @@ def resolve(
     validation: ImageList,
     processes: Processes,
     record: str | None = None,
+    starts: Sequence[str] | None = None,
 ) -> tuple[FinetuneConfig, list[str]]:
     """Return the settings with nothing left to a rule; see `resolve_settings`."""
     reading = create_reading(config)
 
     def before() -> Choices:
         variant = variant_of(config, len(train))
-        return choose_before_length(config, train, reading, variant, processes.world_size)
+        return choose_before_length(config, train, reading, variant, processes.world_size, starts)
 
     def steps(effective_batch: int) -> tuple[int, str]:
         labels = len(set(train.paths))

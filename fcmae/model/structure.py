@@ -1,4 +1,4 @@
-"""Which encoder so many images can fill, and which patch suits an image size: `auto` of both."""
+"""Which encoder so many images can fill, and which sizes suit pictures: `auto` of all three."""
 
 from __future__ import annotations
 
@@ -17,11 +17,34 @@ VARIANTS = (
 )
 STRIDES = 8  # of the three downsample layers together, below the stem's
 PATCHES_PER_SIDE = 7  # the paper's: 224 px of 32
+FEWEST_PER_SIDE = 3  # below it there is next to nothing to hide
+LARGEST_SIZE_PX = 224  # the paper's
 
 
 def variant_for(num_images: int) -> str:
     """Return the encoder that so many images can fill."""
     return next(name for limit, name in VARIANTS if num_images < limit)
+
+
+def image_size_for(median_side: float | None, unit: int) -> int:
+    """Return the side of images, px, that suits pictures: enlarged as little as can be.
+
+    It is the unit as often as it takes to hold the median picture, three times at least, and 224 px
+    at most: time goes by the area, and a larger one shows nothing more of the picture.
+
+    Args:
+        median_side: median of the pictures' shorter sides, px; None where nobody could look.
+        unit: px that a side must be a multiple of: of `unit_of`, or the encoder's total stride.
+    """
+    most = max(1, LARGEST_SIZE_PX // unit)
+    times = most if median_side is None else math.ceil(median_side / unit)
+    return unit * min(max(times, FEWEST_PER_SIDE), most)
+
+
+def unit_of(config: PretrainConfig) -> int:
+    """Return what a side must be a multiple of, px: the patch, or the encoder's total stride."""
+    patch = config.mask.patch_size
+    return STRIDES * config.model.stem_stride if patch == AUTO else patch
 
 
 def patch_for(image_size: int | tuple[int, int], stem_stride: int) -> int:
@@ -38,7 +61,9 @@ def patch_for(image_size: int | tuple[int, int], stem_stride: int) -> int:
 
 
 def with_structure(config: PretrainConfig, num_images: int = 0) -> PretrainConfig:
-    """Return the settings with an encoder and a patch size in place of `auto`.
+    """Return the settings with an encoder, an image and a patch size in place of `auto`.
+
+    Pictures are not looked at: a size that would follow from them is the largest.
 
     Args:
         config: of a pretraining.
@@ -47,7 +72,10 @@ def with_structure(config: PretrainConfig, num_images: int = 0) -> PretrainConfi
     values: dict[str, object] = {}
     if config.model.name == AUTO:
         values["model.name"] = variant_for(num_images)
+    size = config.data.image_size
+    if size == AUTO:
+        size = values["data.image_size"] = image_size_for(None, unit_of(config))
     if config.mask.patch_size == AUTO:
-        values["mask.patch_size"] = patch_for(config.data.image_size, config.model.stem_stride)
+        values["mask.patch_size"] = patch_for(size, config.model.stem_stride)
     resolved: PretrainConfig = with_values(config, values)
     return resolved

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 
 from fcmae.data import ImageList, Reading
+from fcmae.data.quick_look import QuickLook
 from fcmae.data.splits import hold_out
-from fcmae.model.structure import patch_for, variant_for, with_structure
+from fcmae.model.structure import patch_for, unit_of, variant_for, with_structure
 from fcmae.settings.auto import is_auto
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.sections import image_height_width
-from fcmae.training.auto import Choices, choose_flips
+from fcmae.training.auto import Choices, choose_flips, size_by_pictures
 from fcmae.training.remarks import length_remarks, rate_remarks
 from fcmae.training.schedule import Schedule, steps_of
 from fcmae.weights.sources import metadata_of
@@ -61,14 +62,17 @@ def choose_before_length(config: PretrainConfig, images: ImageList) -> Choices:
         if known is not None:
             choices.choose("model.name", known, "as model.init_from say")
     choices.choose("model.name", variant_for(count), f"what {count:,} images can fill")
-    size = config.data.image_size
+    look = QuickLook(images, Reading.of_settings(config.data))
+    if is_auto(config, "data.image_size"):
+        choices.choose("data.image_size", *size_by_pictures(look, unit_of(config)))
+    size = choices.config.data.image_size
     patch = patch_for(size, config.model.stem_stride)
     across = min(image_height_width(size)) // patch
     choices.choose("mask.patch_size", patch, f"{across} patches along the shorter side")
     choices.choose(
         "data.crop_scale", CROP_SCALE, "docs/recipes.md; lower where objects differ much in size"
     )
-    choose_flips(choices, "data", images, Reading.of_settings(config.data))
+    choose_flips(choices, "data", look)
     choices.choose("optim.weight_decay", WEIGHT_DECAY, "the paper's")
     choices.choose("optim.schedule", "cosine", "the paper's")
     return choices

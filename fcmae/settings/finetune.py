@@ -19,8 +19,10 @@ from fcmae.settings.ranges import (
 )
 from fcmae.settings.sections import (
     MAY_CHANGE,
+    SIZE_BEFORE,
     CropConfig,
     ImagesConfig,
+    ImageSize,
     Inflate,
     OptimConfig,
     TaskConfig,
@@ -33,6 +35,9 @@ from fcmae.settings.sections import (
 class StartedImagesConfig(ImagesConfig):
     """Images for a model that starts from weights, which say how theirs were read."""
 
+    image_size: OrAuto[ImageSize] = field(default=AUTO, metadata=SIZE_BEFORE)
+    """Pixels, one number or [height, width]; auto: as model.weights were trained, else by the
+    pictures."""
     mean: list[float] | None = None
     """Mean per channel of values in 0..1; null: as model.weights say, else ImageNet's (or grey)."""
     value_range: tuple[float, float] | None = None
@@ -84,7 +89,7 @@ class StartedModelConfig:
     """A run, a weights file, or timm/NAME, hf-hub:OWNER/NAME; null starts from scratch."""
     inflate: Inflate | None = field(default=None, metadata=MAY_CHANGE)
     """Stem for other channels: none draws it, mean or tile make it of theirs; null refuses."""
-    stem_stride: int = 4
+    stem_stride: PositiveInt = 4
     """Pixels per cell of the stem, as in pretraining: 4, or 2 or 1 for small images."""
     drop_path: OrAuto[ShareBelowOne] = AUTO
     """Stochastic depth rate of the last block, rising linearly from 0."""

@@ -18,6 +18,7 @@ from fcmae.settings.ranges import (
 from fcmae.settings.sections import (
     MAY_CHANGE,
     MAY_MOVE,
+    SIZE_BEFORE,
     CropConfig,
     ImagesConfig,
     ImageSize,
@@ -35,8 +36,9 @@ class DataConfig(CropConfig, ImagesConfig):
 
     label: str | None = None
     """Which labels of `elpv` to score against: `type` or `defect`; null for class folders."""
-    image_size: ImageSize = 224
-    """Pixels, one number or [height, width]; whole patches must tile it."""
+    image_size: OrAuto[ImageSize] = field(default=AUTO, metadata=SIZE_BEFORE)
+    """Pixels, one number or [height, width], which whole patches must tile; auto: as large as the
+    median picture, 224 at most."""
     crop_scale: OrAuto[tuple[float, float]] = AUTO
     """Smallest and largest share of the picture's area that a random crop covers."""
     fullest_crops: bool = field(default=True, metadata={"before": False})
@@ -57,7 +59,7 @@ class ModelConfig:
     """How the sparse encoder computes: native is the fast one, the others are for comparison."""
     grn_scope: Literal["image", "batch"] = "image"
     """Pool GRN over one image (the paper) or over the batch (the released PyTorch code)."""
-    stem_stride: int = 4
+    stem_stride: PositiveInt = 4
     """Pixels per cell of the stem: 4, or 2 or 1 for small images."""
     decoder_dim: Annotated[int, between(1, 16384)] = 512
     """Width of the decoder."""

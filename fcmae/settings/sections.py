@@ -27,6 +27,8 @@ MAY_CHANGE = {"may_change": True}
 LENGTH = {"length": True}
 # Marks a place that a continued run may move, but not begin or cease to have.
 MAY_MOVE = {"may_move": True}
+# What data.image_size was before pictures were asked.
+SIZE_BEFORE = {"before": 224}
 # Ways to say one thing. Where a later source says another one, it replaces the earlier's.
 EITHER_OR = (
     ("train.steps", "train.epochs", "train.time"),
@@ -64,8 +66,8 @@ class ImagesConfig:
     """Regular expression whose first group names what is never parted, such as (patient[0-9]+)."""
     label: str | None = None
     """Which labels of `elpv`: `type` or `defect`; null for class folders."""
-    image_size: ImageSize = 224
-    """Pixels, one number or [height, width]."""
+    image_size: OrAuto[ImageSize] = field(default=AUTO, metadata=SIZE_BEFORE)
+    """Pixels, one number or [height, width]; auto: as the pictures need, 224 at most."""
     in_chans: Channels = 3
     """Image channels the model takes; grey, colour and alpha files are converted to it."""
     mean: list[float] | None = None
@@ -292,10 +294,14 @@ def check_crops(section: str, crops: CropConfig, image_size: int | tuple[int, in
             list(crops.crop_scale),
             "0 < low <= high <= 1, or auto",
         )
+    check_turns(f"{section}.rotate90", crops.rotate90, image_size, "square images")
+
+
+def check_turns(
+    name: str, rotate90: bool, image_size: int | tuple[int, int], expected: str
+) -> None:
+    """Raise ConfigError unless images of that size, if it is known yet, can be turned."""
+    if image_size == AUTO or rotate90 in (False, AUTO):
+        return
     height, width = image_height_width(image_size)
-    require(
-        crops.rotate90 in (False, AUTO) or height == width,
-        f"{section}.rotate90",
-        f"true with {height} x {width} px",
-        "square images",
-    )
+    require(height == width, name, f"true with {height} x {width} px", expected)

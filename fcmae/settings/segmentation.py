@@ -25,8 +25,10 @@ from fcmae.settings.ranges import (
 from fcmae.settings.sections import (
     MAY_CHANGE,
     MAY_MOVE,
+    SIZE_BEFORE,
     ImageSize,
     TaskConfig,
+    check_turns,
     image_height_width,
 )
 
@@ -58,6 +60,9 @@ class SegmentationTaskConfig:
 class SegmentationDataConfig(StartedImagesConfig):
     """Which images and masks, and how they are read."""
 
+    image_size: OrAuto[ImageSize] = field(default=AUTO, metadata=SIZE_BEFORE)
+    """Pixels of the crops, one number or [height, width]; auto: as model.weights were trained,
+    else 224."""
     path: str | list[str] = field(metadata=MAY_CHANGE)
     """Folder of images, a .txt of paths, or several; masks may lie beside them."""
     label: str | None = None
@@ -167,7 +172,7 @@ class SegmentationConfig(TaskConfig):
             ("data.image_size", data.image_size),
             ("evaluate.tile_size", evaluate.tile_size or data.image_size),
         ):
-            sides = image_height_width(size)
+            sides = () if size == AUTO else image_height_width(size)
             require(
                 all(side % SIDE_PX == 0 for side in sides),
                 name,
@@ -182,13 +187,7 @@ class SegmentationConfig(TaskConfig):
         )
         low, high = augment.scale
         require(0 < low <= high, "augment.scale", list(augment.scale), "0 < low <= high")
-        height, width = image_height_width(data.image_size)
-        require(
-            augment.rotate90 in (False, AUTO) or height == width,
-            "augment.rotate90",
-            f"true with {height} x {width} px",
-            "square crops",
-        )
+        check_turns("augment.rotate90", augment.rotate90, data.image_size, "square crops")
         require(
             augment.color_jitter == 0 or data.in_chans in (1, 3),
             "augment.color_jitter",

@@ -172,7 +172,7 @@ def compare_masks(
         processes.from_main(lambda: check_starts(config, arms))
     whole = open_fixed(config, processes)
     record = folder_of(config, shares[0], arms.first_trained.name, 0)
-    resolved, rules = resolve(config, whole, processes, record)
+    resolved, rules = resolve(config, whole, processes, record, arms.weights)
     for sentence in rules if processes.is_main else ():
         terminal.say(sentence)
     found = MaskComparison(

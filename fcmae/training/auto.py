@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from fcmae.data import ImageList, Reading
-from fcmae.data.symmetry import MIRRORED, TURNED, UPSIDE_DOWN, look_for_symmetry
+from fcmae.data.quick_look import QuickLook
+from fcmae.data.symmetry import MIRRORED, TURNED, UPSIDE_DOWN
 from fcmae.errors import ConfigError
+from fcmae.model.structure import image_size_for
 from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.runs.folder import RunFolder
 from fcmae.settings.auto import autos, is_auto, seconds_of, time_in_words, with_values
@@ -80,22 +81,27 @@ class Choices:
         )
 
 
-def choose_flips(
-    choices: Choices, section: str, images: ImageList, reading: Reading, *, by_class: bool = False
-) -> None:
+def size_by_pictures(look: QuickLook, unit: int) -> tuple[int, str]:
+    """Return the image size that suits the pictures, px, and why; `unit` as `image_size_for`."""
+    median = look.median_side
+    size = image_size_for(median, unit)
+    if median is None:
+        return size, "no picture could be looked at"
+    return size, f"the median picture has {median:g} px on its shorter side"
+
+
+def choose_flips(choices: Choices, section: str, look: QuickLook) -> None:
     """Choose the flips of a section by a quick look at some images, where any is left open.
 
     Args:
         choices: of the run.
         section: that has the flips.
-        images: some of which are looked at.
-        reading: how they are read.
-        by_class: look at each class, too, since a flip must not make one class of another.
+        look: by class where there are any, since a flip must not make one class of another.
     """
     names = [f"{section}.{name}" for name in FLIPS]
     if not any(is_auto(choices.config, name) for name in names):
         return
-    seen = look_for_symmetry(images, reading, by_class=by_class)
+    seen = look.symmetry
     height, width = image_height_width(choices.config.data.image_size)
     for name, change in zip(names, (MIRRORED, UPSIDE_DOWN, TURNED), strict=True):
         is_free, why = seen.is_free(change), seen.sentence(change)

@@ -117,7 +117,7 @@ class EncoderInfo(Reading):
 
 
 def facts_of_run(run_dir: Path | str) -> dict[str, Any]:
-    """Return a pretraining run's model and how it reads images, by EncoderInfo's attributes.
+    """Return a pretraining run's model, image size and reading, by EncoderInfo's attributes.
 
     Raises:
         ConfigError: no folder of a pretraining run, or one whose settings cannot be read.
@@ -126,4 +126,5 @@ def facts_of_run(run_dir: Path | str) -> dict[str, Any]:
     mean, std = mean_and_std(config.data)
     reading = asdict(Reading.of_settings(config.data))
     built = {"model_name": config.model.name, "stem_stride": config.model.stem_stride}
-    return {**built, "mean": mean, "std": std, **reading}
+    size = image_height_width(config.data.image_size)
+    return {**built, "image_size": size, "mean": mean, "std": std, **reading}

@@ -97,7 +97,7 @@ def test_grey_pictures_get_one_channel_and_their_own_statistics(tmp_path: Path) 
     write_pictures(tmp_path, 30, side=100, channels=1)
     advice = advice_for(tmp_path)
     data = advice.settings["data"]
-    assert (data["in_chans"], data["value_range"], data["image_size"]) == (1, None, 96)
+    assert (data["in_chans"], data["value_range"], data["image_size"]) == (1, None, 128)
     pixels = np.stack([np.asarray(Image.open(p)) for p in sorted(tmp_path.glob("*.png"))]) / 255
     assert data["mean"] == pytest.approx([pixels.mean()], abs=0.01)
     assert data["std"] == pytest.approx([pixels.std()], abs=0.01)

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from fcmae.data import ImageList, Reading, find_images
+from fcmae.data.quick_look import QuickLook
 from fcmae.data.symmetry import (
     MIRRORED,
     TURNED,
     UPSIDE_DOWN,
     Symmetry,
-    look_for_symmetry,
     measure_symmetry,
 )
 
@@ -78,18 +78,18 @@ def with_holes(pictures: Tensor, folder: Path, *, from_left: bool) -> ImageList:
 def test_the_shape_of_holes_neither_shows_nor_hides_anything(tmp_path: Path) -> None:
     reading = Reading(in_chans=1, invalid=0.0)
     left = with_holes(noise(120), tmp_path / "left", from_left=True)
-    assert seen(look_for_symmetry(left, reading)) == set()
-    assert MIRRORED in seen(look_for_symmetry(left, Reading(in_chans=1)))
+    assert seen(QuickLook(left, reading).symmetry) == set()
+    assert MIRRORED in seen(QuickLook(left, Reading(in_chans=1)).symmetry)
     sky = torch.linspace(1, -1, SIDE).view(1, SIDE, 1)
     any_side = with_holes(noise(120) + sky, tmp_path / "any", from_left=False)
-    assert seen(look_for_symmetry(any_side, reading)) == {UPSIDE_DOWN, TURNED}
+    assert seen(QuickLook(any_side, reading).symmetry) == {UPSIDE_DOWN, TURNED}
 
 
 def test_pictures_that_are_holes_for_the_most_part_are_not_looked_at(tmp_path: Path) -> None:
     left = with_holes(noise(40), tmp_path / "left", from_left=True)
     for path in left.paths[::2]:
         Image.new("L", (SIDE, SIDE), 0).save(path)
-    found = look_for_symmetry(left, Reading(in_chans=1, invalid=0.0))
+    found = QuickLook(left, Reading(in_chans=1, invalid=0.0)).symmetry
     assert (found.told_apart, found.num_pictures) == ({}, 20)
 
 
@@ -108,8 +108,8 @@ def test_classes_that_are_each_others_mirror_image_are_seen_by_class(tmp_path: P
             labels.append(label)
             Image.fromarray(pixels).save(paths[-1])
     images, reading = ImageList(tuple(paths), tuple(labels), ("a", "b")), Reading(in_chans=1)
-    assert MIRRORED not in seen(look_for_symmetry(images, reading))
-    assert MIRRORED in seen(look_for_symmetry(images, reading, by_class=True))
+    assert MIRRORED not in seen(QuickLook(images, reading).symmetry)
+    assert MIRRORED in seen(QuickLook(images, reading, by_class=True).symmetry)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -120,7 +120,7 @@ def test_files_are_looked_at_and_broken_ones_passed_over(tmp_path: Path, channel
         pixels[:20] += 120
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    found = look_for_symmetry(find_images(str(tmp_path)), Reading(in_chans=channels))
+    found = QuickLook(find_images(str(tmp_path)), Reading(in_chans=channels)).symmetry
     assert found.num_pictures == 60
     assert seen(found) == {UPSIDE_DOWN, TURNED}
     assert "of 60 (chance 50, seen from 75 on)" in found.sentence(TURNED)

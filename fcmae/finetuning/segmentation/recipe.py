@@ -5,10 +5,15 @@ What depends on the steps is classification's, which experiments chose; what dif
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fcmae.data import Reading
-from fcmae.finetuning.recipe import EPOCHS, FEWEST_STEPS, MOST_STEPS, batch_for
+from fcmae.data.quick_look import QuickLook
+from fcmae.finetuning.recipe import EPOCHS, FEWEST_STEPS, MOST_STEPS, batch_for, choose_size
 from fcmae.finetuning.segmentation.opening import MaskedImages
-from fcmae.settings.segmentation import SegmentationConfig
+from fcmae.finetuning.setup import starts_of
+from fcmae.model.structure import LARGEST_SIZE_PX
+from fcmae.settings.segmentation import SIDE_PX, SegmentationConfig
 from fcmae.training.auto import Choices, choose_flips
 
 MANY_IMAGES = 5_000
@@ -23,6 +28,7 @@ def choose_before_length(
     reading: Reading,
     variant: str,
     processes: int = 1,
+    starts: Sequence[str] | None = None,
 ) -> Choices:
     """Return the settings with everything chosen that does not depend on the number of steps.
 
@@ -32,14 +38,21 @@ def choose_before_length(
         reading: how they are read.
         variant: what model.name is, where it is left open.
         processes: that train together.
+        starts: all weights of a comparison; None: model.weights alone.
     """
     choices = Choices(config)
     count = len(images.train)
     said = f"{count:,} training images"
     choices.choose("model.name", variant, "as model.weights say")
+    choose_size(
+        choices,
+        starts_of(config) if starts is None else starts,
+        lambda: (LARGEST_SIZE_PX, "no weights of yours say another size of crops"),
+        multiple=SIDE_PX,
+    )
     batch = min(LARGEST_BATCH, batch_for(count, config.train.accumulate * processes))
     choices.choose("train.batch_size", batch, f"{said}, {LARGEST_BATCH} at most")
-    choose_flips(choices, "augment", images.train, reading)
+    choose_flips(choices, "augment", QuickLook(images.train, reading))
     shares = [share for share in images.survey.shares(images.train.paths) if share > 0]
     rarest = min(shares)
     balanced = BALANCED if rarest < RARE_SHARE else 0.0

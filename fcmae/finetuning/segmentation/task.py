@@ -84,6 +84,7 @@ def resolve(
     images: MaskedImages,
     processes: Processes,
     record: str | None = None,
+    starts: Sequence[str] | None = None,
 ) -> tuple[SegmentationConfig, list[str]]:
     """Return the settings with nothing left to a rule; see `resolve_settings`."""
     count = len(images.train)
@@ -91,7 +92,7 @@ def resolve(
     def before() -> Choices:
         variant = variant_of(config, count)
         reading = create_reading(config)
-        return choose_before_length(config, images, reading, variant, processes.world_size)
+        return choose_before_length(config, images, reading, variant, processes.world_size, starts)
 
     rules = Rules(
         before,

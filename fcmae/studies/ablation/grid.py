@@ -1,6 +1,7 @@
 """From an ablation to its cells: one complete pretraining configuration each, checked."""
 
 import copy
+import dataclasses
 import hashlib
 import itertools
 import re
@@ -11,11 +12,13 @@ from typing import Any
 
 import torch
 
+from fcmae.data import Reading
 from fcmae.data.augmentation import mean_and_std
+from fcmae.data.quick_look import QuickLook
 from fcmae.errors import ConfigError, UnsupportedModelError
 from fcmae.model.autoencoder import create_model
 from fcmae.model.masking import effective_mask_ratio
-from fcmae.model.structure import with_structure
+from fcmae.model.structure import unit_of, with_structure
 from fcmae.pretraining.recipe import with_numbers
 from fcmae.settings.ablation import Ablation, Plain
 from fcmae.settings.auto import AUTO
@@ -25,10 +28,12 @@ from fcmae.settings.reading import from_plain, to_plain
 from fcmae.settings.sections import image_height_width
 from fcmae.settings.segmentation import SegmentationConfig
 from fcmae.studies.ablation.split import IMAGES_FILE, Split
+from fcmae.training.auto import recorded_settings, size_by_pictures
 from fcmae.training.schedule import Schedule
 
 SEED = "train.seed"
 RATIO = "mask.ratio"
+SIZE = "data.image_size"
 LONGEST_NAME = 120
 # What an untrained encoder's features depend on, beside the seed.
 OF_THE_ENCODER = ("model.name", "model.stem_stride")
@@ -79,6 +84,7 @@ def build_cells(ablation: Ablation, split: Split, *, check: bool = True) -> list
     Raises:
         ConfigError: a setting that cannot work, with the cell that has it.
     """
+    ablation = _sized(ablation, split)
     varied = [name for name in ablation.grid if name != SEED]
     cells: dict[str, Cell] = {}
     for seed in ablation.grid[SEED]:
@@ -94,10 +100,33 @@ def build_cells(ablation: Ablation, split: Split, *, check: bool = True) -> list
     return list(cells.values())
 
 
+def _sized(ablation: Ablation, split: Split) -> Ablation:
+    """Return the ablation with a number where an image size is left to the pictures.
+
+    It is one for all cells, and the one that a cell has recorded: they must be alike.
+    """
+    base = from_plain(PretrainConfig, {**ablation.base, "run": {"dir": "base"}}, where="base")
+    sizes = ablation.grid.get(SIZE, [base.data.image_size])
+    if AUTO not in sizes:
+        return ablation
+    cells = sorted(Path(ablation.run.dir, "cells").glob("*"))
+    saved = (recorded_settings(str(folder)) for folder in cells)
+    size = next((plain["data"]["image_size"] for plain in saved if plain is not None), None)
+    if size is None or len(sizes) > 1:
+        look = QuickLook(split.train, Reading.of_settings(base.data))
+        size, _ = size_by_pictures(look, unit_of(base))
+    if SIZE in ablation.grid:
+        grid = {**ablation.grid, SIZE: [size if one == AUTO else one for one in sizes]}
+        return dataclasses.replace(ablation, grid=grid)
+    data = {**ablation.base["data"], "image_size": size}
+    return dataclasses.replace(ablation, base={**ablation.base, "data": data})
+
+
 def effective_ratio_of(config: PretrainConfig) -> float:
     """Return the share of patches that a run hides in fact."""
+    config = with_structure(config)
     height, width = image_height_width(config.data.image_size)
-    patch = with_structure(config).mask.patch_size
+    patch = config.mask.patch_size
     return effective_mask_ratio((height // patch) * (width // patch), config.mask.ratio)
 
 

@@ -59,6 +59,11 @@ class Arms:
         return tuple(arm.name for arm in self.all)
 
     @property
+    def weights(self) -> tuple[str, ...]:
+        """Of all that are not from scratch."""
+        return tuple(arm.weights for arm in self.all if arm.weights is not None)
+
+    @property
     def first_trained(self) -> Arm:
         """The first that is not from scratch: by it rules decide what is left to them."""
         return next(arm for arm in self.all if arm.weights is not None)

@@ -164,7 +164,7 @@ def _resolve(
     """
     config = by_first(config, arms)
     record = arm_folder(first, arms.first_trained, first.train.seed)
-    resolved, rules = resolve(config, *images, processes, record)
+    resolved, rules = resolve(config, *images, processes, record, arms.weights)
     for sentence in rules if processes.is_main else ():
         terminal.say(sentence)
     rate = resolved.compare.scratch_base_lr
