@@ -107,7 +107,7 @@ def resolved(labels: int, steps: int, *words: str) -> FinetuneConfig:
     """Return settings for so many labels and steps of 32, whose pictures nobody looks at."""
     plain = ["--run.dir=r", "--data.path=d", "--model.weights=w", "--train.batch_size=32"]
     flips = [f"--augment.{name}=false" for name in ("horizontal_flip", "vertical_flip", "rotate90")]
-    asks_no_file = ["--model.head_start=random"]
+    asks_no_file = ["--model.head_start=random", "--data.image_size=224"]
     config = parse(FinetuneConfig, [*plain, *flips, *asks_no_file, *words], prog="fcmae")
     images = ImageList(paths=tuple(f"{number}.png" for number in range(labels)))
     choices = choose_before_length(config, images, Reading(in_chans=3), "convnextv2_atto")
