@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pictures_on_disk import write_pictures
+from tiny_run import make_run
 
 from fcmae.__main__ import main
 from fcmae.data import ImageList
@@ -88,6 +89,24 @@ def test_the_default_is_the_base_runs_value_or_the_first_of_the_grid(
     assert default_settings(build_cells(asked, open_split(asked)), asked) == {"mask.ratio": 0.25}
     other = ablation(tmp_path / "a", labelled, "--base.mask.ratio", "0.75")
     assert default_settings(build_cells(other, open_split(other)), other) == {"mask.ratio": 0.5}
+
+
+def test_an_image_size_left_to_the_pictures_is_one_for_all_cells_and_as_begun(
+    tmp_path: Path, labelled: Path
+) -> None:
+    left = ["--base.data.image_size", "auto", "--finetune.train.steps", "2"]
+    for words in ([], ["--finetune.data.image_size", "auto"]):
+        asked = ablation(tmp_path / "a", labelled, *left, *words)
+        cells = build_cells(asked, open_split(asked))
+        tuned = [cell.finetune.data.image_size for cell in cells if cell.finetune is not None]
+        assert [cell.config.data.image_size for cell in cells] == tuned == [96] * 6
+    make_run(tmp_path / "a/cells/begun")
+    cells = build_cells(asked, open_split(asked))
+    assert {cell.config.data.image_size for cell in cells} == {(64, 96)}
+    grid = "{data.image_size: [auto, 64], train.seed: [3]}"
+    varied = ablation(tmp_path / "b", labelled, *left, grid=grid)
+    cells = build_cells(varied, open_split(varied))
+    assert {cell.config.data.image_size for cell in cells} == {96, 64}
 
 
 def test_held_out_images_are_in_no_cells_training_list(tmp_path: Path, labelled: Path) -> None:

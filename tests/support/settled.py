@@ -11,6 +11,7 @@ PUBLISHED: dict[str, Any] = {
     **{f"data.{name}": value for name, value in FLIPS.items()},
     **{f"augment.{name}": value for name, value in FLIPS.items()},
     "data.crop_scale": (0.2, 1.0),
+    "data.image_size": 224,
     "model.name": "convnextv2_atto",
     "train.batch_size": 64,
     "model.drop_path": 0.0,

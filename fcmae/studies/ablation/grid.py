@@ -247,6 +247,8 @@ def _finetune(
         "mean": list(mean),
         "std": list(std),
     }
+    if plain["data"].get("image_size") == AUTO:
+        del plain["data"]["image_size"]
     plain["data"] = {**defaults, **plain["data"]}
     complete = from_plain(kind, plain, where="finetune")
     if not is_scratch:
