@@ -33,7 +33,7 @@ EXTRAS = {
     "curate": ["faiss-cpu>=1.9"],
     "slurm": ["submitit>=1.5.4"],
     # log.to: services that get the numbers of a run
-    "wandb": ["wandb>=0.21"],
+    "wandb": ["wandb>=0.22.3"],
     "mlflow": ["mlflow-skinny>=3.1"],
 }
 EXTRAS["docs"] = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4"]

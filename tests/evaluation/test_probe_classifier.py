@@ -140,4 +140,6 @@ def test_a_name_that_cannot_be_written_is_one_sentence(
     assert main([*command(saved), "--save", name]) == MISTAKE
     error = without_progress(capsys.readouterr().err)
     assert message in error
-    assert error.count("\n") == 1
+    # A slow machine is told how far the draws are.
+    said = [line for line in error.splitlines() if not line.startswith("fcmae: probing: ")]
+    assert len(said) == 1

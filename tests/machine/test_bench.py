@@ -325,6 +325,7 @@ def test_features_of_whole_images_are_compared_with_timms_own_forward(
     assert counted_flops(mine) == counted_flops(forward)
 
 
+@pytest.mark.slow
 def test_starting_is_measured_to_the_end_of_the_first_step() -> None:
     told: list[str] = []
     clock, computing = measure_starting(1, files=100, tell=told.append)

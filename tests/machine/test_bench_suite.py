@@ -30,6 +30,7 @@ def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "SIDE", 128)
 
 
+@pytest.mark.slow
 def test_the_suite_runs_to_its_end_and_writes_both_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

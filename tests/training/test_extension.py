@@ -213,7 +213,7 @@ def test_where_files_cannot_be_linked_they_are_copied(
     assert_same_state(store.load(11), store.load(12))
 
 
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_while_a_run_is_extended_loses_nothing(
     stride: int, data: Path, made: Path, tmp_path: Path
 ) -> None:

@@ -58,7 +58,7 @@ def test_a_run_killed_at_random_moments_is_the_undisturbed_one(
     assert_same_run(tmp_path / "run", expected)
 
 
-@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [10, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_before_any_change_of_the_disk_loses_nothing(
     stride: int, data: Path, tmp_path: Path
 ) -> None:

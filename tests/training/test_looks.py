@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ import torch
 from masked_pictures import segment_arguments, write_pairs
 from pictures_on_disk import write_pictures
 from PIL import Image
-from real_runs import assert_same_state, final_state, options, pretrain_arguments, run
+from real_runs import (
+    assert_same_state,
+    final_state,
+    options,
+    pretrain_arguments,
+    run,
+    without_pictures,
+)
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, FAILED, DataError
@@ -60,6 +68,14 @@ def labelled(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {"finetune": data, "segment": write_pairs(tmp_path_factory.mktemp("pairs"), 10)}
 
 
+DRAWINGS = ("draw_reconstructions", "draw_loss_curve", "draw_health")  # which take long
+
+
+def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for drawing in DRAWINGS:
+        monkeypatch.setattr(f"fcmae.pretraining.monitoring.{drawing}", lambda *args, **how: None)
+
+
 def pretraining(data: Path, folder: Path, **changes: object) -> list[str]:
     return pretrain_arguments(data, folder, STEPS, **{**SCORES, **changes})
 
@@ -69,7 +85,9 @@ def undisturbed(
     data: Path, labelled: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert main(pretraining(data, folder / "pretrain")) == DONE
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        draw_nothing(monkeypatch)
+        assert main(pretraining(data, folder / "pretrain")) == DONE
     for job, command in TUNING.items():
         assert main(command(labelled[job], folder / job)) == DONE
     return {job: folder / job for job in ("pretrain", *TUNING)}
@@ -131,8 +149,7 @@ def test_a_look_that_fails_is_a_sentence_and_changes_no_weight(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     place, error = SABOTAGES[name]
-    for drawing in ("draw_reconstructions", "draw_loss_curve", "draw_health"):  # which take long
-        monkeypatch.setattr(f"fcmae.pretraining.monitoring.{drawing}", lambda *args, **how: None)
+    draw_nothing(monkeypatch)
     monkeypatch.setattr(place, raising(error))
     status = main(pretraining(data, tmp_path / "run"))
     said = " ".join(capfd.readouterr().err.split())
@@ -230,7 +247,10 @@ def test_a_terminal_that_takes_no_words_does_not_end_the_run(
     data: Path, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    assert run(pretraining(data, tmp_path / "run"), log, before=close_stderr) == DONE
+    assert (
+        run(pretraining(data, tmp_path / "run"), log, before=[close_stderr, without_pictures])
+        == DONE
+    )
     assert_same_state(weights(tmp_path / "run"), weights(undisturbed["pretrain"]))
 
 
@@ -248,13 +268,18 @@ def test_any_number_of_classes_goes_to_the_end(
     per_class: int,
     told: str,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    draw_nothing(monkeypatch)
     picture = Image.fromarray(np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3))
+    picture.save(tmp_path / "picture.png")
     for number in range(classes):
         (tmp_path / "data" / f"n{number:04d}").mkdir(parents=True)
         for copy in range(per_class):
-            picture.save(tmp_path / "data" / f"n{number:04d}" / f"{copy}.png")
+            shutil.copy(
+                tmp_path / "picture.png", tmp_path / "data" / f"n{number:04d}" / f"{copy}.png"
+            )
     changes = {**SCORES, "evaluate__max_images": 20, "optim__warmup_steps": 0}
     assert main(pretrain_arguments(tmp_path / "data", tmp_path / "run", 2, **changes)) == DONE
     said = " ".join(capfd.readouterr().err.split())
@@ -265,8 +290,12 @@ def test_any_number_of_classes_goes_to_the_end(
 
 
 def test_no_draws_score_nothing_whatever_the_cadence_is(
-    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    draw_nothing(monkeypatch)
     assert main(pretraining(data, tmp_path / "run", evaluate__draws=0)) == DONE
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert not any("knn_balanced_accuracy" in line for line in lines)

@@ -154,6 +154,7 @@ def test_both_commands_write_every_format_of_a_run_and_of_a_file(
     assert "no decoder" in complaint(capsys, file, tmp_path / "x.pth", "--to", "authors-fcmae")
 
 
+@pytest.mark.slow
 def test_a_classifier_of_others_becomes_onnx(tmp_path: Path) -> None:
     """Nobody says the size of its images: the graph takes 7 x 7 cells."""
     onnxruntime = pytest.importorskip("onnxruntime")

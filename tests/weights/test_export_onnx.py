@@ -115,6 +115,7 @@ def test_a_file_that_onnx_runtime_reads_differently_is_not_written(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_weights_of_a_large_model_lie_in_a_file_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
