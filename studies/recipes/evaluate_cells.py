@@ -2,10 +2,12 @@
 
 Command: `python studies/recipes/evaluate_cells.py docs/recipes/cells.csv docs/recipes`. It writes
 pretraining-rate.svg and finetuning-rate.svg, and prints for each label-free measure Spearman's
-correlation with the linear probe and kNN over the pretrainings of a set, and over all of them; and
-for cells that differ in rate and seed alone the scores by rate and the regret of the rule: how
-much the best rate found exceeds the rate nearest to the rule's, paired by seed. The best is chosen
-on the scores that tell how good it is, so that noise alone makes a regret.
+correlation with the linear probe and kNN over the pretrainings of a set, and over all of them (for
+the measures of docs/recipes/label_free.csv, which label_free.py made, over those that it has); for
+cells that differ in rate and seed alone the scores by rate and the regret of the rule: how much the
+best rate found exceeds the rate nearest to the rule's, paired by seed; and for cells that are named
+v-CHANGE-... how much they differ from the one that they change. The best is chosen on the scores
+that tell how good it is, so that noise alone makes a regret.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ MEASURES = {
     "health/diversity_stage_2": True,
     "health/diversity_stage_1": True,
 }
+VIEWS = {"lidar": True, "alpha_req": False, "rank_me": True}  # of label_free.py
 SCORES = ("pretrained/linear", "pretrained/kNN")
+CHANGED = "v-"  # begins the names of cells that change one thing of another one
 FEWEST = 3  # runs of a set for a correlation
 
 
@@ -68,7 +72,7 @@ def by_rate(
     """Return {what: {peak rate: {seed: score}}}."""
     found: dict[str, dict[float, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if row["kind"] == kind and row.get(score):
+        if row["kind"] == kind and row.get(score) and not row["name"].startswith(CHANGED):
             seed = int(row["train.seed"] or 0)
             rate = float(f"{peak(row):.2g}")
             found[what(row)][rate][seed] = scale * float(row[score])
@@ -94,6 +98,32 @@ def tell_regrets(rows: list[dict[str, str]]) -> None:
             print(f"| {kind}: {told} | {len(seeds)} | {listed} | {mine:g} | {best:g} | {regret} |")
 
 
+def tell_changes(rows: list[dict[str, str]]) -> None:
+    """Print a row of Markdown for each change: the differences from the unchanged, set by set."""
+
+    def place(row: dict[str, str]) -> tuple[object, ...]:
+        seed = int(row["train.seed"] or 0)
+        return row["kind"], what(row).split(", layer decay")[0], f"{peak(row):.2g}", seed
+
+    plain = {place(row): row for row in rows if not row["name"].startswith(CHANGED)}
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if not row["name"].startswith(CHANGED):
+            continue
+        score, scale = "pretrained/linear", 1.0
+        if row["kind"] == "finetune":
+            score, scale = "val_balanced_accuracy", 100.0
+        base = plain[place(row)]
+        change = row["name"].split("-")[1]
+        difference = scale * (float(row[score]) - float(base[score]))
+        found[f"{row['kind']}: {change}"][row["set"]].append(difference)
+    for change, by_set in found.items():
+        of_sets = {name: float(np.mean(of)) for name, of in by_set.items()}
+        listed = ", ".join(f"{name} {mean:+.1f}" for name, mean in of_sets.items())
+        listed += f", {max(map(len, by_set.values()))} seeds each"
+        print(f"| {change} | {listed} | {np.mean(list(of_sets.values())):+.1f} |")
+
+
 def ranks(values: list[float]) -> np.ndarray:
     """Return the ranks of values, ties sharing their mean."""
     found = np.array(values)
@@ -106,15 +136,14 @@ def spearman(first: list[float], second: list[float]) -> float:
     return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
 
 
-def correlate(rows: list[dict[str, str]]) -> None:
+def correlate(rows: list[dict[str, str]], measures: dict[str, bool]) -> None:
     """Print the correlations: per set, and of ranks within sets over all sets."""
     by_set: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in rows:
-        if row["kind"] == "pretrain":
-            by_set[row["set"]].append(row)
+        by_set[row["set"]].append(row)
     by_set = {name: found for name, found in by_set.items() if len(found) >= FEWEST}
     print("measure, score:", *(f"{name} ({len(found)})" for name, found in by_set.items()), "mean")
-    for measure, more_is_better in MEASURES.items():
+    for measure, more_is_better in measures.items():
         for score in SCORES:
             found = []
             for of_set in by_set.values():
@@ -152,8 +181,13 @@ def main() -> None:
     rows, out = read(Path(sys.argv[1])), Path(sys.argv[2])
     draw(rows, "pretrain", "pretrained/linear", 1.0, out / "pretraining-rate.svg")
     draw(rows, "finetune", "val_balanced_accuracy", 100.0, out / "finetuning-rate.svg")
-    correlate(rows)
+    correlate([row for row in rows if row["kind"] == "pretrain"], MEASURES)
+    views = out / "label_free.csv"
+    if views.exists():
+        with views.open(encoding="utf-8") as file:
+            correlate(list(csv.DictReader(file)), MEASURES | VIEWS)
     tell_regrets(rows)
+    tell_changes(rows)
 
 
 if __name__ == "__main__":
