@@ -19,6 +19,7 @@ from fcmae.data import (
 )
 from fcmae.data.files import Problem
 from fcmae.data.holes import without_masks
+from fcmae.data.transfer import DeviceBatches
 from fcmae.errors import CheckpointError, DataError, writing
 from fcmae.evaluation import evaluating
 from fcmae.evaluation.classification import (
@@ -102,10 +103,10 @@ def _count(
     num_classes = len(images.classes)
     data = config.data
     dataset = EvaluationDataset(images, transform, reading=create_reading(config))
-    batches = in_order(len(images), config.evaluate.batch_size)
+    order = in_order(len(images), config.evaluate.batch_size)
     loader = make_loader(
         dataset,
-        batches[processes.rank :: processes.world_size],
+        order[processes.rank :: processes.world_size],
         data.workers,
         timeout_seconds=data.timeout_seconds,
     )
@@ -113,15 +114,18 @@ def _count(
     loss_sum = torch.zeros((), dtype=torch.float64)
     skipped: list[Any] = []
     with evaluating(model), torch.no_grad(), native_blocks(model):
-        for batch in progress_bar(
+        shown = progress_bar(
             loader, unit="batch", title="evaluating", is_shown=processes.is_main, is_brief=True
-        ):
+        )
+        batches = DeviceBatches(shown, processes.device)
+        for batch, on_device in batches:
             skipped += batch["skipped"]
             if not batch["path"]:  # nothing in it could be decoded
                 continue
-            pixels = batch["image"].to(processes.device, non_blocking=True)
             with autocast():
-                logits = model(pixels).float().cpu()
+                on_its_way = model(on_device["image"]).float()
+            batches.read_ahead()  # before the host waits for what it asked for
+            logits = on_its_way.cpu()
             counts += confusion_matrix(batch["label"], logits.argmax(dim=1), num_classes)
             loss_sum += F.cross_entropy(logits, batch["label"], reduction="sum").double()
     return counts, loss_sum, skipped
