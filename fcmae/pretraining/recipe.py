@@ -23,13 +23,14 @@ from fcmae.weights.sources import metadata_of
 DEFAULT_TIME = "20min"
 REFERENCE_BATCH = 32
 REFERENCE_STEPS = 400
-REFERENCE_LR = 5e-4  # absolute, of REFERENCE_STEPS of REFERENCE_BATCH images, and of fewer
+REFERENCE_LR = 3e-4  # absolute, of REFERENCE_STEPS of REFERENCE_BATCH images, and of fewer
 # At REFERENCE_BATCH: where the paper's 2.4e-3 of 500,000 steps of 4096 images comes out by the
 # root of the batch.
 LOWEST_LR = 2e-4
 WARMUP_SHARE = 0.1
 LONGEST_WARMUP = 2000  # steps, about the paper's 40 epochs of 1.28 million images at 4096
 WEIGHT_DECAY = 0.05
+SCHEDULE = "wsd"
 CROP_SCALE = (0.4, 1.0)
 
 
@@ -74,7 +75,7 @@ def choose_before_length(config: PretrainConfig, images: ImageList) -> Choices:
     )
     choose_flips(choices, "data", look)
     choices.choose("optim.weight_decay", WEIGHT_DECAY, "the paper's")
-    choices.choose("optim.schedule", "cosine", "the paper's")
+    choices.choose("optim.schedule", SCHEDULE, "as good, and a finished run can be made longer")
     return choices
 
 
@@ -113,7 +114,7 @@ def with_numbers(config: PretrainConfig, num_images: int) -> PretrainConfig:
     batch = train.batch_size * train.accumulate
     upright = {"data.horizontal_flip": True, "data.vertical_flip": False, "data.rotate90": False}
     constant = {"data.crop_scale": CROP_SCALE, "optim.weight_decay": WEIGHT_DECAY}
-    for name, value in (upright | constant | {"optim.schedule": "cosine"}).items():
+    for name, value in (upright | constant | {"optim.schedule": SCHEDULE}).items():
         choices.choose(name, value, "")
     if train.steps is None and train.epochs is None:
         epochs, warmup = config.optim.warmup_epochs, config.optim.warmup_steps

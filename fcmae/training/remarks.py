@@ -21,10 +21,12 @@ def length_remarks(schedule: Schedule, num_images: int) -> list[str]:
     said = warmup_remarks(schedule)
     passes = total * batch / num_images
     if total < FEW_STEPS:
+        later = "a finished run can be made longer"
+        if schedule.decay_start is None:
+            later = f"with optim.schedule wsd {later}"
         said.append(
             f"{total:,} steps are few for {num_images:,} pictures: each is seen {_times(passes)}, "
-            f"and the recipe for small sets asks for {ASKED_STEPS:,} steps (train.steps; with "
-            "optim.schedule wsd a run can be extended later)."
+            f"and the recipe for small sets asks for {ASKED_STEPS:,} steps (train.steps; {later})."
         )
     elif passes < FEW_PASSES:
         said.append(

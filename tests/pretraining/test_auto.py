@@ -51,6 +51,7 @@ def test_values_are_told_with_their_rule_and_recorded(
     assert f"auto: optim.warmup_steps {warmup_steps(20)}: " in told
     assert settings["optim"]["warmup_steps"] == warmup_steps(20)
     assert settings["optim"]["base_lr"] == pytest.approx(peak_rate(20, 4) * 64, rel=0.01)
+    assert "auto: optim.schedule wsd: " in told
     assert "auto: mask.patch_size 32: 2 patches along the shorter side." in told
     for flip in ("horizontal_flip", "vertical_flip", "rotate90"):
         value = str(settings["data"][flip]).lower()
@@ -90,6 +91,7 @@ def test_a_run_of_before_the_rules_goes_on_with_what_it_had(tmp_path: Path) -> N
     write_pictures(tmp_path / "pictures", 12, channels=3)
     old = {
         "optim__base_lr": "1.5e-4",
+        "optim__schedule": "cosine",
         "optim__warmup_steps": "null",
         "data__vertical_flip": "false",
     }
@@ -143,7 +145,7 @@ def test_a_time_keeps_a_twentieth_for_looks_and_has_a_step_at_least() -> None:
 
 
 def test_the_rate_is_the_same_up_to_400_steps_and_falls_with_longer_runs() -> None:
-    assert peak_rate(20, 32) == peak_rate(400, 32) == pytest.approx(5e-4)
-    assert peak_rate(1600, 32) == pytest.approx(2.5e-4)
+    assert peak_rate(20, 32) == peak_rate(400, 32) == pytest.approx(3e-4)
+    assert peak_rate(625, 32) == pytest.approx(2.4e-4)
     assert peak_rate(500_000, 4096) == pytest.approx(2e-4 * 128**0.5)
-    assert peak_rate(400, 8) == pytest.approx(2.5e-4)
+    assert peak_rate(400, 8) == pytest.approx(1.5e-4)
