@@ -169,10 +169,10 @@ def poison_batches() -> None:
 
     original = Optimization.step
 
-    def poisoned(batch: dict[str, Any]) -> dict[str, Any]:
-        images = batch["image"] / 255
+    def poisoned(sent: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        images = sent[0]["image"] / 255
         images[0, 0, 0, 0] = float("nan")
-        return {**batch, "image": images}
+        return tuple({**batch, "image": images} for batch in sent)
 
     def step(self: Any, number: int, batches: Iterable[Any], *args: Any) -> Any:
         if number in (3, 5) and self.processes.rank == 1:
