@@ -48,7 +48,7 @@ def warmup_remarks(schedule: Schedule) -> list[str]:
 
 
 def rate_remarks(schedule: Schedule, usual_peak: float) -> list[str]:
-    """Say when the peak rate is far from the rule's for this length and batch."""
+    """Say when the peak rate is far from the rule's for this batch."""
     if not schedule.peak or abs(math.log(schedule.peak / usual_peak)) < math.log(FAR):
         return []
     ratio = schedule.peak / usual_peak
@@ -56,8 +56,7 @@ def rate_remarks(schedule: Schedule, usual_peak: float) -> list[str]:
     batch = schedule.effective_batch
     return [
         f"the learning rate rises to {schedule.peak:.2g}, {distance} the rule's {usual_peak:.2g} "
-        f"for {schedule.total_steps:,} steps of {batch} images: optim.base_lr "
-        f"{usual_peak * 256 / batch:.2g}."
+        f"for {batch} images: optim.base_lr {usual_peak * 256 / batch:.2g}."
     ]
 
 

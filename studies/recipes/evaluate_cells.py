@@ -88,8 +88,8 @@ def tell_regrets(rows: list[dict[str, str]]) -> None:
             if len(table) < 2 or len(seeds) < 2:
                 continue
             of_all = {rate: {seed: of[seed] for seed in seeds} for rate, of in table.items()}
-            steps, batch = (int(told.split(", ")[1].split()[place]) for place in (0, 3))
-            usual = peak_rate(steps, batch) if kind == "pretrain" else usual_peak(batch)
+            batch = int(told.split(", ")[1].split()[3])
+            usual = peak_rate(batch) if kind == "pretrain" else usual_peak(batch)
             mine = min(of_all, key=lambda rate: abs(math.log(rate / usual)))
             average = {rate: float(np.mean(list(of.values()))) for rate, of in of_all.items()}
             best = max(average, key=lambda rate: average[rate])

@@ -50,7 +50,7 @@ def test_values_are_told_with_their_rule_and_recorded(
     assert "auto" not in values
     assert f"auto: optim.warmup_steps {warmup_steps(20)}: " in told
     assert settings["optim"]["warmup_steps"] == warmup_steps(20)
-    assert settings["optim"]["base_lr"] == pytest.approx(peak_rate(20, 4) * 64, rel=0.01)
+    assert settings["optim"]["base_lr"] == pytest.approx(peak_rate(4) * 64, rel=0.01)
     assert "auto: optim.schedule wsd: " in told
     assert "auto: mask.patch_size 32: 2 patches along the shorter side." in told
     for flip in ("horizontal_flip", "vertical_flip", "rotate90"):
@@ -144,8 +144,7 @@ def test_a_time_keeps_a_twentieth_for_looks_and_has_a_step_at_least() -> None:
     assert steps_in(1, 100) == 1
 
 
-def test_the_rate_is_the_same_up_to_400_steps_and_falls_with_longer_runs() -> None:
-    assert peak_rate(20, 32) == peak_rate(400, 32) == pytest.approx(3e-4)
-    assert peak_rate(625, 32) == pytest.approx(2.4e-4)
-    assert peak_rate(500_000, 4096) == pytest.approx(2e-4 * 128**0.5)
-    assert peak_rate(400, 8) == pytest.approx(1.5e-4)
+def test_the_rate_rises_with_the_root_of_the_batch() -> None:
+    assert peak_rate(32) == pytest.approx(3e-4)
+    assert peak_rate(8) == pytest.approx(1.5e-4)
+    assert peak_rate(4096) == pytest.approx(3.4e-3, rel=0.01)

@@ -52,14 +52,14 @@ def test_few_passes_over_many_pictures_are_told() -> None:
 
 @pytest.mark.parametrize(("base_lr", "words"), [(1.5e-4, "8 times below"), (2e-2, "17 times abo")])
 def test_a_rate_far_from_the_rule_is_told_with_the_rules(base_lr: float, words: str) -> None:
-    (said,) = rate_remarks(schedule(400, base_lr=base_lr), peak_rate(400, 128))
+    (said,) = rate_remarks(schedule(400, base_lr=base_lr), peak_rate(128))
     assert words in said
-    assert said.endswith("the rule's 0.0006 for 400 steps of 128 images: optim.base_lr 0.0012.")
+    assert said.endswith("the rule's 0.0006 for 128 images: optim.base_lr 0.0012.")
 
 
 @pytest.mark.parametrize("base_lr", [0.0, 1e-3, 3e-3])
 def test_a_rate_near_the_rule_and_one_of_0_are_not_told(base_lr: float) -> None:
-    assert rate_remarks(schedule(400, base_lr=base_lr), peak_rate(400, 128)) == []
+    assert rate_remarks(schedule(400, base_lr=base_lr), peak_rate(128)) == []
 
 
 def test_the_papers_own_recipe_on_its_own_data_has_nothing_odd() -> None:
