@@ -65,7 +65,14 @@ def export_onnx(
     traced = (2, 2 * side + 1, 3 * side + 2)
     compared = [(1, height, width), (3, side, 2 * side), (2, 3 * side + side // 2, 2 * side + 3)]
     return write_graph(
-        outputs, outputs.names, path, model.stem[0].in_channels, traced, compared, metadata
+        outputs,
+        outputs.names,
+        path,
+        model.stem[0].in_channels,
+        traced,
+        compared,
+        metadata,
+        smallest=side,
     )
 
 
@@ -78,6 +85,7 @@ def write_graph(
     compared: Sequence[Shape],
     metadata: Mapping[str, str],
     tolerance: float | None = None,
+    smallest: int | None = None,
 ) -> str:
     """Write a module of images as an ONNX graph with free batch, height and width.
 
@@ -92,6 +100,8 @@ def write_graph(
         metadata: texts to keep with the graph.
         tolerance: the largest difference, as a share of the largest value; None: as of all
             exports.
+        smallest: side of an image that the module takes, px; None where the exporter has to find
+            out, for which it traces twice.
 
     Returns:
         A sentence for the user: what was written, and how equal it is.
@@ -102,7 +112,9 @@ def write_graph(
     onnx = _import_onnx()
     num_bytes = sum(4 * weight.numel() for weight in outputs.parameters())
     free = {
-        axis: torch.export.Dim(name) for axis, name in ((0, "batch"), (2, "height"), (3, "width"))
+        0: torch.export.Dim("batch"),
+        2: torch.export.Dim("height", min=smallest),
+        3: torch.export.Dim("width", min=smallest),
     }
 
     def write(folder: Path) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from authors_weights import narrow, randomized
 from speck import SPECK
+from tiny_graph import LARGEST, write_tiny_graph
 from tiny_run import make_run
 
 from fcmae.__main__ import main
@@ -109,20 +110,22 @@ def test_a_file_that_onnx_runtime_reads_differently_is_not_written(
     monkeypatch.setattr(proof, "TOLERANCE", -1.0)
     path = tmp_path / "model.onnx"
     path.write_text("an older file")
-    with pytest.raises(CheckpointError, match=r"feature_map of ONNX Runtime differ by .* nothing"):
-        export(narrow(), "onnx", path, info_of("narrow", 2, None))
+    with pytest.raises(CheckpointError, match=r"mapped of ONNX Runtime differ by .* nothing"):
+        write_tiny_graph(path)
     assert path.read_text() == "an older file"
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.slow
 def test_weights_of_a_large_model_lie_in_a_file_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_onnx, "LARGEST_SINGLE_FILE", 100)
-    export(narrow(), "onnx", tmp_path / "model.onnx", info_of("narrow", 2, None))
+    module = write_tiny_graph(tmp_path / "model.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
-    run_onnx(tmp_path / "model.onnx", torch.zeros(2, 2, 64, 96))
+    batch, height, width = LARGEST
+    images = torch.randn(batch, 2, height, width, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        assert_close(run_onnx(tmp_path / "model.onnx", images)["mapped"], *module(images))
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
