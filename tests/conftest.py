@@ -16,6 +16,7 @@ import pytest
 import torch
 from backend_contract import small_convnext
 from fork_server import SERVER
+from undrawn import draw_nothing
 
 torch.set_num_threads(1)
 
@@ -25,6 +26,37 @@ def no_process_outlives_its_test() -> Iterator[None]:
     """A test that fails between starting a process and waiting for it leaves none behind."""
     yield
     SERVER.end_all()
+
+
+GROWN_BYTES = 100_000_000
+resident_bytes = 0  # when all objects were looked at last
+
+
+def _of_this_process(*names: str) -> list[int]:
+    """Return figures of the kernel on this process, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return [1024 * int(status.split(f"{name}:")[1].split()[0]) for name in names]
+
+
+def _look_at_all() -> None:
+    global resident_bytes
+    gc.unfreeze()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    resident_bytes = _of_this_process("VmRSS")[0]
+
+
+def _give_back() -> None:
+    """Give back what is no longer needed.
+
+    What is left after a file of tests is out of the collections to come, which would look at it
+    in vain, until that is much: then all is looked at, also what was frozen when it was in use.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    if _of_this_process("VmRSS")[0] > resident_bytes + GROWN_BYTES:
+        _look_at_all()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,25 +69,30 @@ def memory_is_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
     if table:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     yield
-    gc.collect()
-    gc.freeze()  # what is left, stays: the next collection looks at what came since
-    ctypes.CDLL(None).malloc_trim(0)
+    _give_back()
     if table:
-        status = Path("/proc/self/status").read_text()
-        peak, left = (int(status.split(f"{name}:")[1].split()[0]) for name in ("VmHWM", "VmRSS"))
+        peak, left = _of_this_process("VmHWM", "VmRSS")
         with open(table, "a") as file:
-            file.write(f"{peak / 1e6:.2f} GB, {left / 1e6:.2f} left: {request.node.nodeid}\n")
+            file.write(f"{peak / 1e9:.2f} GB, {left / 1e9:.2f} left: {request.node.nodeid}\n")
 
 
 def pytest_collection_finish() -> None:
     """Keep libraries and the collected tests, a million objects, out of every collection."""
-    gc.collect()
+    _look_at_all()
     gc.freeze()
 
 
 def pytest_unconfigure() -> None:
     """End the server of processes with the session."""
     SERVER.close()
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Draw nothing of the runs in this process, for files that look at none of that."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        draw_nothing(monkeypatch)
+        yield
 
 
 @pytest.fixture

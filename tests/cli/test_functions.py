@@ -31,6 +31,8 @@ from fcmae import ConfigError, Run
 from fcmae.__main__ import main
 from fcmae.errors import DONE
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # {name: parameters of a function; None of a class}
 SURFACE = {
     "FCMAE": None,

@@ -16,15 +16,8 @@ import pytest
 import torch
 from fork_server import SERVER
 from PIL import Image
-from real_runs import (
-    assert_same_run,
-    pretrain_arguments,
-    run,
-    run_together,
-    signal_in,
-    wait_for,
-    without_pictures,
-)
+from real_runs import assert_same_run, pretrain_arguments, run, run_together, signal_in, wait_for
+from undrawn import without_pictures
 
 from fcmae.data import (
     PixelCache,

@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import real_runs
 from masked_pictures import write_bright_masks
 from pictures_on_disk import write_pictures
-from real_runs import assert_same_run, options, run, signal_in
+from real_runs import assert_same_run, options, signal_in
+from undrawn import without_pictures
 
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 from fcmae.finetuning import scoring as of_classes
@@ -23,6 +25,7 @@ from fcmae.runs.metrics import read_metrics
 from fcmae.settings.tasks import load_finetuning_settings
 from fcmae.training.processes import start_processes
 
+run = partial(real_runs.run, before=without_pictures)
 SETTINGS = {
     "data.image_size": 64,
     "data.workers": 0,
@@ -154,7 +157,7 @@ def test_a_relative_path_from_another_working_directory_goes_on(
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     write_pictures(tmp_path / "second" / "data" / "left", 12, seed=0)
     shutil.rmtree(tmp_path / "first")
-    going = [go_to(tmp_path / "second")]
+    going = [without_pictures, go_to(tmp_path / "second")]
     words = arguments(tmp_path / "run", "./data", **labels)
     assert run(words, log, before=going) == DONE, log.read_text()
     assert_same_run(tmp_path / "run", stopped / "undisturbed")

@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 from pictures_on_disk import write_pictures
-from real_runs import assert_same_run, options, run_together, without_pictures
+from real_runs import assert_same_run, options, run_together
 from safetensors.torch import load_file, save_file
 from speck import THREE_STEPS
+from undrawn import without_pictures
 
 from fcmae.__main__ import main
 from fcmae.data import ImageList, Reading

@@ -15,6 +15,8 @@ from fcmae.model.structure import patch_for, variant_for
 from fcmae.pretraining.recipe import peak_rate, warmup_steps
 from fcmae.training.auto import steps_in
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SMALL = {
     "data.image_size": "64",
     "data.workers": "0",

@@ -10,14 +10,8 @@ from pathlib import Path
 
 import pytest
 from pictures_on_disk import write_pictures
-from real_runs import (
-    assert_same_run,
-    pretrain_arguments,
-    run,
-    run_together,
-    signal_in,
-    without_pictures,
-)
+from real_runs import assert_same_run, pretrain_arguments, run, run_together, signal_in
+from undrawn import without_pictures
 
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 

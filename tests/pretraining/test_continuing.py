@@ -18,6 +18,8 @@ from fcmae.runs.metrics import read_metrics
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import load
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NAMES = [NAME.format(stage) for stage in range(4)]
 
 

@@ -19,8 +19,8 @@ from real_runs import (
     run,
     run_together,
     signal_in,
-    without_pictures,
 )
+from undrawn import without_pictures
 
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 

@@ -21,6 +21,8 @@ from fcmae.pretraining.recipe import choose_before_length
 from fcmae.settings.pretrain import PretrainConfig
 from fcmae.settings.reading import parse
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NAME = "data.image_size"
 
 

@@ -12,6 +12,8 @@ from fcmae.__main__ import main
 from fcmae.errors import DONE
 from fcmae.runs.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).resolve().parents[2]
 # Sizes alone; 0.04 of 3000 images are 120, four steps.
 REDUCED = {

@@ -13,11 +13,14 @@ import pytest
 import real_runs
 from fork_server import SERVER
 from pictures_on_disk import write_pictures
+from undrawn import without_pictures
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 from fcmae.runs.metrics import MetricsLog, read_metrics
 from fcmae.runs.trackers import FILE, Subject, openers
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 STEPS, STOPPED_AT = 4, 2
 
@@ -152,7 +155,7 @@ def test_what_tracks_a_run_changes_nothing_in_it(tracked: Path, tmp_path: Path) 
         tracked.parent / "data", tmp_path / "run", STEPS, log__every_steps=1
     )
     log = tmp_path / "log"
-    assert real_runs.run(words, log, before=real_runs.without_pictures) == DONE, log.read_text()
+    assert real_runs.run(words, log, before=without_pictures) == DONE, log.read_text()
     real_runs.assert_same_run(tracked, tmp_path / "run")
 
 

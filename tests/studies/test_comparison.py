@@ -29,6 +29,8 @@ from fcmae.studies.comparison import pairs
 from fcmae.studies.comparison.running import repeated
 from fcmae.studies.comparison.scores import KNN, LINEAR, PIXELS, Comparison
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart_compare.yaml"
 ARMS = CONFIG.with_name("quickstart_arms.yaml")
 IMAGES = ImageList(

@@ -27,6 +27,8 @@ from fcmae.studies.mask_comparison import MaskComparison, draw_images
 from fcmae.training.loop import TrainingLoop
 from fcmae.weights.export import export
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def scores(right: int) -> SegmentationScores:
     """Return the scores of an image of 100 pixels of two classes, of which so many are right."""

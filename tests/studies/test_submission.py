@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from fork_server import PATIENCE_SECONDS
 from pictures_on_disk import write_pictures
-from real_runs import assert_same_run, pretrain_arguments, run_together, without_pictures
+from real_runs import assert_same_run, pretrain_arguments, run_together
+from undrawn import without_pictures
 
 from fcmae.__main__ import main
 from fcmae.cli import pretrain

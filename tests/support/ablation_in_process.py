@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
+from undrawn import draw_nothing
 
 from fcmae.studies.ablation import runner
 from fcmae.studies.ablation.grid import Cell
@@ -32,10 +33,11 @@ class InProcess:
 
 
 def use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `fcmae ablate` run its cells here."""
+    """Let `fcmae ablate` run its cells here, without what runs draw."""
 
     def spawn(self: runner.Runner, cell: Cell, slot: int) -> InProcess:
         return InProcess(self.folder, cell.name)
 
     monkeypatch.setattr(runner.Runner, "start_process", spawn)
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.0)
+    draw_nothing(monkeypatch)

@@ -22,6 +22,7 @@ from pictures_on_disk import write_pictures
 from speck import SPECK
 from torch import nn
 from tqdm import tqdm
+from undrawn import without_pictures
 
 from fcmae.__main__ import main
 from fcmae.cli import COMMANDS
@@ -126,15 +127,6 @@ def run_together(
         for rank in range(processes)
     ]
     return [wait(pid) for pid in pids]
-
-
-def without_pictures() -> None:
-    """Draw nothing: it takes most of the time of a tiny run."""
-    from fcmae.pretraining import monitoring
-
-    monitoring.draw_reconstructions = lambda *args, **kwargs: None
-    monitoring.draw_loss_curve = lambda *args, **kwargs: None
-    monitoring.draw_health = lambda *args, **kwargs: None
 
 
 def signal_in(moment: str, at_call: int, *numbers: signal.Signals) -> Callable[[], None]:

@@ -19,9 +19,9 @@ from real_runs import (
     pretrain_arguments,
     run,
     signal_in,
-    without_pictures,
 )
 from safetensors import safe_open
+from undrawn import without_pictures
 
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 from fcmae.runs.checkpoints import CheckpointStore

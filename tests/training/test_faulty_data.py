@@ -27,9 +27,9 @@ from real_runs import (
     start,
     wait,
     wait_for,
-    without_pictures,
 )
 from torch import nn
+from undrawn import without_pictures
 
 from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE
 

@@ -22,9 +22,9 @@ from real_runs import (
     lines_without_clock,
     pretrain_arguments,
     run,
-    without_pictures,
 )
 from tiny_run import make_config
+from undrawn import without_pictures
 
 from fcmae.errors import DONE, FAILED
 from fcmae.runs.folder import RunFolder

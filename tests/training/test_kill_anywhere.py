@@ -21,8 +21,8 @@ from real_runs import (
     start,
     wait,
     wait_for,
-    without_pictures,
 )
+from undrawn import without_pictures
 
 STEPS = 40
 

@@ -16,14 +16,8 @@ import torch
 from masked_pictures import segment_arguments, write_pairs
 from pictures_on_disk import write_pictures
 from PIL import Image
-from real_runs import (
-    assert_same_state,
-    final_state,
-    options,
-    pretrain_arguments,
-    run,
-    without_pictures,
-)
+from real_runs import assert_same_state, final_state, options, pretrain_arguments, run
+from undrawn import draw_nothing, without_pictures
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, FAILED, DataError
@@ -66,14 +60,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def labelled(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"finetune": data, "segment": write_pairs(tmp_path_factory.mktemp("pairs"), 10)}
-
-
-DRAWINGS = ("draw_reconstructions", "draw_loss_curve", "draw_health")  # which take long
-
-
-def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for drawing in DRAWINGS:
-        monkeypatch.setattr(f"fcmae.pretraining.monitoring.{drawing}", lambda *args, **how: None)
 
 
 def pretraining(data: Path, folder: Path, **changes: object) -> list[str]:

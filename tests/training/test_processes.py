@@ -29,8 +29,8 @@ from real_runs import (
     run,
     run_together,
     tell_threads_after_closing,
-    without_pictures,
 )
+from undrawn import without_pictures
 
 from fcmae.errors import DONE, FAILED, INTERRUPTED, MISTAKE, ConfigError, DataError
 from fcmae.training.processes import Processes, agree_on_a_name, start_processes

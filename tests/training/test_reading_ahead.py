@@ -14,14 +14,8 @@ from typing import Any
 import pytest
 import torch
 from pictures_on_disk import write_pictures
-from real_runs import (
-    assert_same_run,
-    final_state,
-    pretrain_arguments,
-    run,
-    signal_in,
-    without_pictures,
-)
+from real_runs import assert_same_run, final_state, pretrain_arguments, run, signal_in
+from undrawn import without_pictures
 
 from fcmae.errors import DONE, INTERRUPTED
 from fcmae.runs.metrics import read_metrics

@@ -24,9 +24,9 @@ from real_runs import (
     run,
     run_together,
     signal_in,
-    without_pictures,
 )
 from torch import Tensor, nn
+from undrawn import without_pictures
 
 from fcmae.errors import DONE, FAILED, INTERRUPTED
 from fcmae.settings.sections import OptimConfig

@@ -23,8 +23,8 @@ from real_runs import (
     start,
     wait,
     wait_for,
-    without_pictures,
 )
+from undrawn import without_pictures
 
 from fcmae.errors import DONE, INTERRUPTED, MISTAKE
 

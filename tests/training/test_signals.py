@@ -16,14 +16,8 @@ from pathlib import Path
 import pytest
 from fork_server import PATIENCE_SECONDS
 from pictures_on_disk import write_pictures
-from real_runs import (
-    assert_same_run,
-    final_state,
-    pretrain_arguments,
-    run,
-    signal_in,
-    without_pictures,
-)
+from real_runs import assert_same_run, final_state, pretrain_arguments, run, signal_in
+from undrawn import without_pictures
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, INTERRUPTED

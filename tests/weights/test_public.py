@@ -32,6 +32,8 @@ from fcmae.weights.sources import (
     open_source,
 )
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CLASSIFIER = "convnextv2_atto.fcmae_ft_in1k"
 ENCODER = "convnextv2_atto.fcmae"
 TRANSFORMERS = "facebook/convnextv2-atto-1k-224"

@@ -21,10 +21,13 @@ from real_runs import (
     wait_for,
 )
 from safetensors.torch import load_file
+from undrawn import without_pictures
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, FAILED, INTERRUPTED
 from fcmae.weights import segmenter
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 RANDOM = {"model__drop_path": 0.3, "ema__decay": 0.5, "evaluate__every_steps": 4}
 STEPS = 20
@@ -50,14 +53,14 @@ def test_a_stopped_segmentation_goes_on_exactly(
         data, tmp_path / "run", train__steps=STEPS, data__workers=workers, **RANDOM
     )
     log = tmp_path / "log"
-    pid = start(words, log)
+    pid = start(words, log, before=without_pictures)
     try:
         wait_for(tmp_path / "run" / "checkpoints" / "step-00000003", pid)
         os.kill(pid, signal.SIGTERM)
     finally:
         status = wait(pid)
     assert status == INTERRUPTED, log.read_text()
-    assert run(words, log) == DONE, log.read_text()
+    assert run(words, log, before=without_pictures) == DONE, log.read_text()
     assert_same_run(tmp_path / "run", undisturbed)
 
 
@@ -67,7 +70,7 @@ def test_a_segmentation_killed_at_random_moments_is_the_undisturbed_one(
     words = segment_arguments(data, tmp_path / "run", train__steps=STEPS, **RANDOM)
     log = tmp_path / "log"
     kill_again_and_again(words, tmp_path / "run", log, 3, random.Random(5), 2.0)
-    assert run(words, log) == DONE, log.read_text()
+    assert run(words, log, before=without_pictures) == DONE, log.read_text()
     assert_same_run(tmp_path / "run", undisturbed)
 
 
@@ -78,7 +81,7 @@ def test_pictures_and_masks_that_vanish_are_skipped_and_listed(tmp_path: Path) -
         augment__class_balanced=0,
     )  # fmt: skip
     log = tmp_path / "log"
-    pid = start(words, log)
+    pid = start(words, log, before=without_pictures)
     try:
         wait_for(tmp_path / "run" / "checkpoints" / "step-00000003", pid)
         os.kill(pid, signal.SIGTERM)
@@ -92,7 +95,7 @@ def test_pictures_and_masks_that_vanish_are_skipped_and_listed(tmp_path: Path) -
         (data / "masks" / name).unlink()
     for name in gone[2:3]:
         (data / "masks" / name).write_bytes(b"no mask")
-    assert run(words, log) == DONE, log.read_text()
+    assert run(words, log, before=without_pictures) == DONE, log.read_text()
     listed = (tmp_path / "run/skipped_files.txt").read_text()
     for folder, name in zip(("images", "images", "masks"), gone, strict=False):
         assert f"{folder}/{name}" in listed, listed
