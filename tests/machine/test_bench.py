@@ -328,7 +328,8 @@ def test_features_of_whole_images_are_compared_with_timms_own_forward(
 @pytest.mark.slow
 def test_starting_is_measured_to_the_end_of_the_first_step() -> None:
     told: list[str] = []
-    clock, computing = measure_starting(1, files=100, tell=told.append)
+    few = ["--train.batch_size=4"]  # with as many as it takes itself it holds 1.8 GB
+    clock, computing = measure_starting(1, files=100, tell=told.append, settings=few)
     assert told == ["making 100 files ..."]
     assert 0 < computing.median < clock.median + 5  # clocks of processes tick coarsely
     said = describe_starting(clock, computing, files=100)

@@ -22,6 +22,7 @@ pytest.importorskip("submitit", reason="the extra slurm is not installed")
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("slurm"),  # there is one, and it mostly waits: for `--dist loadgroup`
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 STEPS = 60

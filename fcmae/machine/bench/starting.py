@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,18 @@ sys.exit(main(sys.argv[1:]))
 
 
 def measure_starting(
-    repeats: int, files: int = FILES, tell: Callable[[str], None] = print
+    repeats: int,
+    files: int = FILES,
+    tell: Callable[[str], None] = print,
+    settings: Sequence[str] = (),
 ) -> tuple[Times, Times]:
     """Return the seconds on the clock, and those of computing, of each round after a first one.
+
+    Args:
+        repeats: rounds after the first one.
+        files: images that the pretraining finds.
+        tell: takes a sentence on what is being done.
+        settings: words of the pretraining, such as `--train.batch_size=4`; the rest is left to it.
 
     Raises:
         DataError: the command failed.
@@ -44,7 +53,7 @@ def measure_starting(
     with tempfile.TemporaryDirectory(prefix="fcmae-bench-") as folder:
         tell(f"making {files:,} files ...")
         _write(Path(folder) / "images", files)
-        rounds = [_start(Path(folder), number) for number in range(1 + repeats)]
+        rounds = [_start(Path(folder), number, settings) for number in range(1 + repeats)]
     clock, computing = zip(*rounds[1:], strict=True)  # the first one fills caches
     return Times(clock), Times(computing)
 
@@ -70,12 +79,12 @@ def _write(folder: Path, files: int) -> None:
         shutil.copyfile(paths[number % DIFFERENT], path)
 
 
-def _start(folder: Path, number: int) -> tuple[float, float]:
-    settings = {"run.dir": folder / f"run-{number}", "data.path": folder / "images"}
-    words = [f"--{name}={value}" for name, value in settings.items()]
+def _start(folder: Path, number: int, settings: Sequence[str]) -> tuple[float, float]:
+    where = {"run.dir": folder / f"run-{number}", "data.path": folder / "images"}
+    words = [f"--{name}={value}" for name, value in where.items()]
     began = time.time()
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, "pretrain", *words, "--train.steps=1000"],
+        [sys.executable, "-c", _CHILD, "pretrain", *words, "--train.steps=1000", *settings],
         capture_output=True,
         text=True,
         check=False,
