@@ -198,7 +198,7 @@ def test_truncated_checkpoints_are_named_and_not_used(
     labelled: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    extra = ["--evaluate.draws", "0"]
+    extra = ["--evaluate.draws", "0", "--optim.schedule", "cosine"]  # no second one to extend from
     assert pretrain(run, labelled, *extra, steps=2) == DONE
     for state in (run / "checkpoints").glob("*/state.pt"):
         state.write_bytes(state.read_bytes()[:1000])

@@ -264,7 +264,7 @@ def test_a_report_says_what_stands_out_and_how_the_run_is_made_longer(run_folder
     assert main(["report", str(run_folder)]) == DONE
     in_short = (run_folder / "report.md").read_text().partition("## In short")[2]
     assert "- 7 steps are few for 480 pictures: each is seen 1.9 times" in in_short
-    assert "the rule's 0.002 for 7 steps of 128 images: optim.base_lr 0.004." in in_short
+    assert "the rule's 0.0006 for 128 images: optim.base_lr 0.0012." in in_short
     assert f"For that: fcmae pretrain --config {run_folder / 'config.yaml'} --train" in in_short
 
 

@@ -148,9 +148,11 @@ def test_a_length_whose_decay_is_over_is_refused_and_nothing_changes(
 
 def test_a_run_that_follows_a_cosine_says_what_is_possible(data: Path, tmp_path: Path) -> None:
     folder, log = tmp_path / "run", tmp_path / "log"
-    assert run(pretrain_arguments(data, folder, 4), log, before=without_pictures) == DONE
+    cosine = {"optim__schedule": "cosine"}
+    arguments = pretrain_arguments(data, folder, 4, **cosine)
+    assert run(arguments, log, before=without_pictures) == DONE
     before = content(folder)
-    assert run(pretrain_arguments(data, folder, 8), log) == MISTAKE
+    assert run(pretrain_arguments(data, folder, 8, **cosine), log) == MISTAKE
     said = log.read_text().splitlines()[-1]
     assert "holds a run of another length (train.steps 4 there, 8 now)" in said
     assert "cannot be extended. Start a new run in another run.dir" in said
