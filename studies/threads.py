@@ -24,7 +24,7 @@ MANY = 16
 KINDS = (
     ("products", ("mm", "linear", "mkldnn", "convolution", "conv2d")),
     ("depthwise layer", ("depthwise",)),
-    ("GELU and GRN", ("gelu", "grn")),
+    ("GELU and GRN", ("_compiled",)),  # sparse/ops/activation.c
     ("layer norms", ("norm",)),
     ("optimizer", ("adam", "optimizer")),
 )
@@ -55,7 +55,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     subject = Subject(
-        given.model, "native", 0.6, "fp32", part="step", batch_size=given.batch, image_size=224
+        model=given.model,
+        contender="native",
+        ratio=0.6,
+        precision="fp32",
+        part="step",
+        batch_size=given.batch,
+        image_size=224,
     )
     work = prepare(subject, torch.device("cpu"))
     work()

@@ -169,7 +169,7 @@ def test_two_micro_steps_train_as_one_larger_batch(labelled: Path, tmp_path: Pat
         for name in ("one", "two")
     )
     assert len(one) == 3
-    assert one[0] != pytest.approx(one[1], rel=1e-2)  # the losses differ by what was learned
+    assert one[0] != pytest.approx(one[1], rel=1e-3)  # the losses differ by what was learned
     assert two == pytest.approx(one, rel=1e-4)  # another order of summation in float32
 
 

@@ -45,6 +45,9 @@ def seen_by_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[A
 
 
 @pytest.mark.parametrize("mode", [True, *MODES])
+@pytest.mark.filterwarnings(  # torch 2.8 warns of what its own compiler does
+    "ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning"
+)
 def test_all_steps_of_a_training_run_one_graph(
     mode: Any, seen_by_torch: tuple[Any, list[Any]]
 ) -> None:
