@@ -70,7 +70,7 @@ def choose_before_length(config: PretrainConfig, images: ImageList) -> Choices:
     )
     choose_flips(choices, "data", look)
     choices.choose("optim.weight_decay", WEIGHT_DECAY, "the paper's")
-    choices.choose("optim.schedule", SCHEDULE, "as good, and a finished run can be made longer")
+    choices.choose("optim.schedule", SCHEDULE, "as good as cosine, and extends to longer runs")
     return choices
 
 

@@ -23,6 +23,7 @@ import matplotlib
 matplotlib.use("svg")
 import numpy as np
 from matplotlib import pyplot as plt
+from scipy.stats import spearmanr
 
 from fcmae.evaluation import differences, means
 from fcmae.finetuning.recipe import usual_peak
@@ -124,18 +125,6 @@ def tell_changes(rows: list[dict[str, str]]) -> None:
         print(f"| {change} | {listed} | {np.mean(list(of_sets.values())):+.1f} |")
 
 
-def ranks(values: list[float]) -> np.ndarray:
-    """Return the ranks of values, ties sharing their mean."""
-    found = np.array(values)
-    order = (found[:, None] > found).sum(axis=1) + (found[:, None] >= found).sum(axis=1)
-    return order / 2.0
-
-
-def spearman(first: list[float], second: list[float]) -> float:
-    """Return Spearman's rank correlation."""
-    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
-
-
 def correlate(rows: list[dict[str, str]], measures: dict[str, bool]) -> None:
     """Print the correlations: per set, and of ranks within sets over all sets."""
     by_set: dict[str, list[dict[str, str]]] = defaultdict(list)
@@ -149,7 +138,7 @@ def correlate(rows: list[dict[str, str]], measures: dict[str, bool]) -> None:
             for of_set in by_set.values():
                 sign = 1 if more_is_better else -1
                 values = [sign * float(row[measure]) for row in of_set]
-                found.append(spearman(values, [float(row[score]) for row in of_set]))
+                found.append(spearmanr(values, [float(row[score]) for row in of_set]).statistic)
             told = " ".join(f"{value:+.2f}" for value in found)
             print(f"{measure}, {score}: {told} mean {np.mean(found):+.2f}")
 
