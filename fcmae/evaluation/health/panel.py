@@ -45,7 +45,7 @@ def draw_health(lines: Lines, total_steps: int, path: Path, *, has_decoder: bool
     _draw_group(ratios, checks, "health/loss_at_", "mask ratio ")
     _finish(ratios, "held-out loss by mask ratio", "loss")
     _draw_group(rank, checks, "health/rank_me", "")
-    _finish(rank, "RankMe, which does not order encoders", "effective rank of the features")
+    _finish(rank, "RankMe (higher: more dimensions used)", "effective rank of the features")
     rank.set_ylim(bottom=1)
     _draw_group(diversity, checks, "health/diversity_stage_", "stage ")
     _finish(diversity, "channel diversity after GRN (near 0: collapse)", "cosine distance")
@@ -93,7 +93,7 @@ def _draw_losses(axes: Axes, lines: Lines, checks: Lines) -> None:
         elif values:  # told, not drawn: it would press all other lines together
             axes.plot([], [], "--", color=colour, label=f"{label}: {values[0]:.2f}")
     # Of all measures here the one that ordered encoders as kNN does: docs/recipes.md.
-    _finish(axes, "loss at hidden patches: compare runs by this", "loss")
+    _finish(axes, "loss at hidden patches", "loss")
     axes.set_ylim(top=min(axes.get_ylim()[1], HIGHEST_LOSS))
 
 
