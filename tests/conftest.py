@@ -15,10 +15,12 @@ os.environ.setdefault("MALLOC_ARENA_TEST", "8")
 import pytest
 import torch
 from backend_contract import small_convnext
+from disk_room import keep_nothing_free
 from fork_server import SERVER
 from undrawn import draw_nothing
 
 torch.set_num_threads(1)
+keep_nothing_free()
 
 
 @pytest.fixture(autouse=True)

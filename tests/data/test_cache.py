@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from disk_room import KEPT_FREE
 from fork_server import SERVER
 from PIL import Image
 from real_runs import assert_same_run, pretrain_arguments, run, run_together, signal_in, wait_for
@@ -260,6 +261,7 @@ def test_a_full_disk_keeps_what_fits_and_some_space(
         "disk_usage",
         lambda _: usage._replace(total=100_000, free=100_000 - written()),
     )
+    monkeypatch.setattr(cache, "KEEP_FREE_BYTES", KEPT_FREE)
     monkeypatch.setattr(cache, "COMMIT_BYTES", 1)
     opened, said = fill(folder)
     assert "the last 0.0 GB are left free" in said[0]

@@ -17,6 +17,7 @@ from typing import Any
 
 import PIL.Image
 import torch
+from disk_room import keep_nothing_free
 from fork_server import PATIENCE_SECONDS, POLL_SECONDS, SERVER
 from pictures_on_disk import write_pictures
 from speck import SPECK
@@ -205,6 +206,7 @@ def import_all() -> None:
         import_module(name)
     import_module("torch.utils.tensorboard")
     PIL.Image.init()
+    keep_nothing_free()
     _warm_up()
 
 
