@@ -24,8 +24,8 @@ EXTRAS = {
     "arrays": ["h5py>=3.11", "zarr>=3.0.8"],
     # exports for transformers, and images of data sets that `datasets` saved on disk
     "huggingface": ["transformers>=5.0", "datasets>=3.6"],
-    # fcmae finetune with task: segmentation: its decoders, its scores
-    "segmentation": ["segmentation-models-pytorch>=0.5", "torchmetrics>=1.4"],
+    # fcmae finetune with task: segmentation: its decoders
+    "segmentation": ["segmentation-models-pytorch>=0.5"],
     # boxes scored by examples/detection.py
     "detection": ["torchmetrics>=1.4", "pycocotools>=2.0.8"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.19", "onnxscript>=0.7"],

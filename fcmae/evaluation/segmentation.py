@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcmae.errors import ConfigError
 from fcmae.evaluation.classification import draw_confusion
 from fcmae.evaluation.statistics import bootstrap_interval
 
@@ -25,28 +24,15 @@ def confusion_of(predictions: Tensor, truth: Tensor, num_classes: int, ignored: 
     """Count pixels by class: LongTensor [C, C] on the CPU, rows the truth, columns predictions.
 
     Args:
-        predictions, truth: whole numbers of one shape.
+        predictions: whole numbers below C.
+        truth: the same in this shape, or `ignored`.
         num_classes: C.
         ignored: truth of pixels that do not count.
-
-    Raises:
-        ConfigError: torchmetrics is not installed.
     """
-    try:
-        from torchmetrics.functional.classification import multiclass_confusion_matrix
-    except ImportError as error:
-        raise ConfigError(
-            f"task: segmentation needs torchmetrics, which cannot be imported ({error}); install "
-            "the extra: pip install 'fcmae[segmentation]'."
-        ) from error
-    matrix: Tensor = multiclass_confusion_matrix(
-        predictions.long().flatten(),
-        truth.long().flatten(),
-        num_classes,
-        ignore_index=ignored,
-        validate_args=False,
-    )
-    return matrix.long().cpu()
+    truth, predictions = truth.flatten().long(), predictions.flatten().long()
+    counts = truth != ignored
+    places = num_classes * truth[counts] + predictions[counts]
+    return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes).cpu()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors import safe_open
 from said import without_progress
+from speck import SPECK
 from tiny_run import make_pictures, make_run
 
 from fcmae.__main__ import main
@@ -59,7 +60,7 @@ def test_two_classes_keep_the_probability_of_the_regression() -> None:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run, pictures, and probe.safetensors."""
     folder = tmp_path_factory.mktemp("saved")
-    make_run(folder / "run")
+    make_run(folder / "run", name=SPECK)
     make_pictures(folder / "data", 8)
     assert main([*command(folder), "--save", str(folder / "probe.safetensors")]) == 0
     return folder
@@ -95,19 +96,18 @@ def test_the_saved_classifier_becomes_onnx_and_scores_as_a_fine_tuned_one(
     runtime = pytest.importorskip("onnxruntime")
     file = saved / "probe.safetensors"
     assert main(["convert", str(file), str(tmp_path / "probe.onnx"), "--to", "onnx"]) == 0
+    assert "in ONNX Runtime with 1 x 64 x 96, 3 x 32 x 64" in capsys.readouterr().out
     session = runtime.InferenceSession(str(tmp_path / "probe.onnx"))
     images = torch.randn(2, 1, 64, 96, generator=torch.Generator().manual_seed(0))
     (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with safe_open(str(file), framework="pt") as opened:
-        assert opened.get_tensor("head.fc.weight").shape == (2, 320)
-    model = timm.create_model(
-        "convnextv2_atto", num_classes=2, in_chans=1, checkpoint_path=str(file)
-    ).eval()
+        assert opened.get_tensor("head.fc.weight").shape == (2, 20)
+    model = timm.create_model(SPECK, num_classes=2, in_chans=1, checkpoint_path=str(file)).eval()
     with torch.no_grad():
         np.testing.assert_allclose(logits, model(images).numpy(), rtol=1e-3, atol=1e-4)
     only = ["finetune", "--evaluate.only=true", f"--model.weights={file}", "--data.workers=0"]
     only += [f"--data.path={saved / 'data'}", f"--run.dir={tmp_path / 'run'}", "--train.steps=1"]
-    only += ["--model.name=convnextv2_atto", "--data.in_chans=1", "--data.image_size=[64, 96]"]
+    only += [f"--model.name={SPECK}", "--data.in_chans=1", "--data.image_size=[64, 96]"]
     capsys.readouterr()
     assert main([*only, "--train.device=cpu"]) == 0
     assert "balanced" in capsys.readouterr().out

@@ -112,15 +112,15 @@ def test_a_run_that_is_given_a_time_has_its_steps_fixed_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_pictures(tmp_path / "pictures", 12, channels=3)
-    assert pretrain(tmp_path, train__time="3s") == DONE
+    assert pretrain(tmp_path, train__time="1s") == DONE
     told, settings = capsys.readouterr().err, recorded(tmp_path)
     steps = settings["train"]["steps"]
     assert isinstance(steps, int)
     assert steps >= 1
-    assert f"auto: train.steps {steps}: 3s at the measured " in told
+    assert f"auto: train.steps {steps}: 1s at the measured " in told
     assert settings["train"]["time"] is None
     (tmp_path / "run/finished.txt").unlink()
-    assert pretrain(tmp_path, train__time="3s") == DONE
+    assert pretrain(tmp_path, train__time="1s") == DONE
     assert recorded(tmp_path) == settings
 
 

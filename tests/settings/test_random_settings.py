@@ -18,6 +18,7 @@ import torch
 import yaml
 from pictures_on_disk import write_pictures
 from settled import settled
+from speck import SPECK
 
 from fcmae.__main__ import main
 from fcmae.data import find_images
@@ -177,7 +178,7 @@ def test_random_plausible_runs_are_made_or_refused_in_one_sentence(
             "run.dir": tmp_path / "run",
             "data.path": tmp_path / "data",
             "data.image_size": 64,
-            "model.name": "convnextv2_atto",
+            "model.name": SPECK,
             "model.decoder_dim": 16,
             "train.batch_size": 2,
             "train.steps": 5,

@@ -45,9 +45,7 @@ def sparse_kernel(weight: Tensor) -> Tensor:
     kernel = torch.empty(side * side, inputs, outputs)
     for i in range(side):
         for j in range(side):
-            for o in range(outputs):
-                for c in range(inputs):
-                    kernel[i + side * j, c, o] = weight[o, c, i, j]
+            kernel[i + side * j] = weight[:, :, i, j].T
     return kernel
 
 

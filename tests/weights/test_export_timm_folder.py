@@ -23,7 +23,7 @@ from fcmae.weights.files import read_metadata
 from fcmae.weights.sources import load_described_encoder, open_source
 
 INFO = EncoderInfo(
-    model_name="convnextv2_atto",
+    model_name=SPECK,
     in_chans=2,
     stem_stride=4,
     image_size=(64, 96),
@@ -149,7 +149,7 @@ def test_pretraining_leaves_the_folder_with_a_card_that_says_what_it_did(
     start = tmp_path / "start.safetensors"
     info = dataclasses.replace(INFO, in_chans=1, mean=(0.5,), std=(0.2,), classes=None)
     told = "weights of others, licence CC-BY-NC 4.0: no commercial use"
-    info = dataclasses.replace(info, origin=told, model_name=SPECK)
+    info = dataclasses.replace(info, origin=told)
     export(info.create_model(), "timm", start, info)
     small_run(tmp_path, "--model.init_from", start)
     folder = tmp_path / "run" / "export" / "encoder-timm"
