@@ -1,6 +1,7 @@
 """Runs scripts of examples/ on small runs, as `python examples/NAME.py ...` would."""
 
 import dataclasses
+import gc
 import runpy
 import sys
 import warnings
@@ -47,6 +48,7 @@ def exported_folder(folder: Path, in_chans: int) -> ConvNeXt:
 
 def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> dict[str, Any]:
     """Run a script and return its global names."""
+    gc.collect()  # networks of the script before, which refer to themselves
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")  # what other libraries say to their own developers
