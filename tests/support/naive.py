@@ -111,13 +111,16 @@ def run_block(block: nn.Module, batch: list[Sites], grn_scope: str) -> list[Site
 def depthwise(convolution: nn.Conv2d, sites: Sites, place: tuple[int, int]) -> Tensor:
     """Submanifold depthwise convolution at one site: absent neighbours add nothing."""
     size = convolution.kernel_size[0]
-    total = bias(convolution)
+    taps, seen = [], []
     for i in range(size):
         for j in range(size):
             neighbour = (place[0] + i - size // 2, place[1] + j - size // 2)
             if neighbour in sites:
-                total = total + convolution.weight[:, 0, i, j] * sites[neighbour]
-    return total
+                taps.append(i * size + j)
+                seen.append(sites[neighbour])
+    return (convolution.weight.flatten(1)[:, taps] * torch.stack(seen, dim=1)).sum(dim=1) + bias(
+        convolution
+    )
 
 
 def global_response_norm(grn: nn.Module, sites: Sites, pooled: list[Tensor]) -> Sites:
