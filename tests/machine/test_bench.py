@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import gc
 import json
@@ -13,11 +14,17 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from speck import SPECK
 
 from fcmae.__main__ import main
 from fcmae.errors import DONE, MISTAKE, DataError
-from fcmae.machine.bench import BenchSettings, measure, output, vit_mae
-from fcmae.machine.bench.measuring import Measurement, compared_groups, partner_of, peak_memory
+from fcmae.machine.bench import BenchSettings, measure, output, roofline, vit_mae
+from fcmae.machine.bench.measuring import (
+    Measurement,
+    compared_groups,
+    partner_of,
+    peak_memory,
+)
 from fcmae.machine.bench.roofline import counted_flops, matmul_rates
 from fcmae.machine.bench.starting import describe_starting, measure_starting
 from fcmae.machine.bench.subjects import Subject, prepare
@@ -32,10 +39,17 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The ViT-MAE's own decoder has 25 million parameters, whatever its encoder has."""
+    """The ViT-MAE's own decoder has 25 million parameters, whatever its encoder has.
+
+    Its smallest encoder has more than atto; matrices whose product is timed are 2048 x 2048.
+    """
     monkeypatch.setattr(vit_mae, "DECODER_DEPTH", 1)
+    monkeypatch.setattr(vit_mae, "DECODER_WIDTH", 128)
+    monkeypatch.setitem(vit_mae.SIZES, 3.4, (64, 12))  # for an atto
+    monkeypatch.setattr(roofline, "SIDE", 256)
     yield
     gc.collect()  # optimizers are parts of cycles
+    ctypes.CDLL(None).malloc_trim(0)  # what one test held, the next does not
 
 
 def subject(**settings: object) -> Subject:
@@ -165,8 +179,10 @@ def test_measuring_pairs_a_backend_with_masked_dense_at_its_ratio() -> None:
     )
     lines: list[str] = []
     results, rates = measure(settings, CPU, lines.append)
-    # At one ratio: every contender of a step is in memory, with its optimizer.
-    step = dataclasses.replace(settings, ratios=[0.5], parts=["step"])
+    # Of little: every contender of a step is in memory, with its optimizer.
+    step = dataclasses.replace(
+        settings, models=[SPECK], backends=["native"], ratios=[0.5], parts=["step"]
+    )
     results += measure(step, CPU, lines.append)[0]
     assert len(lines) == 2
     partners = {(r.subject.part, r.subject.contender): r.partner for r in results}
@@ -250,11 +266,11 @@ def test_reading_is_compared_with_the_bare_decoder(
     for number in range(3):
         pixels = torch.randint(256, (500, 400, 3), generator=rng, dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.jpg")
-    options = ["--repeats", "1", "--threads", "0", "--models", "[convnextv2_atto]"]
+    options = ["--repeats", "1", "--threads", "0", "--models", f"[{SPECK}]"]
     assert main(["bench", "--data", str(tmp_path), *options]) == DONE
     shown = capsys.readouterr().out
     assert "3 images of 0.2 megapixels, each read 11 times in a round" in shown
-    for name in ("bare decoder", "samples", "samples from data.cache", "steps of convnextv2_atto"):
+    for name in ("bare decoder", "samples", "samples from data.cache", f"steps of {SPECK}"):
         assert re.search(rf"\n  {name} +\d+\.\d images/s \(spread \d+%\)", shown)
     tiff = re.search(r"crops of \d+ px of a TIFF of 8000 .* (\d+) times the rate", shown)
     assert tiff is not None
