@@ -23,6 +23,7 @@ from fcmae.weights.sources import metadata_of
 DEFAULT_TIME = "20min"
 REFERENCE_BATCH = 32
 PEAK_LR = 3e-4  # absolute, of REFERENCE_BATCH images
+MOST_ENLARGED = 3.0  # pictures enlarged further were not measured
 WARMUP_SHARE = 0.1
 LONGEST_WARMUP = 2000  # steps, about the paper's 40 epochs of 1.28 million images at 4096
 WEIGHT_DECAY = 0.05
@@ -30,12 +31,17 @@ SCHEDULE = "wsd"
 CROP_SCALE = (0.4, 1.0)
 
 
-def peak_rate(batch: int) -> float:
+def peak_rate(batch: int, enlarged: float = 1.0) -> float:
     """Return the absolute peak rate of a batch: rises as its root, 3.4e-3 at the paper's 4096.
 
     The published recipe scales by the batch itself, 2.4e-3 at 4096 and 1.9e-5 at 32.
+
+    Args:
+        batch: images of a step.
+        enlarged: sides of an image over those of the picture it is made of. What is enlarged has no
+            detail of its own, and its features are better the less the first ones are moved.
     """
-    return PEAK_LR * math.sqrt(batch / REFERENCE_BATCH)
+    return PEAK_LR * math.sqrt(batch / REFERENCE_BATCH) / min(max(enlarged, 1.0), MOST_ENLARGED)
 
 
 def warmup_steps(steps: int) -> int:
@@ -43,12 +49,15 @@ def warmup_steps(steps: int) -> int:
     return min(round(WARMUP_SHARE * steps), LONGEST_WARMUP)
 
 
-def choose_before_length(config: PretrainConfig, images: ImageList) -> Choices:
+def choose_before_length(
+    config: PretrainConfig, images: ImageList, effective_batch: int
+) -> Choices:
     """Return the settings with everything chosen that does not depend on the number of steps.
 
     Args:
         config: as given.
         images: all of them, those that will be held out included.
+        effective_batch: images of a step.
     """
     choices = Choices(config)
     count = len(images)
@@ -62,8 +71,9 @@ def choose_before_length(config: PretrainConfig, images: ImageList) -> Choices:
     if is_auto(config, "data.image_size"):
         choices.choose("data.image_size", *size_by_pictures(look, unit_of(config)))
     size = choices.config.data.image_size
+    side = min(image_height_width(size))
     patch = patch_for(size, config.model.stem_stride)
-    across = min(image_height_width(size)) // patch
+    across = side // patch
     choices.choose("mask.patch_size", patch, f"{across} patches along the shorter side")
     choices.choose(
         "data.crop_scale", CROP_SCALE, "docs/recipes.md; lower where objects differ much in size"
@@ -71,15 +81,22 @@ def choose_before_length(config: PretrainConfig, images: ImageList) -> Choices:
     choose_flips(choices, "data", look)
     choices.choose("optim.weight_decay", WEIGHT_DECAY, "the paper's")
     choices.choose("optim.schedule", SCHEDULE, "as good as cosine, and extends to longer runs")
+    if is_auto(config, "optim.base_lr"):
+        median = look.median_side
+        _choose_rate(choices, effective_batch, side / median if median else 1.0)
     return choices
 
 
-def choose_after_length(choices: Choices, total_steps: int, effective_batch: int) -> None:
-    """Choose what depends on the number of steps."""
-    rate = peak_rate(effective_batch)
-    base = float(f"{rate * 256 / effective_batch:.3g}")
+def _choose_rate(choices: Choices, effective_batch: int, enlarged: float = 1.0) -> None:
+    rate = peak_rate(effective_batch, enlarged)
     why = f"a peak rate of {rate:.2g} for {effective_batch} images"
-    choices.choose("optim.base_lr", base, why)
+    if enlarged > 1:
+        why += f" that are enlarged {enlarged:.2g} times"
+    choices.choose("optim.base_lr", float(f"{rate * 256 / effective_batch:.3g}"), why)
+
+
+def choose_after_length(choices: Choices, total_steps: int) -> None:
+    """Choose what depends on the number of steps."""
     share = f"{100 * WARMUP_SHARE:.0f} % of {total_steps:,} steps, {LONGEST_WARMUP:,} at most"
     choices.settle_warmup(warmup_steps(total_steps), share)
 
@@ -100,8 +117,8 @@ def remarks(config: PretrainConfig, num_images: int, effective_batch: int) -> li
 def with_numbers(config: PretrainConfig, num_images: int) -> PretrainConfig:
     """Return settings that a model and a schedule can be made of, without a look at an image.
 
-    For whoever checks a run that another process will make: pictures count as upright, and a run
-    that is given a time as one step, or as its warm-up.
+    For whoever checks a run that another process will make: pictures count as upright and as not
+    enlarged, and a run that is given a time as one step, or as its warm-up.
     """
     config = with_structure(config, num_images)
     choices = Choices(config)
@@ -118,7 +135,8 @@ def with_numbers(config: PretrainConfig, num_images: int) -> PretrainConfig:
         choices.set({"train.steps": least, "train.time": None})
         train = choices.config.train
     steps = train.steps or steps_of(train.epochs or 0.0, num_images, batch)
-    choose_after_length(choices, steps, batch)
+    _choose_rate(choices, batch)
+    choose_after_length(choices, steps)
     numbered: PretrainConfig = choices.config
     return numbered
 

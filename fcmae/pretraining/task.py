@@ -104,17 +104,19 @@ def resolve(
     saved = processes.from_main(lambda: recorded_settings(config.run.dir))
     if saved is not None:
         return with_values(config, as_recorded(config, saved)), []
-    chosen = processes.from_main(lambda: _values_and_lines(choose_before_length(config, images)))
-    choices = Choices(with_values(config, chosen[0]), chosen[1])
     num_images = num_trained_on(config, images)
     effective_batch = effective_batch_of(config.train, processes.world_size, num_images)
+    chosen = processes.from_main(
+        lambda: _values_and_lines(choose_before_length(config, images, effective_batch))
+    )
+    choices = Choices(with_values(config, chosen[0]), chosen[1])
     if length_is_open(config):
         provisional = with_numbers(choices.config, len(images))
         pace = seconds_per_step(Pretraining(provisional, images), processes)
         choices.settle_time(time_of(config, DEFAULT_TIME), pace, effective_batch)
     train = choices.config.train
     steps = train.steps or steps_of(train.epochs or 0.0, num_images, effective_batch)
-    choose_after_length(choices, steps, effective_batch)
+    choose_after_length(choices, steps)
     return choices.config, choices.lines
 
 

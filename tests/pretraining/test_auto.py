@@ -52,7 +52,8 @@ def test_values_are_told_with_their_rule_and_recorded(
     assert "auto" not in values
     assert f"auto: optim.warmup_steps {warmup_steps(20)}: " in told
     assert settings["optim"]["warmup_steps"] == warmup_steps(20)
-    assert settings["optim"]["base_lr"] == pytest.approx(peak_rate(4) * 64, rel=0.01)
+    enlarged = 64 / 48
+    assert settings["optim"]["base_lr"] == pytest.approx(peak_rate(4, enlarged) * 64, rel=0.01)
     assert "auto: optim.schedule wsd: " in told
     assert "auto: mask.patch_size 32: 2 patches along the shorter side." in told
     for flip in ("horizontal_flip", "vertical_flip", "rotate90"):
@@ -150,3 +151,21 @@ def test_the_rate_rises_with_the_root_of_the_batch() -> None:
     assert peak_rate(32) == pytest.approx(3e-4)
     assert peak_rate(8) == pytest.approx(1.5e-4)
     assert peak_rate(4096) == pytest.approx(3.4e-3, rel=0.01)
+
+
+def test_the_rate_falls_with_the_enlargement_of_small_pictures_to_a_third() -> None:
+    assert [peak_rate(32, by) for by in (0.4, 1, 1.5)] == pytest.approx([3e-4, 3e-4, 2e-4])
+    assert peak_rate(32, 3) == peak_rate(32, 12) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("size", ["64", "128"])
+def test_how_far_pictures_are_enlarged_is_seen_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str
+) -> None:
+    write_pictures(tmp_path / "pictures", 12, channels=3, side=64)
+    assert pretrain(tmp_path, train__steps="1", data__image_size=size) == DONE
+    enlarged = int(size) / 64
+    settings = recorded(tmp_path)["optim"]
+    assert settings["base_lr"] == pytest.approx(peak_rate(4, enlarged) * 64, rel=0.01)
+    told = " for 4 images that are enlarged 2 times." in capsys.readouterr().err
+    assert told == (enlarged > 1)

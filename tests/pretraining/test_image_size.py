@@ -35,7 +35,7 @@ def settings(folder: Path, **said: object) -> PretrainConfig:
 
 def chosen(folder: Path, **said: object) -> tuple[object, int, list[str]]:
     """Return image size and patch that rules choose for a folder, and what they say."""
-    choices = choose_before_length(settings(folder, **said), find_images(str(folder)))
+    choices = choose_before_length(settings(folder, **said), find_images(str(folder)), 32)
     return choices.config.data.image_size, choices.config.mask.patch_size, choices.lines
 
 
@@ -125,11 +125,11 @@ def test_size_and_flips_share_one_look(tmp_path: Path) -> None:
     assert len(asked) == len(set(asked)) == 30
 
 
-def test_who_says_size_and_flips_has_no_picture_looked_at(tmp_path: Path) -> None:
+def test_who_says_size_rate_and_flips_has_no_picture_looked_at(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(READER)
     write_pictures(tmp_path / "pictures", 30)
     flips = ("data__horizontal_flip", "data__vertical_flip", "data__rotate90")
-    said = {**dict.fromkeys(flips, "false"), "data__image_size": 64}
+    said = {**dict.fromkeys(flips, "false"), "data__image_size": 64, "optim__base_lr": 1e-3}
     reader = f"{tmp_path / 'own.py'}:read"
     assert chosen(tmp_path / "pictures", data__reader=reader, **said)[0] == 64
     assert not (tmp_path / "asked.txt").exists()
