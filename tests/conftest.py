@@ -78,6 +78,13 @@ def memory_is_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
             file.write(f"{peak / 1e9:.2f} GB, {left / 1e9:.2f} left: {request.node.nodeid}\n")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """For the slow tests alone, import no file without the word: all files take many seconds."""
+    if config.option.markexpr == "slow" and collection_path.suffix == ".py":
+        return True if "slow" not in collection_path.read_text("utf-8") else None
+    return None
+
+
 def pytest_collection_finish() -> None:
     """Keep libraries and the collected tests, a million objects, out of every collection."""
     _look_at_all()

@@ -32,7 +32,11 @@ from fcmae.runs.checkpoints import CheckpointStore
 from fcmae.weights.encoder_info import EncoderInfo
 from fcmae.weights.export import export
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # One process makes what is there before, and its servers, for all: for `--dist loadgroup`.
+    pytest.mark.xdist_group("faults"),
+]
 
 STEPS = 4
 ERROR = "fcmae: error: "

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ablation_in_process
 import numpy as np
@@ -33,6 +34,14 @@ from fcmae.studies.ablation.worker import load_ablation
 ROOT = Path(__file__).resolve().parents[2]
 ATTO = "convnextv2_atto"
 GRID = "{mask.ratio: [0.25, 0.5], train.seed: [0, 1]}"
+# Of whole processes and a model of more than a few numbers: each cell takes seconds.
+ONE_SEED = "{mask.ratio: [0.25, 0.5], train.seed: [0]}"
+STEPS = 40
+STOPPED: dict[str, Any] = {
+    "grid": "{mask.ratio: [0.5], train.seed: [0]}",
+    "steps": STEPS,
+    "model": ATTO,
+}
 NAMES = [f"mask-ratio-{ratio}_train-seed-{seed}" for seed in (0, 1) for ratio in ("0.25", "0.5")]
 
 
@@ -83,7 +92,15 @@ def finished_atto(
 ) -> Path:
     """The same of a model whose name is known to processes that did not import ours."""
     folder = tmp_path_factory.mktemp("ablations") / "finished"
-    assert main(arguments(folder, labelled, model=ATTO)) == DONE
+    assert main(arguments(folder, labelled, grid=ONE_SEED, model=ATTO)) == DONE
+    return folder
+
+
+@pytest.fixture(scope="module")
+def not_stopped(labelled: Path, tmp_path_factory: pytest.TempPathFactory, in_process: None) -> Path:
+    """What an ablation that is killed goes on to."""
+    folder = tmp_path_factory.mktemp("ablations") / "not-stopped"
+    assert main(arguments(folder, labelled, "--evaluate.scratch", "false", **STOPPED)) == DONE
     return folder
 
 
@@ -275,6 +292,11 @@ def test_a_folder_without_an_ablation_is_told(tmp_path: Path) -> None:
         load_ablation(tmp_path)
 
 
+def whole_processes(test: Any) -> Any:
+    """Mark a test whose like share a run, so one process has them all: for `--dist loadgroup`."""
+    return pytest.mark.slow(pytest.mark.xdist_group("ablation")(test))
+
+
 def run_console(*words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "fcmae", *words],
@@ -284,20 +306,21 @@ def run_console(*words: str) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.slow
+@whole_processes
 def test_two_jobs_in_processes_give_the_same_weights_and_scores(
     finished_atto: Path, labelled: Path, tmp_path: Path
 ) -> None:
-    process = run_console(*arguments(tmp_path / "a", labelled, "--jobs", "2", model=ATTO))
+    words = arguments(tmp_path / "a", labelled, "--jobs", "2", grid=ONE_SEED, model=ATTO)
+    process = run_console(*words)
     output, _ = process.communicate()
     assert process.returncode == DONE, output.decode()
-    for name in NAMES:
+    for name in NAMES[:2]:
         mine, theirs = weights(finished_atto, name), weights(tmp_path / "a", name)
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
         assert result(finished_atto, name)["scores"] == result(tmp_path / "a", name)["scores"]
 
 
-@pytest.mark.slow
+@whole_processes
 def test_cells_as_jobs_of_a_cluster_give_the_same_weights(
     finished_atto: Path, labelled: Path, tmp_path: Path
 ) -> None:
@@ -313,14 +336,13 @@ def test_cells_as_jobs_of_a_cluster_give_the_same_weights(
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
-@pytest.mark.slow
+@whole_processes
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_ablation_goes_on_to_the_same_weights(
-    number: int, labelled: Path, tmp_path: Path
+    number: int, labelled: Path, not_stopped: Path, tmp_path: Path
 ) -> None:
-    grid, steps, folder = "{mask.ratio: [0.5], train.seed: [0]}", 40, tmp_path / "killed"
-    extra = ["--evaluate.scratch", "false"]
-    words = arguments(folder, labelled, *extra, grid=grid, steps=steps, model=ATTO)
+    folder = tmp_path / "killed"
+    words = arguments(folder, labelled, "--evaluate.scratch", "false", **STOPPED)
     process = run_console(*words)
     metrics = folder / "cells" / "mask-ratio-0.5_train-seed-0" / "metrics.jsonl"
     while not any(line["step"] >= 9 for line in read_metrics(metrics)):
@@ -330,24 +352,20 @@ def test_a_killed_ablation_goes_on_to_the_same_weights(
     process.communicate()
     assert process.returncode == (INTERRUPTED if number == signal.SIGTERM else -number)
     reached = max(line["step"] for line in read_metrics(metrics))
-    assert reached < steps
+    assert reached < STEPS
     cell = int((metrics.parent / "lock").read_text().split()[1])
     while Path(f"/proc/{cell}").exists():  # it ends by itself when the ablation is gone
         time.sleep(0.02)
-    assert max(line["step"] for line in read_metrics(metrics)) < steps
+    assert max(line["step"] for line in read_metrics(metrics)) < STEPS
     again = run_console(*words)
     output, _ = again.communicate()
     assert again.returncode == DONE, output.decode()
-    straight = tmp_path / "straight"
-    other = run_console(*arguments(straight, labelled, *extra, grid=grid, steps=steps, model=ATTO))
-    output, _ = other.communicate()
-    assert other.returncode == DONE, output.decode()
     name = metrics.parent.name
-    mine, theirs = weights(folder, name), weights(straight, name)
+    mine, theirs = weights(folder, name), weights(not_stopped, name)
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
     def logged(path: Path) -> list[dict[str, object]]:
         lines = read_metrics(path / "cells" / name / "metrics.jsonl")
         return [{k: v for k, v in line.items() if k not in WALL_CLOCK} for line in lines]
 
-    assert logged(folder) == logged(straight)
+    assert logged(folder) == logged(not_stopped)

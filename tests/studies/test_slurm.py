@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from fork_server import PATIENCE_SECONDS
 from pictures_on_disk import write_pictures
-from real_runs import assert_same_run, options, pretrain_arguments
+from real_runs import assert_same_run, options, pretrain_arguments, run
 from slurm import KILL_SECONDS, Slurm, missing_programs, running_slurm
 
 from fcmae.errors import DONE, FAILED, MISTAKE
@@ -26,6 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 STEPS = 60
+Console = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,8 @@ def words_of_a_run(data: Path, run_dir: Path, **changes: object) -> list[str]:
     return pretrain_arguments(data, run_dir, STEPS, **{**settings, **changes})
 
 
-def fcmae(slurm: Slurm, *words: str) -> subprocess.CompletedProcess[str]:
+def console(slurm: Slurm, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the console as a user does; its interpreter imports for seconds."""
     return subprocess.run(
         [sys.executable, "-m", "fcmae", *words],
         env={**slurm.environment, "OMP_NUM_THREADS": "1"},
@@ -64,13 +67,23 @@ def fcmae(slurm: Slurm, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def submit(slurm: Slurm, words: list[str], **job: object) -> str:
+def fcmae(slurm: Slurm, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the same in a forked process, all of whose output is stdout here."""
+    log = slurm.folder / "told"
+    log.unlink(missing_ok=True)
+    status = run(words, log, environment=slurm.environment)
+    return subprocess.CompletedProcess(words, status, log.read_text())
+
+
+def submit(slurm: Slurm, words: list[str], by: Console = fcmae, **job: object) -> str:
     settings: dict[str, object] = {"slurm.gpus": 0, "slurm.cpus_per_process": 1, "slurm.hours": 1}
     settings |= {"slurm.grace_seconds": 60}
     settings |= {f"slurm.{name}": value for name, value in job.items()}
-    done = fcmae(slurm, "submit", words[0], *words[1:], *options(settings, {}))
-    assert done.returncode == DONE, done.stderr
-    return done.stdout.split()[1]
+    done = by(slurm, "submit", words[0], *words[1:], *options(settings, {}))
+    assert done.returncode == DONE, (done.stdout, done.stderr)
+    found = re.match(r"job (\d+) is queued", done.stdout)
+    assert found, done.stdout
+    return found[1]
 
 
 def wait_for(what: Callable[[], object], where: Path, seconds: float = PATIENCE_SECONDS) -> None:
@@ -92,7 +105,7 @@ def is_training(run_dir: Path, step: int) -> Callable[[], bool]:
 @pytest.fixture(scope="module")
 def undisturbed(slurm: Slurm, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-    submit(slurm, words_of_a_run(data, run_dir, train__steps=STEPS))
+    submit(slurm, words_of_a_run(data, run_dir, train__steps=STEPS), console)
     wait_for((run_dir / "finished.txt").exists, run_dir.with_name("run-jobs"))
     return run_dir
 
@@ -180,25 +193,26 @@ def test_a_job_whose_requeues_are_used_up_says_so_in_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("setting", "reason"),
+    ("setting", "reason", "by"),
     [
-        ("--slurm.partition=nosuch", "invalid partition specified: nosuch"),
-        ("--slurm.memory_gib=900000", "Memory specification can not be satisfied"),
-        ("--slurm.constraint=nosuch", "Invalid feature specification"),
-        ("--slurm.gpus=1", "Invalid generic resource (gres) specification"),
-        ("--slurm.extra={qos: nosuch, nodes: many}", '"many" is not a valid node count'),
+        ("--slurm.partition=nosuch", "invalid partition specified: nosuch", console),
+        ("--slurm.memory_gib=900000", "Memory specification can not be satisfied", fcmae),
+        ("--slurm.constraint=nosuch", "Invalid feature specification", fcmae),
+        ("--slurm.gpus=1", "Invalid generic resource (gres) specification", fcmae),
+        ("--slurm.extra={qos: nosuch, nodes: many}", '"many" is not a valid node count', fcmae),
     ],
 )
 def test_what_slurm_refuses_is_one_sentence_and_leaves_nothing(
-    setting: str, reason: str, slurm: Slurm, data: Path, tmp_path: Path
+    setting: str, reason: str, by: Console, slurm: Slurm, data: Path, tmp_path: Path
 ) -> None:
     settings = [setting, "--slurm.hours=1", "--slurm.cpus_per_process=1"]
     settings += [] if "gpus" in setting else ["--slurm.gpus=0"]
-    done = fcmae(slurm, "submit", *words_of_a_run(data, tmp_path / "run"), *settings)
+    done = by(slurm, "submit", *words_of_a_run(data, tmp_path / "run"), *settings)
+    told = done.stderr if by is console else done.stdout
     assert done.returncode == MISTAKE
-    assert done.stderr.startswith("fcmae: error: SLURM refused the job: "), done.stderr
-    assert reason in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert told.startswith("fcmae: error: SLURM refused the job: "), told
+    assert reason in told
+    assert told.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -210,7 +224,7 @@ def test_an_ablation_without_accounting_tells_of_a_failed_cell_and_ends(
     job = ["--run.cluster=true", "--run.jobs=2", "--slurm.gpus=0", "--slurm.cpus_per_process=1"]
     where = [f"--run.dir={tmp_path / 'run'}", "--slurm.hours=1"]
     where += ["--grid={mask.ratio: [0.25, 0.5], train.seed: [0]}"]
-    done = fcmae(slurm, "ablate", *where, *job, *settings, "--evaluate.methods=[]")
+    done = console(slurm, "ablate", *where, *job, *settings, "--evaluate.methods=[]")
     assert done.returncode == FAILED, done.stdout + done.stderr
     assert done.stdout.count("the loss is") == 2, done.stdout
     assert "sacct" not in done.stdout + done.stderr
