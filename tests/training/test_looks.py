@@ -174,6 +174,7 @@ def test_a_look_at_a_fine_tuning_that_fails_is_a_sentence_and_changes_no_weight(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    draw_nothing(monkeypatch)  # beside what fails
     monkeypatch.setattr(place, raising(error))
     status = main(TUNING[job](labelled[job], tmp_path / "run"))
     said = " ".join(capfd.readouterr().err.split())
@@ -209,6 +210,7 @@ def test_scores_that_failed_once_cost_that_score_alone(
         calls += 1
         return raising(DataError("a reader died."))() if calls in (1, 3) else original(*args)
 
+    draw_nothing(monkeypatch)
     monkeypatch.setattr(place, evaluate)
     assert main(TUNING[job](labelled[job], tmp_path / "run")) == DONE
     said = " ".join(capfd.readouterr().err.split())
@@ -267,6 +269,7 @@ def test_any_number_of_classes_goes_to_the_end(
                 tmp_path / "picture.png", tmp_path / "data" / f"n{number:04d}" / f"{copy}.png"
             )
     changes = {**SCORES, "evaluate__max_images": 20, "optim__warmup_steps": 0}
+    changes["log__tensorboard"] = "false"
     assert main(pretrain_arguments(tmp_path / "data", tmp_path / "run", 2, **changes)) == DONE
     said = " ".join(capfd.readouterr().err.split())
     assert told in said
@@ -282,7 +285,8 @@ def test_no_draws_score_nothing_whatever_the_cadence_is(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     draw_nothing(monkeypatch)
-    assert main(pretraining(data, tmp_path / "run", evaluate__draws=0)) == DONE
+    changes = {"evaluate__draws": 0, "log__tensorboard": "false"}
+    assert main(pretraining(data, tmp_path / "run", **changes)) == DONE
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert not any("knn_balanced_accuracy" in line for line in lines)
     assert "evaluate.draws is 0: nothing is scored" in capfd.readouterr().err
@@ -299,7 +303,8 @@ def test_a_start_is_pictured_after_the_first_step_and_measured_before_it(
         return compute_loss(task, *arguments)
 
     monkeypatch.setattr(Pretraining, "compute_loss", noting)
-    assert main(pretraining(data, folder, evaluate__draws=0)) == DONE
+    start = {"evaluate__draws": 0, "log__pictures_every_steps": STEPS, "log__tensorboard": "false"}
+    assert main(pretraining(data, folder, **start)) == DONE
     drawn = ["first_batch.png", "health.png", "step-00000000.png"]
     assert losses[0] == []
     assert losses[1] == drawn
@@ -317,7 +322,8 @@ def test_a_run_whose_first_loss_is_not_finite_has_the_pictures_of_its_start(
 ) -> None:
     nan = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr(Pretraining, "compute_loss", lambda *_: nan * 1)
-    assert main(pretraining(data, tmp_path / "run")) != DONE
+    changes = {"evaluate__draws": 0, "log__tensorboard": "false"}
+    assert main(pretraining(data, tmp_path / "run", **changes)) != DONE
     assert "loss" in capfd.readouterr().err
     for name in ("first_batch.png", "health.png", "reconstructions/step-00000000.png"):
         assert (tmp_path / "run" / name).is_file(), name
