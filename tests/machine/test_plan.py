@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import real_runs  # noqa: F401  (registers convnextv2_speck)
+import real_runs  # registers convnextv2_speck, too
 import torch
 from fork_server import SERVER
 from pictures_on_disk import write_pictures
@@ -285,30 +285,32 @@ def grow_by_a_block() -> None:
     assert peak_bytes() >= before + 100_000_000
 
 
-def plan_command(folder: Path, *extra: str) -> subprocess.CompletedProcess[str]:
-    arguments = [
+def words_of_a_plan(folder: Path) -> list[str]:
+    return [
         *("plan", "--run.dir", str(folder / "run"), "--data.path", str(folder / "pictures")),
         *("--model.name", "convnextv2_atto", "--model.decoder_dim", "8", "--train.steps", "50"),
         *("--data.image_size", "64", "--data.workers", "0", "--train.batch_size", "4"),
         *("--log.tensorboard", "false", "--log.num_pictures", "1"),
     ]
-    command = [sys.executable, "-m", "fcmae", *arguments, *extra]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
-def test_a_plan_is_printed_and_the_run_folder_is_not_touched(tmp_path: Path) -> None:
+def test_a_plan_is_printed_and_the_run_folder_is_not_touched(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     write_pictures(tmp_path / "pictures", 90)
-    done = plan_command(tmp_path)
+    command = [sys.executable, "-m", "fcmae", *words_of_a_plan(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "86 images, 50 steps of 4 on cpu" in done.stdout
     assert "training steps" in done.stdout
     assert "health checks" in done.stdout
     assert "Peak memory" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
-    done = plan_command(tmp_path, "--data.cache", str(tmp_path / "cache"))
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"filling data\.cache +86 x", done.stdout)
+    log = tmp_path_factory.mktemp("logs") / "log"
+    words = [*words_of_a_plan(tmp_path), "--data.cache", str(tmp_path / "cache")]
+    assert real_runs.run(words, log) == 0, log.read_text()
+    assert re.search(r"filling data\.cache +86 x", log.read_text())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
 
 
