@@ -42,6 +42,8 @@ VIEWS = {"lidar": True, "alpha_req": False, "rank_me": True}  # of label_free.py
 SCORES = ("pretrained/linear", "pretrained/kNN")
 CHANGED = "v-"  # begins the names of cells that change one thing of another one
 FEWEST = 3  # runs of a set for a correlation
+USUAL_PX = "96"  # of run_cells.py
+SIDE_PX = {"digits": 32, "mnist": 28, "emoji": 64}  # of pictures that are enlarged to it
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -76,7 +78,9 @@ def by_rate(
         if row["kind"] == kind and row.get(score) and not row["name"].startswith(CHANGED):
             seed = int(row["train.seed"] or 0)
             rate = float(f"{peak(row):.2g}")
-            found[what(row)][rate][seed] = scale * float(row[score])
+            told = what(row) + (", wsd" if row.get("optim.schedule") == "wsd" else "")
+            told += f", {row['data.image_size']} px" if row["data.image_size"] != USUAL_PX else ""
+            found[told][rate][seed] = scale * float(row[score])
     return found
 
 
@@ -90,7 +94,8 @@ def tell_regrets(rows: list[dict[str, str]]) -> None:
                 continue
             of_all = {rate: {seed: of[seed] for seed in seeds} for rate, of in table.items()}
             batch = int(told.split(", ")[1].split()[3])
-            usual = peak_rate(batch) if kind == "pretrain" else usual_peak(batch)
+            enlarged = int(USUAL_PX) / SIDE_PX.get(told.split(",")[0], int(USUAL_PX))
+            usual = peak_rate(batch, enlarged) if kind == "pretrain" else usual_peak(batch)
             mine = min(of_all, key=lambda rate: abs(math.log(rate / usual)))
             average = {rate: float(np.mean(list(of.values()))) for rate, of in of_all.items()}
             best = max(average, key=lambda rate: average[rate])
@@ -146,10 +151,13 @@ def correlate(rows: list[dict[str, str]], measures: dict[str, bool]) -> None:
 def draw(rows: list[dict[str, str]], kind: str, score: str, scale: float, path: Path) -> None:
     """Draw a score against the peak rate, a line for all cells that differ in rate and seed alone.
 
-    Of several seeds the mean is drawn, with the lowest and the highest.
+    Of several seeds the mean is drawn, with the lowest and the highest. One rate is no line.
     """
     figure, axes = plt.subplots(figsize=(7.5, 6.5), layout="constrained")
-    for title, table in by_rate(rows, kind, score, scale).items():
+    tables = by_rate(rows, kind, score, scale).items()
+    lines = {title: table for title, table in tables if len(table) > 1}
+    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    for title, table in lines.items():
         rates = sorted(table)
         scores = [list(table[rate].values()) for rate in rates]
         middle = [float(np.mean(of)) for of in scores]
