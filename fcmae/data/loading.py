@@ -247,8 +247,9 @@ def _start_worker(worker: int) -> None:
     """Set up this worker; see `_stop_signals_blocked` for the thread."""
     torch.set_num_threads(1)
     sys.excepthook = _tell_unless_told
-    if hasattr(signal, "sigwaitinfo"):
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    started_by = multiprocessing.parent_process()
+    if hasattr(signal, "sigtimedwait") and started_by is not None:
+        threading.Thread(target=_end_with_parent, args=(started_by.pid,), daemon=True).start()
 
 
 def _tell_unless_told(
@@ -266,7 +267,7 @@ def _stop_signals_blocked() -> Iterator[None]:
     Terminals and schedulers send them to every process, but the main process decides what they
     mean. SIGTERM from the parent, its way to end a worker, is heard by a thread of the worker.
     """
-    if not hasattr(signal, "sigwaitinfo"):
+    if not hasattr(signal, "sigtimedwait"):
         yield
         return
     names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -278,8 +279,15 @@ def _stop_signals_blocked() -> Iterator[None]:
 
 
 def _end_with_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+    """End this worker when its parent says so, or was killed and can say nothing.
+
+    torch's own watch on the parent is not enough: a worker that ends flushes its queue first, and
+    waits for ever for a reader of batches that do not fit into the pipe.
+    """
+    while os.getppid() == parent:
+        heard = signal.sigtimedwait({signal.SIGTERM}, POLL_SECONDS)
+        if heard is not None and heard.si_pid == parent:
+            break
     os._exit(0)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import kill_run
 import pytest
+from fork_server import PATIENCE_SECONDS
 from pictures_on_disk import write_pictures
 from real_runs import (
     assert_same_run,
@@ -104,3 +105,46 @@ def test_the_comparison_sees_one_changed_bit(undisturbed: tuple[Path, float]) ->
 def test_the_script_that_kills_a_run_many_times(capsys: pytest.CaptureFixture[str]) -> None:
     kill_run.main(kills=30, workers=1)
     assert "killed 30 times: the same, bit for bit" in capsys.readouterr().out
+
+
+def children(pid: int) -> list[int]:
+    """Return the ids of the processes that a process has started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        if is_running(int(folder.name)) and _status(int(folder.name))[1] == str(pid):
+            found.append(int(folder.name))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return _status(pid)[0] != "Z"  # ended, and nobody has asked how
+    except OSError:
+        return False
+
+
+def _status(pid: int) -> list[str]:
+    """Return state, parent's id and so on of a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def test_the_readers_of_a_killed_run_end_with_it(data: Path, tmp_path: Path) -> None:
+    arguments = pretrain_arguments(data, tmp_path / "run", 100_000, data__workers=2)
+    pid = start(arguments, tmp_path / "log")
+    end = time.monotonic() + PATIENCE_SECONDS
+    while len(readers := children(pid)) < 2:
+        assert time.monotonic() < end, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+    try:
+        time.sleep(1)  # in the middle of training
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1)  # they read ahead until nobody takes more
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+        end = time.monotonic() + 60
+        while any(map(is_running, readers)):
+            assert time.monotonic() < end, "readers outlive their run"
+            time.sleep(0.1)
+    finally:
+        for reader in filter(is_running, readers):
+            os.kill(reader, signal.SIGKILL)
