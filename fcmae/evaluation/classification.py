@@ -19,10 +19,11 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> T
     """Count images by class: LongTensor [C, C] on the CPU, rows the label, columns the prediction.
 
     Args:
-        labels, predictions: LongTensor [N] of classes below `num_classes`.
+        labels, predictions: LongTensor [N] of classes below `num_classes`; of images or of pixels.
+            They are counted where the predictions are.
     """
-    cells = labels.cpu() * num_classes + predictions.cpu()
-    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+    cells = labels.to(predictions.device) * num_classes + predictions
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes).cpu()
 
 
 @dataclass(frozen=True)

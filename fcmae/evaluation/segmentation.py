@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcmae.evaluation.classification import draw_confusion
+from fcmae.evaluation.classification import confusion_matrix, draw_confusion
 from fcmae.evaluation.statistics import bootstrap_interval
 
 NOTE = (
@@ -31,8 +31,7 @@ def confusion_of(predictions: Tensor, truth: Tensor, num_classes: int, ignored: 
     """
     truth, predictions = truth.flatten().long(), predictions.flatten().long()
     counts = truth != ignored
-    places = num_classes * truth[counts] + predictions[counts]
-    return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes).cpu()
+    return confusion_matrix(truth[counts], predictions[counts], num_classes)
 
 
 @dataclass(frozen=True)

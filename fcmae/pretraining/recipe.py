@@ -38,8 +38,8 @@ def peak_rate(batch: int, enlarged: float = 1.0) -> float:
 
     Args:
         batch: images of a step.
-        enlarged: sides of an image over those of the picture it is made of. What is enlarged has no
-            detail of its own, and its features are better the less the first ones are moved.
+        enlarged: side of an image over that of the picture it is made of. Small pictures, which are
+            enlarged, had better features by a lower rate: docs/recipes.md.
     """
     return PEAK_LR * math.sqrt(batch / REFERENCE_BATCH) / min(max(enlarged, 1.0), MOST_ENLARGED)
 

@@ -92,7 +92,6 @@ def _draw_losses(axes: Axes, lines: Lines, checks: Lines) -> None:
             axes.axhline(values[0], color=colour, linestyle="--", linewidth=1, label=label)
         elif values:  # told, not drawn: it would press all other lines together
             axes.plot([], [], "--", color=colour, label=f"{label}: {values[0]:.2f}")
-    # Of all measures here the one that ordered encoders as kNN does: docs/recipes.md.
     _finish(axes, "loss at hidden patches", "loss")
     axes.set_ylim(top=min(axes.get_ylim()[1], HIGHEST_LOSS))
 
